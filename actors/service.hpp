@@ -1,0 +1,87 @@
+// The seam between doors (HTTP, command line, programs) and the cluster: token ids in, token ids out.
+//
+// Implemented by actors/gateway_service over a gateway actor, in this process or far away. No CAF types here, so that
+// doors compile without CAF.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "base/result.hpp"
+#include "engine/generation.hpp"
+
+namespace troupe::actors {
+
+struct generation {
+  std::vector<token_id> prompt;
+  engine::sampling_params sampling;
+  std::string cache_salt;
+  std::chrono::milliseconds timeout{600'000};  // of the whole answer; never infinite
+};
+
+// Who did what, for `troupe run`, logs and the quickstart.
+struct generation_trace {
+  std::string decode_node, prefill_node;  // prefill_node empty: decode read the prompt itself
+  std::string route_reason;               // "remote prefill: predicted 120 ms, local 310 ms"
+  std::string transfer_path;              // "shm", "tcp", ...
+  std::uint32_t blocks_pulled = 0;
+  std::uint32_t migrations = 0;
+};
+
+struct generation_end {
+  engine::finish_reason reason = engine::finish_reason::none;
+  error failure;  // reason == error: what the client is told
+  engine::generation_usage usage;
+  generation_trace trace;
+};
+
+// Receives one generation. Calls come one at a time, in order, on a thread of the service: they must not block.
+class generation_sink {
+ public:
+  virtual ~generation_sink() = default;
+  virtual void on_accepted() {}  // admitted by a decode node: an HTTP door may send its headers
+  virtual void on_prompt_logprobs(std::vector<engine::token_output>) {}
+  virtual void on_tokens(std::vector<engine::token_output> tokens) = 0;  // consecutive indices, no gap, no duplicate
+  virtual void on_finished(generation_end end) = 0;                      // exactly once, last
+};
+
+struct node_status {
+  std::string name, role, state;  // state: joining, ready, draining, lost
+  std::string host;
+  std::uint16_t port = 0;
+  std::uint64_t incarnation = 0;
+  std::string model, device, kv_identity;
+  std::uint32_t running = 0, waiting = 0;
+  std::uint32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_used = 0, blocks_quarantined = 0;
+  std::uint64_t prompt_tokens = 0, generated_tokens = 0;
+  double heartbeat_age_seconds = 0;
+};
+struct cluster_status {
+  std::vector<node_status> nodes;
+  std::uint32_t requests_in_flight = 0;
+  bool ready = false;       // a decode node serves
+  bool draining = false;
+  std::string loading;      // why not ready: "decode-0: loading weights 43 %"
+};
+
+class generation_service {
+ public:
+  virtual ~generation_service() = default;
+  // Any thread, never blocks. The outcome, refusals included, comes to the sink.
+  virtual request_id submit(generation g, std::shared_ptr<generation_sink> sink) = 0;
+  // Any thread, idempotent. The sink still gets its on_finished (abort).
+  virtual void cancel(request_id id) = 0;
+  // Latest known, without waiting for anyone.
+  virtual cluster_status status() const = 0;
+  // Prometheus text of every node of the cluster, merged by family; nodes that do not answer in time are left out.
+  virtual std::string metrics_text(std::chrono::milliseconds timeout) = 0;
+};
+
+}  // namespace troupe::actors
