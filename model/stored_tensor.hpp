@@ -1,0 +1,53 @@
+// A tensor's entry in a model file, before it is known whether this build reads its type. What the
+// GGUF and safetensors readers produce, after they have checked that the bytes lie inside the file.
+// Immutable: any thread.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "model/tensor.hpp"
+
+namespace troupe::model {
+
+class metadata;
+
+struct stored_tensor {
+  std::string name;              // GGUF's name, for either format
+  std::uint32_t raw_type = 0;    // ggml_type
+  std::uint32_t dimensions = 0;  // 1..4
+  std::array<std::uint64_t, 4> shape{1, 1, 1,
+                                     1};  // shape[0] is contiguous; no product of them overflows
+  std::span<const std::byte> data;
+};
+
+// Every type that ggml stores, readable by this build or not: sizes are needed to check and report
+// any file. nullptr for a number that ggml does not define (or has removed).
+const tensor_type_info* find_stored_type(std::uint32_t raw);
+
+// Bytes of such a tensor. corrupt_file when a dimension is 0, a row is not whole blocks or a
+// product overflows; unsupported for an undefined type. The error's detail starts with the tensor's
+// name, not the file's.
+result<std::uint64_t> stored_bytes(const stored_tensor& entry);
+
+// What a reader of any format hands to open_model and inspect.
+struct model_source {
+  std::shared_ptr<metadata> meta;
+  std::vector<stored_tensor> tensors;
+  std::shared_ptr<const void> mapping;
+  std::uint64_t file_bytes = 0;
+  bool interleaved_rope =
+      true;  // false: q and k rows are in Hugging Face's order whatever the architecture
+};
+
+// For error messages: in quotes, at most 80 bytes, what is not printable ASCII as \xNN.
+std::string printable(std::string_view untrusted);
+
+}  // namespace troupe::model
