@@ -1,5 +1,5 @@
-// One forward pass over a ragged batch: chunked prefill, packing without padding, decode and verification of drafts
-// are the same call with other numbers.
+// One forward pass over a ragged batch: chunked prefill, packing without padding, decode and
+// verification of drafts are the same call with other numbers.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +10,13 @@
 
 namespace troupe::gpu {
 
-// Consecutive tokens of one sequence. KV of positions [0, first_position) must already be in its blocks; the pass
-// writes KV of [first_position, first_position + tokens.size()).
+// Consecutive tokens of one sequence. KV of positions [0, first_position) must already be in its
+// blocks; the pass writes KV of [first_position, first_position + tokens.size()).
 struct sequence_rows {
-  std::span<const token_id> tokens;         // [count], count >= 1
+  std::span<const token_id> tokens;  // [count], count >= 1
   std::uint32_t first_position = 0;
-  std::span<const block_id> block_table;    // covers at least first_position + count tokens
-  std::uint32_t num_logits = 0;             // logits of the last num_logits rows are returned, <= count
+  std::span<const block_id> block_table;  // covers at least first_position + count tokens
+  std::uint32_t num_logits = 0;  // logits of the last num_logits rows are returned, <= count
 };
 
 struct batch {
@@ -34,7 +34,8 @@ struct batch {
   }
 };
 
-// Logits in host memory, [num_logits][vocab_size] in the order of the batch, valid until the next submit.
+// Logits in host memory, [num_logits][vocab_size] in the order of the batch, valid until the next
+// submit.
 struct step_output {
   std::span<const float> logits;
 };

@@ -1,10 +1,12 @@
-// A device that runs one model: weights, KV arena, forward passes. The engine does not know which device it drives.
+// A device that runs one model: weights, KV arena, forward passes. The engine does not know which
+// device it drives.
 //
-// Owner and thread: one engine loop; every call from that one thread. The host device computes on its own worker
-// threads inside submit.
+// Owner and thread: one engine loop; every call from that one thread. The host device computes on
+// its own worker threads inside submit.
 //
-// Exactness: on the host device logits of a row are bit-identical whatever else is in the batch, however the prompt
-// was cut in chunks, however many threads run, and on every instruction set. On CUDA this holds under `exact`.
+// Exactness: on the host device logits of a row are bit-identical whatever else is in the batch,
+// however the prompt was cut in chunks, however many threads run, and on every instruction set. On
+// CUDA this holds under `exact`.
 #pragma once
 
 #include <cstddef>
@@ -23,14 +25,16 @@ namespace troupe::gpu {
 enum class memory_kind : std::uint8_t { host, cuda };
 
 struct runner_options {
-  std::string device = "auto";   // "auto", "cpu", "cuda", "cuda:N"
-  unsigned num_threads = 0;      // host device: 0 takes every core that this process may use
-  std::string isa = "auto";      // host device: "auto", "avx512vnni", "avxvnni", "avx2", "portable" (for tests)
-  bool exact = false;            // CUDA: fixed reduction orders
+  std::string device = "auto";  // "auto", "cpu", "cuda", "cuda:N"
+  unsigned num_threads = 0;     // host device: 0 takes every core that this process may use
+  std::string isa =
+      "auto";  // host device: "auto", "avx512vnni", "avxvnni", "avx2", "portable" (for tests)
+  bool exact = false;                     // CUDA: fixed reduction orders
   std::uint32_t max_batch_tokens = 2048;  // rows of one batch at most
   std::uint32_t max_batch_sequences = 256;
   std::uint32_t block_tokens = 16;
-  // Called while weights are taken over: fraction in [0,1]. From the thread that called make_runner.
+  // Called while weights are taken over: fraction in [0,1]. From the thread that called
+  // make_runner.
   std::function<void(double)> progress;
 };
 
@@ -40,27 +44,30 @@ class model_runner {
 
   virtual const kv_layout& layout() const = 0;
   virtual memory_kind kv_memory() const = 0;
-  // Device memory for num_blocks blocks, for a device whose kv_memory() is not host; host arenas come from the
-  // transport, which maps them for its peers.
+  // Device memory for num_blocks blocks, for a device whose kv_memory() is not host; host arenas
+  // come from the transport, which maps them for its peers.
   virtual result<std::span<std::byte>> allocate_kv(std::uint32_t num_blocks) = 0;
-  // The arena that block ids index: num_blocks * layout().block_bytes() bytes, 64-byte aligned, outlives the runner.
+  // The arena that block ids index: num_blocks * layout().block_bytes() bytes, 64-byte aligned,
+  // outlives the runner.
   virtual result<void> attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) = 0;
 
-  // Starts a pass. REQUIRES: an arena is attached, none is in flight, rows <= max_batch_tokens, block ids within the
-  // arena, token ids < vocab_size. The batch's spans must live until collect returns.
+  // Starts a pass. REQUIRES: an arena is attached, none is in flight, rows <= max_batch_tokens,
+  // block ids within the arena, token ids < vocab_size. The batch's spans must live until collect
+  // returns.
   virtual result<void> submit(const batch& b) = 0;
   // Waits for the pass. ec::device_lost: the device is gone and so is its KV.
   virtual result<step_output> collect() = 0;
 
-  virtual std::size_t weight_bytes() const = 0;      // memory the device holds beside the KV arena
-  virtual std::string description() const = 0;       // "host, AVX-512 VNNI, 2 threads"
+  virtual std::size_t weight_bytes() const = 0;  // memory the device holds beside the KV arena
+  virtual std::string description() const = 0;   // "host, AVX-512 VNNI, 2 threads"
   result<step_output> forward(const batch& b) {
     TROUPE_CHECK(submit(b));
     return collect();
   }
 };
 
-// Takes over the weights (repacks, uploads). ec::unsupported names what this build or device cannot run and the way out.
+// Takes over the weights (repacks, uploads). ec::unsupported names what this build or device cannot
+// run and the way out.
 result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::loaded_model> model,
                                                   const runner_options& options);
 

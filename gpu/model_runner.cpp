@@ -1,0 +1,33 @@
+#include "gpu/model_runner.hpp"
+
+#include "gpu/device_registry.hpp"
+
+namespace troupe::gpu {
+
+result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::loaded_model> model,
+                                                  const runner_options& options) {
+  TROUPE_ASSERT(model != nullptr);
+  const bool wants_cuda = options.device == "cuda" || options.device.starts_with("cuda:");
+  if (!wants_cuda && options.device != "auto" && options.device != "cpu") {
+    return fail(ec::invalid_argument,
+                "device '" + options.device + "' is unknown: use auto, cpu, cuda or cuda:N");
+  }
+#ifdef TROUPE_HAVE_CUDA
+  if (wants_cuda) return make_cuda_runner(std::move(model), options);
+  if (options.device == "auto" && cuda_available()) {
+    runner_options chosen = options;
+    chosen.device = "cuda";
+    return make_cuda_runner(std::move(model), chosen);
+  }
+#else
+  if (wants_cuda) {
+    return fail(
+        ec::unsupported,
+        "this build has no CUDA device: configure with -DTROUPE_CUDA=ON on a machine with nvcc, "
+        "or use --device cpu");
+  }
+#endif
+  return make_host_runner(std::move(model), options);
+}
+
+}  // namespace troupe::gpu
