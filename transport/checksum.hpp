@@ -1,0 +1,42 @@
+// XXH3-64 over payloads, alone or while copying them: one load feeds the store and the sum, so that
+// the sum is of exactly the bytes that were copied even if the source changes meanwhile, and costs
+// next to nothing where the copy is bound by memory. The result equals libxxhash's XXH3_64bits (the
+// spec is https://github.com/Cyan4973/xxHash, doc/xxhash_spec.md). Kernels are chosen once for the
+// CPU. Any thread.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace troupe::transport {
+
+// A copy that sums what it copies, in slices. Long copies go past the cache (non-temporal stores):
+// a pulled block is larger than the cache that would be lost to it.
+class summing_copy {
+ public:
+  summing_copy(std::byte* to, const std::byte* from, std::size_t bytes, bool want_sum);
+
+  // Copies at least `bytes` more, or all that is left; true when everything is copied.
+  bool advance(std::size_t bytes);
+  bool done() const { return copied_ == bytes_; }
+  // REQUIRES: done() and want_sum.
+  std::uint64_t sum() const;
+
+ private:
+  std::byte* to_;
+  const std::byte* from_;
+  std::size_t bytes_, copied_ = 0;
+  bool want_sum_;
+  alignas(64) std::array<std::uint64_t, 8> lanes_;
+};
+
+std::uint64_t checksum64(std::span<const std::byte> data);
+
+// "avx512", "avx2" or "portable"; for tests, to try each that the CPU has. Returns false if it has
+// not.
+const char* checksum_kernel();
+bool use_checksum_kernel(const char* name);
+
+}  // namespace troupe::transport

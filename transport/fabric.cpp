@@ -1,0 +1,25 @@
+#include "transport/fabric.hpp"
+
+namespace troupe::transport {
+
+std::string_view to_string(path p) {
+  switch (p) {
+    case path::none:
+      return "none";
+    case path::local:
+      return "local";
+    case path::shm:
+      return "shm";
+    case path::tcp:
+      return "tcp";
+    case path::rdma:
+      return "rdma";
+    case path::cuda_ipc:
+      return "cuda_ipc";
+    case path::sim:
+      return "sim";
+  }
+  return "unknown";
+}
+
+}  // namespace troupe::transport
