@@ -13,15 +13,7 @@ find_package(OpenSSL REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 
-# CAF 0.17.6's Debian package brings no CMake files.
-find_path(CAF_INCLUDE_DIR caf/typed_actor.hpp REQUIRED)
-find_library(CAF_CORE caf_core REQUIRED)
-find_library(CAF_IO caf_io REQUIRED)
-add_library(caf INTERFACE)
-target_include_directories(caf SYSTEM INTERFACE "${CAF_INCLUDE_DIR}")
-target_link_libraries(caf INTERFACE "${CAF_IO}" "${CAF_CORE}" Threads::Threads)
-# A message type that was not registered is then a compile error, not a run-time one.
-target_compile_definitions(caf INTERFACE CAF_ENABLE_TYPE_ID_CHECKS)
+include(troupe_caf)
 
 if(TROUPE_CUDA)
   include(CheckLanguage)
