@@ -1,0 +1,150 @@
+// The catalogue: every typed actor, and every message it takes. Behaviours live in the actor's own .cpp.
+#pragma once
+
+#include <caf/allowed_unsafe_message_type.hpp>
+
+#include <caf/replies_to.hpp>
+#include <caf/type_id.hpp>
+#include <caf/typed_actor.hpp>
+#include <functional>
+#include <memory>
+
+#include "actors/messages.hpp"
+#include "engine/engine.hpp"
+
+namespace troupe::actors {
+
+class generation_sink;
+struct generation;
+
+// -- inside one process only: never serialized ---------------------------------------------------------------------------
+struct engine_happened {  // the engine loop's thread to its role actor
+  std::shared_ptr<const engine::events> events;
+};
+struct pull_happened {  // the transport's thread, by way of the engine loop, to decode
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t blocks = 0, failed_blocks = 0;
+  std::uint64_t bytes = 0, duration_us = 0;
+  error failure;  // of the transfer itself, or of the first fence that did not match
+};
+struct request_refused {  // the engine did not take a request
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  bool remote = false;  // it was to be filled by a peer
+  error failure;
+};
+struct request_admitted {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+};
+struct submit_generation {  // a door to the gateway service
+  std::uint64_t id = 0;
+  std::shared_ptr<generation> what;
+  std::shared_ptr<generation_sink> sink;
+};
+
+}  // namespace troupe::actors
+
+CAF_BEGIN_TYPE_ID_BLOCK(troupe, caf::first_custom_type_id)
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::node_info))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::node_load))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::join_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::join_reply))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::heartbeat))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::member))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::membership))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::subscribe_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::route_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::route_plan))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::sampling_wire))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::generate_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::cancel_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::token_wire))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::generation_accepted))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::generation_tokens))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::generation_finished))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefill_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::block_wire))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::blocks_ready))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::first_token))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefill_failed))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::release_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::metrics_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::drain_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::engine_happened))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::pull_happened))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_refused))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_admitted))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::submit_generation))
+CAF_END_TYPE_ID_BLOCK(troupe)
+
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::engine_happened)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::pull_happened)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_refused)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_admitted)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::submit_generation)
+
+namespace troupe::actors {
+
+// Who is in the cluster and how loaded. One a cluster; state is rebuilt from the nodes after a restart.
+using directory_actor = caf::typed_actor<
+    caf::replies_to<join_request>::with<join_reply>,  // idempotent; refuses another model or protocol
+    caf::reacts_to<heartbeat>,                        // an unknown sender is told to join again by silence: it re-joins
+    caf::reacts_to<subscribe_request>,
+    caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<caf::tick_atom>>;  // INTERNAL: watchdog over heartbeats
+
+using membership_listener = caf::typed_actor<caf::reacts_to<membership>>;
+
+// Chooses decode and prefill for a request. In the gateway's process.
+using router_actor = caf::typed_actor<
+    caf::replies_to<route_request>::with<route_plan>,
+    caf::reacts_to<membership>>;
+
+// Receives one generation after another: a gateway, or the client of a gateway.
+using stream_sink_actor = caf::typed_actor<
+    caf::reacts_to<generation_accepted>,
+    caf::reacts_to<generation_tokens>,    // consecutive indices of one attempt
+    caf::reacts_to<generation_finished>>;  // exactly once a request, last
+
+// The door's side of a request: routes, follows, migrates. Streams to the sender of generate_request.
+using gateway_actor = caf::typed_actor<
+    caf::reacts_to<generate_request>,
+    caf::reacts_to<cancel_request>,
+    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>, caf::reacts_to<generation_finished>,
+    caf::reacts_to<membership>,
+    caf::reacts_to<subscribe_request>,
+    caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<drain_request>,
+    caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
+
+using decode_actor = caf::typed_actor<
+    caf::reacts_to<generate_request>,  // streams to its sender
+    caf::reacts_to<cancel_request>,
+    caf::reacts_to<blocks_ready>, caf::reacts_to<first_token>, caf::reacts_to<prefill_failed>,  // from prefill
+    caf::reacts_to<membership>,
+    caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<drain_request>,
+    caf::reacts_to<engine_happened>, caf::reacts_to<pull_happened>,      // INTERNAL
+    caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,   // INTERNAL
+    caf::reacts_to<caf::tick_atom>>;                                     // INTERNAL
+
+using prefill_actor = caf::typed_actor<
+    caf::reacts_to<prefill_request>,  // announces blocks to its sender
+    caf::reacts_to<release_request>,
+    caf::reacts_to<cancel_request>,
+    caf::reacts_to<membership>,
+    caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<drain_request>,
+    caf::reacts_to<engine_happened>,                                     // INTERNAL
+    caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,   // INTERNAL
+    caf::reacts_to<caf::tick_atom>>;                                     // INTERNAL
+
+// Joins the directory, sends heartbeats, hears membership for its role actor.
+using node_agent_actor = caf::typed_actor<
+    caf::reacts_to<membership>,
+    caf::reacts_to<drain_request>,
+    caf::reacts_to<caf::tick_atom>>;  // INTERNAL
+
+}  // namespace troupe::actors

@@ -1,0 +1,325 @@
+// Every message between actors, as plain structs of integers and strings.
+//
+// No tensors: KV moves through transport/. No floating point: CAF 0.17.6's serializer loops forever on infinities
+// (upstream issue 1107), so floats travel as their bit patterns (actors/wire.hpp converts). Sizes are bounded by the
+// sender's limits and checked again by the receiver.
+#pragma once
+
+#include <caf/meta/type_name.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace troupe::actors {
+
+// Peers of another protocol version are refused when they join.
+inline constexpr std::uint32_t protocol_version = 1;
+
+enum class role : std::uint8_t { gateway, prefill, decode, kv_store, draft };
+enum class node_state : std::uint8_t { joining, ready, draining, lost };
+
+// -- membership --------------------------------------------------------------------------------------------------------
+struct node_info {
+  std::string name;               // "decode-0"
+  std::uint64_t start = 0;        // incarnation: a restarted process is a new peer
+  role kind = role::decode;
+  std::string host;               // where its actor is published
+  std::uint16_t port = 0;
+  std::string transport_address;  // fabric::local_address(); empty for a gateway
+  std::string model_name;
+  std::string model_digest;       // hex; nodes of one cluster serve one model
+  std::string kv_identity;        // hex of the KV identity: blocks can be exchanged when equal
+  std::string identity_text;      // both of the above, for people
+  std::string device;
+  std::uint32_t num_blocks = 0;
+  std::uint32_t block_tokens = 0;
+  std::uint32_t max_model_len = 0;
+  std::uint32_t protocol = protocol_version;
+};
+template <class Inspector>
+auto inspect(Inspector& f, node_info& x) {
+  return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port, x.transport_address,
+           x.model_name, x.model_digest, x.kv_identity, x.identity_text, x.device, x.num_blocks, x.block_tokens,
+           x.max_model_len, x.protocol);
+}
+
+struct node_load {
+  std::uint32_t running = 0, waiting = 0, waiting_remote = 0, held = 0;
+  std::uint64_t waiting_tokens = 0;
+  std::uint32_t blocks_free = 0, blocks_cached = 0, blocks_writing = 0, blocks_sealed = 0, blocks_pulling = 0,
+                blocks_quarantined = 0;
+  std::uint64_t prompt_tokens = 0, generated_tokens = 0;  // since start
+  std::uint64_t prefill_tokens_per_second = 0;            // measured; 0: not yet
+  std::uint64_t decode_step_us = 0;
+  std::uint64_t pull_bytes_per_second = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, node_load& x) {
+  return f(caf::meta::type_name("node_load"), x.running, x.waiting, x.waiting_remote, x.held, x.waiting_tokens,
+           x.blocks_free, x.blocks_cached, x.blocks_writing, x.blocks_sealed, x.blocks_pulling, x.blocks_quarantined,
+           x.prompt_tokens, x.generated_tokens, x.prefill_tokens_per_second, x.decode_step_us,
+           x.pull_bytes_per_second);
+}
+
+struct join_request {
+  node_info info;
+};
+template <class Inspector>
+auto inspect(Inspector& f, join_request& x) {
+  return f(caf::meta::type_name("join_request"), x.info);
+}
+
+struct join_reply {
+  ec code = ec::none;  // identity_mismatch names both identities in the detail
+  std::string detail;
+};
+template <class Inspector>
+auto inspect(Inspector& f, join_reply& x) {
+  return f(caf::meta::type_name("join_reply"), x.code, x.detail);
+}
+
+struct heartbeat {
+  std::string name;
+  std::uint64_t start = 0;
+  node_state state = node_state::joining;
+  std::string note;  // while joining: "loading weights 43 %"
+  node_load load;
+};
+template <class Inspector>
+auto inspect(Inspector& f, heartbeat& x) {
+  return f(caf::meta::type_name("heartbeat"), x.name, x.start, x.state, x.note, x.load);
+}
+
+struct member {
+  node_info info;
+  node_state state = node_state::joining;
+  std::string note;
+  node_load load;
+  std::uint64_t heartbeat_age_ms = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, member& x) {
+  return f(caf::meta::type_name("member"), x.info, x.state, x.note, x.load, x.heartbeat_age_ms);
+}
+
+struct membership {
+  std::uint64_t version = 0;  // grows with every change of a node's state
+  std::vector<member> members;
+};
+template <class Inspector>
+auto inspect(Inspector& f, membership& x) {
+  return f(caf::meta::type_name("membership"), x.version, x.members);
+}
+
+struct subscribe_request {};  // the sender gets membership now, at each change and with each round of heartbeats
+template <class Inspector>
+auto inspect(Inspector& f, subscribe_request&) {
+  return f(caf::meta::type_name("subscribe_request"));
+}
+
+// -- routing -----------------------------------------------------------------------------------------------------------
+struct route_request {
+  std::uint64_t id = 0;
+  std::uint32_t prompt_tokens = 0;
+  bool local_only = false;                // prompt logprobs: the whole prompt is computed where it is decoded
+  std::vector<std::uint64_t> excluded;    // incarnations that failed this request
+};
+template <class Inspector>
+auto inspect(Inspector& f, route_request& x) {
+  return f(caf::meta::type_name("route_request"), x.id, x.prompt_tokens, x.local_only, x.excluded);
+}
+
+struct route_plan {
+  ec code = ec::none;  // no_worker: nobody decodes; overloaded
+  std::string detail;
+  node_info decode;
+  bool has_prefill = false;
+  node_info prefill;
+  std::string reason;
+  std::uint64_t predicted_ttft_us = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, route_plan& x) {
+  return f(caf::meta::type_name("route_plan"), x.code, x.detail, x.decode, x.has_prefill, x.prefill, x.reason,
+           x.predicted_ttft_us);
+}
+
+// -- generation --------------------------------------------------------------------------------------------------------
+struct sampling_wire {  // engine::sampling_params; *_bits are IEEE 754 bit patterns
+  std::uint32_t temperature_bits = 0, top_p_bits = 0, top_k = 0, min_p_bits = 0;
+  std::uint32_t repetition_penalty_bits = 0, presence_penalty_bits = 0, frequency_penalty_bits = 0;
+  std::vector<std::uint32_t> bias_tokens, bias_bits;
+  std::uint64_t seed = 0;
+  std::uint32_t sequence_index = 0;
+  std::int32_t logprobs = -1, prompt_logprobs = -1;  // -1: not asked for
+  std::vector<std::uint32_t> stop_token_ids;
+  bool ignore_eos = false;
+  std::uint32_t min_tokens = 0, max_tokens = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, sampling_wire& x) {
+  return f(caf::meta::type_name("sampling_wire"), x.temperature_bits, x.top_p_bits, x.top_k, x.min_p_bits,
+           x.repetition_penalty_bits, x.presence_penalty_bits, x.frequency_penalty_bits, x.bias_tokens, x.bias_bits,
+           x.seed, x.sequence_index, x.logprobs, x.prompt_logprobs, x.stop_token_ids, x.ignore_eos, x.min_tokens,
+           x.max_tokens);
+}
+
+struct generate_request {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::vector<std::uint32_t> prompt;
+  std::vector<std::uint32_t> output;  // delivered by earlier attempts
+  sampling_wire sampling;
+  std::string cache_salt;
+  std::uint64_t timeout_ms = 0;
+  bool has_prefill = false;  // gateway to decode: who reads the prompt
+  node_info prefill;
+  std::string route_reason;
+};
+template <class Inspector>
+auto inspect(Inspector& f, generate_request& x) {
+  return f(caf::meta::type_name("generate_request"), x.id, x.try_number, x.prompt, x.output, x.sampling, x.cache_salt,
+           x.timeout_ms, x.has_prefill, x.prefill, x.route_reason);
+}
+
+struct cancel_request {
+  std::uint64_t id = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, cancel_request& x) {
+  return f(caf::meta::type_name("cancel_request"), x.id);
+}
+
+struct token_wire {
+  std::uint32_t index = 0, token = 0, logprob_bits = 0;
+  std::vector<std::uint32_t> top_tokens, top_bits;
+};
+template <class Inspector>
+auto inspect(Inspector& f, token_wire& x) {
+  return f(caf::meta::type_name("token_wire"), x.index, x.token, x.logprob_bits, x.top_tokens, x.top_bits);
+}
+
+struct generation_accepted {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, generation_accepted& x) {
+  return f(caf::meta::type_name("generation_accepted"), x.id, x.try_number);
+}
+
+struct generation_tokens {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  bool of_prompt = false;  // logprobs of the prompt's own tokens
+  std::vector<token_wire> tokens;
+};
+template <class Inspector>
+auto inspect(Inspector& f, generation_tokens& x) {
+  return f(caf::meta::type_name("generation_tokens"), x.id, x.try_number, x.of_prompt, x.tokens);
+}
+
+struct generation_finished {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint8_t reason = 0;  // engine::finish_reason
+  ec code = ec::none;
+  std::string detail;
+  std::uint32_t prompt_tokens = 0, cached_tokens = 0, transferred_tokens = 0, completion_tokens = 0, preemptions = 0;
+  std::uint64_t queue_us = 0, prefill_us = 0, transfer_us = 0, transfer_bytes = 0;
+  std::string decode_node, prefill_node, route_reason, transfer_path;
+  std::uint32_t blocks_pulled = 0, migrations = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, generation_finished& x) {
+  return f(caf::meta::type_name("generation_finished"), x.id, x.try_number, x.reason, x.code, x.detail,
+           x.prompt_tokens, x.cached_tokens, x.transferred_tokens, x.completion_tokens, x.preemptions, x.queue_us,
+           x.prefill_us, x.transfer_us, x.transfer_bytes, x.decode_node, x.prefill_node, x.route_reason,
+           x.transfer_path, x.blocks_pulled, x.migrations);
+}
+
+// -- remote prefill: decode asks, prefill announces sealed blocks, decode pulls and releases ----------------------------
+struct prefill_request {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::vector<std::uint32_t> prompt;
+  std::vector<std::uint32_t> output;
+  sampling_wire sampling;
+  std::string cache_salt;
+  std::uint64_t timeout_ms = 0;
+  std::string reader_identity;  // kv_identity of the reader: refused unless equal
+};
+template <class Inspector>
+auto inspect(Inspector& f, prefill_request& x) {
+  return f(caf::meta::type_name("prefill_request"), x.id, x.try_number, x.prompt, x.output, x.sampling, x.cache_salt,
+           x.timeout_ms, x.reader_identity);
+}
+
+struct block_wire {
+  std::uint32_t block = 0;
+  std::uint64_t generation = 0;
+  std::uint32_t valid_tokens = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, block_wire& x) {
+  return f(caf::meta::type_name("block_wire"), x.block, x.generation, x.valid_tokens);
+}
+
+struct blocks_ready {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t first_block = 0;  // index in the request's block table
+  std::vector<block_wire> blocks;
+  bool last = false;
+};
+template <class Inspector>
+auto inspect(Inspector& f, blocks_ready& x) {
+  return f(caf::meta::type_name("blocks_ready"), x.id, x.try_number, x.first_block, x.blocks, x.last);
+}
+
+struct first_token {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  bool ended = false;  // the first token was an end of generation: there is none to deliver
+  token_wire token;
+};
+template <class Inspector>
+auto inspect(Inspector& f, first_token& x) {
+  return f(caf::meta::type_name("first_token"), x.id, x.try_number, x.ended, x.token);
+}
+
+struct prefill_failed {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  ec code = ec::internal;
+  std::string detail;
+};
+template <class Inspector>
+auto inspect(Inspector& f, prefill_failed& x) {
+  return f(caf::meta::type_name("prefill_failed"), x.id, x.try_number, x.code, x.detail);
+}
+
+struct release_request {  // every pull has ended; idempotent
+  std::uint64_t id = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, release_request& x) {
+  return f(caf::meta::type_name("release_request"), x.id);
+}
+
+// -- operators ---------------------------------------------------------------------------------------------------------
+struct metrics_request {};  // answered with Prometheus text
+template <class Inspector>
+auto inspect(Inspector& f, metrics_request&) {
+  return f(caf::meta::type_name("metrics_request"));
+}
+
+struct drain_request {};  // no new work; what runs finishes
+template <class Inspector>
+auto inspect(Inspector& f, drain_request&) {
+  return f(caf::meta::type_name("drain_request"));
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,90 @@
+// Prometheus metrics of a node and of a gateway. The catalogue is docs/metrics.md; names follow users.md B3 and B4.
+//
+// Every family and label value exists from the start, so that rates begin at zero. Values may be updated from any
+// thread; text() collects.
+#pragma once
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "actors/block_puller.hpp"
+#include "engine/engine.hpp"
+
+namespace troupe::actors {
+
+class process_metrics {
+ public:
+  explicit process_metrics(const prometheus::Labels& constant);
+  void refresh();  // memory, file descriptors
+  std::string text();
+
+  std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
+
+ protected:
+  prometheus::Counter& counter(const std::string& name, const std::string& help, const prometheus::Labels& labels = {});
+  prometheus::Gauge& gauge(const std::string& name, const std::string& help, const prometheus::Labels& labels = {});
+  prometheus::Histogram& histogram(const std::string& name, const std::string& help,
+                                   const prometheus::Histogram::BucketBoundaries& buckets,
+                                   const prometheus::Labels& labels = {});
+
+ private:
+  const prometheus::Labels constant_;
+  std::map<std::string, prometheus::Family<prometheus::Counter>*> counters_;
+  std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges_;
+  std::map<std::string, prometheus::Family<prometheus::Histogram>*> histograms_;
+  prometheus::Gauge *resident_bytes_, *open_fds_;
+};
+
+// Of a prefill or decode node.
+class node_metrics : public process_metrics {
+ public:
+  node_metrics(const std::string& node, const std::string& role);
+  void on_step(const engine::step_report& report, double seconds);
+  void on_pull(const pull_outcome& outcome);
+  void update(const engine::engine_stats& now);  // counters advance by what was added since the last update
+
+  prometheus::Gauge& model_load_seconds;
+  prometheus::Gauge &weight_bytes, &kv_bytes;
+
+ private:
+  std::mutex mutex_;
+  engine::engine_stats last_;
+  std::map<std::string, prometheus::Histogram*> step_seconds_;
+  prometheus::Histogram& batch_rows_;
+  std::map<std::string, prometheus::Gauge*> blocks_;
+  std::map<std::string, prometheus::Gauge*> requests_;
+  prometheus::Counter &prefill_tokens_, &decode_tokens_, &preemptions_, &evictions_, &prefix_queries_, &prefix_hits_,
+      &leases_expired_, &checksum_failures_;
+  prometheus::Gauge& leases_;
+  std::map<transport::path, prometheus::Histogram*> pull_seconds_;
+  std::map<transport::path, prometheus::Counter*> pull_bytes_;
+  std::map<ec, prometheus::Counter*> pull_failures_;
+};
+
+// Of the gateway, its router and its directory.
+class gateway_metrics : public process_metrics {
+ public:
+  explicit gateway_metrics(const std::string& node);
+  prometheus::Counter& route_decision(const std::string& reason);  // remote_prefill, short_prompt, ...
+  prometheus::Counter& migration(const std::string& outcome);      // resumed, failed
+  void set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state);
+  void set_heartbeat_age(const std::string& node, double seconds);
+
+  prometheus::Histogram &route_seconds, &ttft_prediction_error_seconds;
+  prometheus::Gauge& requests_in_flight;
+
+ private:
+  std::mutex mutex_;
+  std::map<std::string, prometheus::Counter*> routes_, migrations_;
+  std::map<std::pair<std::string, std::string>, prometheus::Gauge*> workers_;
+  std::map<std::string, prometheus::Gauge*> heartbeat_ages_;
+};
+
+}  // namespace troupe::actors
