@@ -47,12 +47,13 @@ struct test_random {
   }  // [-1, 1)
 };
 
-// Toward zero; normal range only.
+// Toward zero; REQUIRES: |value| < 65536.
 inline std::uint16_t to_half(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
   const int exponent = static_cast<int>((bits >> 23) & 255) - 112;
-  if (exponent <= 0) return sign;
+  if (exponent <= 0)
+    return static_cast<std::uint16_t>(sign | static_cast<int>(std::fabs(value) * 0x1p24f));
   return static_cast<std::uint16_t>(sign | (exponent << 10) | ((bits >> 13) & 0x3ffu));
 }
 
