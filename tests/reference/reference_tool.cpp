@@ -1,0 +1,55 @@
+// Tokenizes and renders for the Python references: one JSON value a line in, one a line out.
+//
+//   reference_tool tokenize MODEL   "text" -> [ids]
+//   reference_tool speed MODEL      all of standard input as one text -> tokens, MB/s
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "model/model.hpp"
+#include "model/tokenizer.hpp"
+
+namespace {
+
+using namespace troupe;
+
+int tokenize(const model::tokenizer& tokenizer) {
+  for (std::string line; std::getline(std::cin, line);) {
+    const auto text = nlohmann::json::parse(line).get<std::string>();
+    std::cout << nlohmann::json(tokenizer.encode(text, false)).dump() << '\n';
+  }
+  return 0;
+}
+
+int speed(const model::tokenizer& tokenizer) {
+  const std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+  const auto start = std::chrono::steady_clock::now();
+  const auto ids = tokenizer.encode(text, false);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  std::printf("%s: %zu bytes, %zu tokens, %.3f s, %.1f MB/s\n", tokenizer.description().c_str(),
+              text.size(), ids.size(), took.count(),
+              static_cast<double>(text.size()) / 1e6 / took.count());
+  return 0;
+}
+
+int with_tokenizer(const std::string& path, int (*use)(const model::tokenizer&)) {
+  const auto opened = model::open_model(path);
+  if (!opened) return std::cerr << to_string(opened.error()) << '\n', 1;
+  const auto tokenizer = model::tokenizer::make(**opened);
+  if (!tokenizer) return std::cerr << to_string(tokenizer.error()) << '\n', 1;
+  return use(**tokenizer);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::ios::sync_with_stdio(false);
+  const std::string command = argc > 1 ? argv[1] : "";
+  if (command == "tokenize" && argc == 3) return with_tokenizer(argv[2], tokenize);
+  if (command == "speed" && argc == 3) return with_tokenizer(argv[2], speed);
+  std::cerr << "usage: reference_tool tokenize|speed MODEL\n";
+  return 2;
+}
