@@ -1,0 +1,34 @@
+"""Servers that many tests share. A test that harms its server starts one of its own."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+# A proxy of the environment is not for loopback.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+from troupe_process import BINARY, MODEL, Server  # noqa: E402
+
+
+def pytest_configure():
+    if not BINARY.is_file():
+        pytest.exit(f"{BINARY} is missing: deploy/build", returncode=1)
+    if not MODEL.is_file():
+        pytest.exit(f"{MODEL} is missing: deploy/get-model", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """One prefill and one decode process."""
+    with Server(prefill=1, decode=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def single():
+    """All roles in one process."""
+    with Server(single_process=True) as running:
+        yield running

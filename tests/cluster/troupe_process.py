@@ -1,0 +1,200 @@
+"""Starts the real `troupe` binary and talks to it; every wait is bounded."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+
+import httpx
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BINARY = pathlib.Path(os.environ.get("TROUPE_BINARY", ROOT / "build/release/troupe"))
+MODEL = pathlib.Path(
+    os.environ.get("TROUPE_TEST_MODEL")
+    or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    / "troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf")
+READY_SECONDS = 60
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(*arguments, timeout=60, **options):
+    """One command of the binary, to its end."""
+    return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, **options)
+
+
+def wait_until(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"after {seconds} s still not: {what}")
+
+
+def is_alive(pid):
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+class Process:
+    """A long-running command of the binary, in a process group of its own, with its log in a file."""
+
+    def __init__(self, *arguments, env=None):
+        self.log_path = pathlib.Path(tempfile.mkstemp(prefix="troupe-test-", suffix=".log")[1])
+        self.arguments = [str(BINARY), *map(str, arguments)]
+        with open(self.log_path, "wb") as log:
+            self.popen = subprocess.Popen(self.arguments, stdout=log, stderr=subprocess.STDOUT,
+                                          stdin=subprocess.DEVNULL, start_new_session=True,
+                                          env={**os.environ, **(env or {})})
+
+    def log(self):
+        return self.log_path.read_text(errors="replace")
+
+    def wait(self, seconds):
+        return self.popen.wait(timeout=seconds)
+
+    def stop(self, seconds=15):
+        """SIGTERM, then SIGKILL for the whole group. Returns the exit status, None if it had to be killed."""
+        status = None
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.popen.wait(timeout=seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait(timeout=5)
+        return status
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.stop()
+        if kind is None:
+            self.log_path.unlink(missing_ok=True)
+        else:
+            print(f"--- {' '.join(self.arguments)}\n{self.log()[-6000:]}")
+
+
+class Server(Process):
+    """`troupe serve`, ready when the constructor returns."""
+
+    def __init__(self, *arguments, prefill=1, decode=1, single_process=False, model=MODEL, api_key=None, env=None):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        shape = ["--single-process"] if single_process else ["--prefill", prefill, "--decode", decode]
+        super().__init__("serve", model, "--port", self.port, *shape, *arguments, env=env)
+        self.http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(120, connect=5), trust_env=False,
+                                 headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+        try:
+            self.wait_ready()
+            self.model = self.http.get("/v1/models").json()["data"][0]["id"]
+        except BaseException:
+            self.stop(2)
+            print(self.log()[-6000:])
+            raise
+
+    def wait_ready(self, seconds=READY_SECONDS):
+        def ready():
+            assert self.popen.poll() is None, f"the server ended with {self.popen.returncode} while starting"
+            with contextlib.suppress(httpx.HTTPError):
+                return self.http.get("/ready", timeout=2).status_code == 200
+        wait_until(ready, seconds, f"{self.url}/ready is 200")
+
+    def workers(self, role):
+        """Pids of the live processes below this one that serve a role."""
+        found, todo = [], [self.popen.pid]
+        while todo:
+            pid = todo.pop()
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+                    todo += map(int, (thread / "children").read_text().split())
+                words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if pid != self.popen.pid and role.encode() in words and is_alive(pid):
+                    found.append(pid)
+        return sorted(found)
+
+    def kill(self, pid, sig=signal.SIGKILL):
+        os.kill(pid, sig)
+
+    def status(self):
+        return run("status", "--url", self.url, timeout=20)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+    def complete(self, prompt, **fields):
+        """POST /v1/completions, not streaming; greedy unless told otherwise."""
+        answer = self.http.post("/v1/completions", json=self.body(prompt, **fields))
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def text(self, prompt, **fields):
+        return self.complete(prompt, **fields)["choices"][0]["text"]
+
+    def stream(self, prompt, on_event=None, **fields):
+        return Stream(self, self.body(prompt, stream=True, **fields), on_event)
+
+    def body(self, prompt, **fields):
+        return {"model": self.model, "prompt": prompt, "max_tokens": 32, "temperature": 0, **fields}
+
+
+class Stream:
+    """A streamed completion read to its end: text, times of events, and the error frame if there was one."""
+
+    def __init__(self, server, request, on_event=None):
+        self.text, self.error, self.done, self.finish_reason, self.broken = "", None, False, None, None
+        self.events = []  # monotonic seconds of each event
+        try:
+            with server.http.stream("POST", "/v1/completions", json=request) as answer:
+                self.status = answer.status_code
+                if self.status != 200:
+                    answer.read()
+                    self.error = answer.json()["error"]
+                    return
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        self.take(line[6:])
+                        if on_event:
+                            on_event(self)
+        except httpx.HTTPError as error:
+            self.broken = error
+
+    def take(self, data):
+        self.events.append(time.monotonic())
+        if data == "[DONE]":
+            self.done = True
+            return
+        frame = json.loads(data)
+        if "error" in frame:
+            self.error = frame["error"]
+            return
+        for choice in frame["choices"]:
+            self.text += choice["text"]
+            self.finish_reason = choice["finish_reason"] or self.finish_reason
+
+
+def metric(text, name, **labels):
+    """Sum of the samples of a metric whose labels include those given; None when there is none."""
+    total = None
+    for line in text.splitlines():
+        match = re.fullmatch(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)(?: \d+)?", line)
+        if match and match[1] == name:
+            found = dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', match[2] or ""))
+            if all(found.get(key) == value for key, value in labels.items()):
+                total = (total or 0) + float(match[3])
+    return total
