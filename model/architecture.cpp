@@ -97,6 +97,14 @@ std::string supported_architectures() {
   return list;
 }
 
+result<const architecture*> architecture_of(const model_source& source) {
+  TROUPE_TRY(auto name, source.meta->get<std::string_view>("general.architecture"));
+  if (auto* arch = find_architecture(name)) return arch;
+  return bad(source, ec::unsupported,
+             "the architecture " + printable(name) + " is not one that this build runs: it runs " +
+                 supported_architectures());
+}
+
 result<model_weights> bind_weights(const architecture& arch, const model_config& config,
                                    const model_source& source) {
   tensor_index left;

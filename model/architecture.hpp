@@ -15,7 +15,7 @@
 #include "model/config.hpp"
 #include "model/metadata.hpp"
 #include "model/model.hpp"
-#include "model/stored_tensor.hpp"
+#include "model/source.hpp"
 
 namespace troupe::model {
 
@@ -48,6 +48,9 @@ extern const architecture qwen3_architecture;
 const architecture* find_architecture(std::string_view name);
 const architecture* find_hugging_face_architecture(std::string_view class_name);
 std::string supported_architectures();  // "llama, qwen2, qwen3"
+
+// By general.architecture; unsupported when this build does not run it.
+result<const architecture*> architecture_of(const model_source& source);
 
 // Config of a decoder from GGUF's keys under `arch.name`, every field checked for range; `source`
 // gives vocab_size, head_dim and tying where the file has no key for them.

@@ -25,7 +25,11 @@ class config_reader {
     TROUPE_CHECK(sliding_window());
     TROUPE_CHECK(attention());
     TROUPE_CHECK(vocabulary());
-    TROUPE_TRY(config_.rms_norm_eps, real("attention.layer_norm_rms_epsilon", 1e-5f, 0.0f, 1.0f));
+    // No default: a guess would change every logit a little.
+    TROUPE_TRY(config_.rms_norm_eps, meta_.get<float>(key("attention.layer_norm_rms_epsilon")));
+    if (!(config_.rms_norm_eps > 0.0f && config_.rms_norm_eps < 1.0f))
+      return wrong("attention.layer_norm_rms_epsilon", std::to_string(config_.rms_norm_eps),
+                   "between 0 and 1");
     TROUPE_CHECK(rope());
     return std::move(config_);
   }

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/hash.hpp"
-#include "model/stored_tensor.hpp"
+#include "model/source.hpp"
 
 namespace troupe::model {
 

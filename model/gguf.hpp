@@ -15,6 +15,7 @@
 
 #include "base/result.hpp"
 #include "model/metadata.hpp"
+#include "model/source.hpp"
 #include "model/stored_tensor.hpp"
 
 namespace troupe::model {

@@ -12,10 +12,6 @@ namespace {
 
 constexpr std::uint32_t max_shards = 1024;
 
-struct shard_set {
-  std::vector<std::shared_ptr<const mapped_file>> files;
-};
-
 // "-00001-of-00006.gguf"
 std::string shard_suffix(std::uint32_t number, std::uint32_t count) {
   char text[32];
@@ -28,7 +24,7 @@ tl::unexpected<error> bad_shard(const metadata& meta, std::string detail) {
 }
 
 result<void> add_shard(const std::filesystem::path& path, std::uint32_t index, std::uint32_t count,
-                       model_source& into, shard_set& shards) {
+                       model_source& into) {
   TROUPE_TRY(auto file, mapped_file::open(path));
   TROUPE_TRY(auto parsed, parse_gguf(file->bytes(), path.string()));
   TROUPE_TRY(auto number, parsed.meta->get<std::uint32_t>("split.no"));
@@ -40,12 +36,12 @@ result<void> add_shard(const std::filesystem::path& path, std::uint32_t index, s
   into.tensors.insert(into.tensors.end(), std::make_move_iterator(parsed.tensors.begin()),
                       std::make_move_iterator(parsed.tensors.end()));
   into.file_bytes += file->bytes().size();
-  shards.files.push_back(std::move(file));
+  into.files.push_back(std::move(file));
   return {};
 }
 
 result<void> add_other_shards(const std::filesystem::path& first, std::uint32_t count,
-                              model_source& into, shard_set& shards) {
+                              model_source& into) {
   if (count > max_shards)
     return bad_shard(*into.meta, "split.count is " + std::to_string(count) + ", more than " +
                                      std::to_string(max_shards));
@@ -57,8 +53,8 @@ result<void> add_other_shards(const std::filesystem::path& first, std::uint32_t 
                                           suffix);
   const std::string stem = name.substr(0, name.size() - suffix.size());
   for (std::uint32_t i = 1; i < count; ++i)
-    TROUPE_CHECK(add_shard(first.parent_path() / (stem + shard_suffix(i + 1, count)), i, count,
-                           into, shards));
+    TROUPE_CHECK(
+        add_shard(first.parent_path() / (stem + shard_suffix(i + 1, count)), i, count, into));
   TROUPE_TRY(auto total,
              into.meta->get_or<std::uint64_t>("split.tensors.count", into.tensors.size()));
   if (total != into.tensors.size())
@@ -74,17 +70,16 @@ result<void> add_other_shards(const std::filesystem::path& first, std::uint32_t 
 }  // namespace
 
 result<model_source> read_gguf(const std::filesystem::path& path) {
-  auto shards = std::make_shared<shard_set>();
   TROUPE_TRY(auto file, mapped_file::open(path));
   TROUPE_TRY(auto parsed, parse_gguf(file->bytes(), path.string()));
   model_source source;
+  source.format = "GGUF v" + std::to_string(parsed.version);
   source.meta = std::move(parsed.meta);
   source.tensors = std::move(parsed.tensors);
   source.file_bytes = file->bytes().size();
-  shards->files.push_back(std::move(file));
+  source.files.push_back(std::move(file));
   TROUPE_TRY(auto count, source.meta->get_or<std::uint32_t>("split.count", 1));
-  if (count > 1) TROUPE_CHECK(add_other_shards(path, count, source, *shards));
-  source.mapping = std::move(shards);
+  if (count > 1) TROUPE_CHECK(add_other_shards(path, count, source));
   return source;
 }
 

@@ -26,9 +26,11 @@
 namespace troupe::model {
 
 namespace metadata_keys {
-// Whole files of a Hugging Face directory, as text; absent for a GGUF.
+// Absent for a GGUF. Whole files of a Hugging Face directory, as text.
 inline constexpr std::string_view hf_tokenizer_json = "huggingface.tokenizer.json";
 inline constexpr std::string_view hf_tokenizer_config_json = "huggingface.tokenizer_config.json";
+// Every id that ends an answer; the first is tokenizer.ggml.eos_token_id too.
+inline constexpr std::string_view hf_eos_token_ids = "huggingface.eos_token_ids";
 }  // namespace metadata_keys
 
 // Numbers are GGUF's `gguf_metadata_value_type`.

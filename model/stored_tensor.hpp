@@ -6,18 +6,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "base/result.hpp"
 #include "model/tensor.hpp"
 
 namespace troupe::model {
-
-class metadata;
 
 struct stored_tensor {
   std::string name;              // GGUF's name, for either format
@@ -36,16 +32,6 @@ const tensor_type_info* find_stored_type(std::uint32_t raw);
 // product overflows; unsupported for an undefined type. The error's detail starts with the tensor's
 // name, not the file's.
 result<std::uint64_t> stored_bytes(const stored_tensor& entry);
-
-// What a reader of any format hands to open_model and inspect.
-struct model_source {
-  std::shared_ptr<metadata> meta;
-  std::vector<stored_tensor> tensors;
-  std::shared_ptr<const void> mapping;
-  std::uint64_t file_bytes = 0;
-  bool interleaved_rope =
-      true;  // false: q and k rows are in Hugging Face's order whatever the architecture
-};
 
 // For error messages: in quotes, at most 80 bytes, what is not printable ASCII as \xNN.
 std::string printable(std::string_view untrusted);

@@ -1,0 +1,158 @@
+#include "model/hugging_face.hpp"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "model/architecture.hpp"
+#include "model/mapped_file.hpp"
+#include "model/safetensors.hpp"
+#include "model/strict_json.hpp"
+
+namespace troupe::model {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t max_config_bytes = 16u << 20, max_index_bytes = 64u << 20;
+constexpr std::size_t max_files = 1024;
+
+// GGUF's name of a tensor; empty for one that is not needed; the name itself when it is unknown,
+// for bind_weights to refuse.
+std::string gguf_name(const architecture& arch, const std::string& name) {
+  if (name.ends_with(".rotary_emb.inv_freq"))
+    return {};  // computed, and stored only by old versions
+  for (const auto& slot : arch.global)
+    if (slot.hugging_face == name) return std::string(slot.gguf);
+  constexpr std::string_view layers = "model.layers.";
+  if (!name.starts_with(layers)) return name;
+  const std::string_view rest = std::string_view(name).substr(layers.size());
+  std::uint32_t layer = 0;
+  auto [end, failed] = std::from_chars(rest.data(), rest.data() + rest.size(), layer);
+  // "01" and "1" must not be one layer.
+  const auto digits = static_cast<std::size_t>(end - rest.data());
+  if (failed != std::errc() || std::to_string(layer) != rest.substr(0, digits)) return name;
+  if (digits == rest.size() || rest[digits] != '.') return name;
+  for (const auto& slot : arch.layer)
+    if (slot.hugging_face == rest.substr(digits + 1))
+      return "blk." + std::to_string(layer) + "." + std::string(slot.gguf);
+  return name;
+}
+
+// A file name that stays in its directory whatever the index says.
+bool plain_name(std::string_view name) {
+  return !name.empty() && name.size() <= 255 && !name.starts_with('.') &&
+         name.ends_with(".safetensors") &&
+         name.find_first_of(std::string_view("/\\\0", 3)) == std::string_view::npos;
+}
+
+// Which file holds which tensors, from model.safetensors.index.json.
+using weight_map = std::map<std::string, std::set<std::string>>;
+
+result<weight_map> read_index(const std::filesystem::path& path) {
+  TROUPE_TRY(auto text, read_text_file(path, max_index_bytes));
+  TROUPE_TRY(auto index, parse_strict_json(text, path.string(), {.depth = 4}));
+  auto map = index.is_object() ? index.find("weight_map") : index.end();
+  if (!index.is_object() || map == index.end() || !map->is_object())
+    return fail(ec::corrupt_file, path.string() + ": has no object 'weight_map'");
+  weight_map files;
+  for (const auto& [tensor, file] : map->items()) {
+    if (!file.is_string() || !plain_name(file.get_ref<const std::string&>()))
+      return fail(ec::corrupt_file,
+                  path.string() + ": tensor " + printable(tensor) + " is in " +
+                      printable(file.is_string() ? file.get<std::string>() : file.dump()) +
+                      ", which is not the plain name of a .safetensors file in this directory");
+    files[file.get<std::string>()].insert(tensor);
+  }
+  if (files.empty() || files.size() > max_files)
+    return fail(ec::corrupt_file, path.string() + ": names " + std::to_string(files.size()) +
+                                      " files, not 1 to " + std::to_string(max_files));
+  return files;
+}
+
+struct directory_reader {
+  std::filesystem::path directory;
+  const architecture& arch;
+  model_source& source;
+
+  // `expected`: what the index says of this file; nullptr without an index.
+  result<void> add_file(const std::string& name, const std::set<std::string>* expected) {
+    const auto path = directory / name;
+    TROUPE_TRY(auto file, mapped_file::open(path));
+    TROUPE_TRY(auto tensors, parse_safetensors(file->bytes(), path.string()));
+    if (expected) TROUPE_CHECK(compare(path, tensors, *expected));
+    for (auto& tensor : tensors) {
+      tensor.name = gguf_name(arch, tensor.name);
+      if (!tensor.name.empty()) source.tensors.push_back(std::move(tensor));
+    }
+    source.file_bytes += file->bytes().size();
+    source.files.push_back(std::move(file));
+    return {};
+  }
+
+  // The index and the file must agree both ways; as each tensor is in one file of the index, no
+  // tensor is read twice.
+  static result<void> compare(const std::filesystem::path& path,
+                              const std::vector<stored_tensor>& tensors,
+                              const std::set<std::string>& expected) {
+    for (const auto& tensor : tensors)
+      if (!expected.contains(tensor.name))
+        return fail(ec::corrupt_file, path.string() + ": tensor " + printable(tensor.name) +
+                                          " is not in the index's weight_map for this file");
+    if (tensors.size() != expected.size())
+      return fail(ec::corrupt_file, path.string() + ": holds " + std::to_string(tensors.size()) +
+                                        " tensors, the index says " +
+                                        std::to_string(expected.size()) + "; download it again");
+    return {};
+  }
+
+  result<void> add_all() {
+    if (std::filesystem::exists(directory / "model.safetensors.index.json")) {
+      TROUPE_TRY(auto index, read_index(directory / "model.safetensors.index.json"));
+      for (const auto& [name, tensors] : index) TROUPE_CHECK(add_file(name, &tensors));
+      return {};
+    }
+    return add_file("model.safetensors", nullptr);
+  }
+};
+
+// A tied model's head is its embedding, whatever the file holds besides; one that says it is not
+// tied must have a head.
+result<void> settle_tying(const json& config, model_source& source) {
+  const auto tied = config.value("tie_word_embeddings", json());
+  auto head = std::find_if(source.tensors.begin(), source.tensors.end(),
+                           [](auto& t) { return t.name == "output.weight"; });
+  if (tied == true && head != source.tensors.end()) source.tensors.erase(head);
+  if (tied == false && head == source.tensors.end())
+    return fail(ec::corrupt_file,
+                source.meta->source() +
+                    ": the tensor 'lm_head.weight' is missing and config.json says "
+                    "'tie_word_embeddings': false");
+  return {};
+}
+
+}  // namespace
+
+result<model_source> read_hugging_face(const std::filesystem::path& directory) {
+  TROUPE_TRY(auto text, read_text_file(directory / "config.json", max_config_bytes));
+  TROUPE_TRY(auto config, parse_strict_json(text, (directory / "config.json").string()));
+  model_source source;
+  source.format = "Hugging Face safetensors";
+  source.interleaved_rope = false;
+  source.meta = std::make_shared<metadata>(directory.string());
+  TROUPE_TRY(const architecture* arch, read_hugging_face_config(config, *source.meta));
+  const auto name = std::filesystem::absolute(directory).lexically_normal();
+  source.meta->set_string("general.name", name.has_filename()
+                                              ? name.filename().string()
+                                              : name.parent_path().filename().string());
+  TROUPE_CHECK(read_hugging_face_tokenizer(directory, config, *source.meta));
+  directory_reader reader{directory, *arch, source};
+  TROUPE_CHECK(reader.add_all());
+  TROUPE_CHECK(settle_tying(config, source));
+  return source;
+}
+
+}  // namespace troupe::model

@@ -1,0 +1,151 @@
+// Names and defaults: transformers' configuration_llama.py, _mistral, _qwen2, _qwen3 and
+// modeling_rope_utils.py.
+#include <nlohmann/json.hpp>
+
+#include "model/architecture.hpp"
+#include "model/hugging_face.hpp"
+
+namespace troupe::model {
+
+namespace {
+
+using nlohmann::json;
+
+class config_converter {
+ public:
+  config_converter(const json& config, metadata& into) : config_(config), into_(into) {}
+
+  result<const architecture*> convert() {
+    TROUPE_TRY(const architecture* arch, find_class());
+    prefix_ = std::string(arch->name) + ".";
+    into_.set_string("general.architecture", arch->name);
+    TROUPE_CHECK(refuse_variants());
+    TROUPE_CHECK(count("num_hidden_layers", "block_count"));
+    TROUPE_CHECK(count("max_position_embeddings", "context_length"));
+    TROUPE_CHECK(count("hidden_size", "embedding_length"));
+    TROUPE_CHECK(count("intermediate_size", "feed_forward_length"));
+    TROUPE_CHECK(count("num_attention_heads", "attention.head_count"));
+    TROUPE_CHECK(count("num_key_value_heads", "attention.head_count_kv"));
+    TROUPE_CHECK(count("head_dim", "attention.key_length"));
+    TROUPE_CHECK(count("head_dim", "attention.value_length"));
+    // Qwen2 and Qwen3 name a window that is off unless use_sliding_window says otherwise.
+    if (arch->name == "llama" || config_.value("use_sliding_window", json()) == true)
+      TROUPE_CHECK(count("sliding_window", "attention.sliding_window"));
+    TROUPE_CHECK(real(config_, "rms_norm_eps", "attention.layer_norm_rms_epsilon", 1e-6));
+    TROUPE_CHECK(rope());
+    return arch;
+  }
+
+ private:
+  tl::unexpected<error> wrong(std::string_view field, std::string_view wanted) const {
+    return fail(ec::corrupt_file,
+                into_.source() + ": '" + std::string(field) + "' must be " + std::string(wanted));
+  }
+  tl::unexpected<error> unsupported(std::string what) const {
+    return fail(ec::unsupported, into_.source() + ": " + std::move(what));
+  }
+
+  result<const architecture*> find_class() const {
+    auto classes = config_.find("architectures");
+    if (classes == config_.end() || !classes->is_array() || classes->empty() ||
+        !(*classes)[0].is_string())
+      return wrong("architectures", "an array with the name of a class");
+    const auto& name = (*classes)[0].get_ref<const std::string&>();
+    if (auto* arch = find_hugging_face_architecture(name)) return arch;
+    return unsupported("the class " + printable(name) +
+                       " is not one that this build runs: its architectures are " +
+                       supported_architectures());
+  }
+
+  result<void> refuse_variants() const {
+    if (auto act = config_.find("hidden_act"); act != config_.end() && *act != "silu")
+      return unsupported("'hidden_act' is not silu, the only activation that this build has");
+    if (auto quantized = config_.find("quantization_config");
+        quantized != config_.end() && !quantized->is_null())
+      return unsupported(
+          "the weights are quantized in a way ('quantization_config') that this build does not "
+          "read; "
+          "use the original weights or a GGUF");
+    return {};
+  }
+
+  static bool present(const json& object, std::string_view field) {
+    auto found = object.find(field);
+    return found != object.end() && !found->is_null();
+  }
+
+  result<void> count(std::string_view field, std::string_view key) {
+    if (!present(config_, field)) return {};  // read_config names the key if it is needed
+    return count_of(*config_.find(field), field, key);
+  }
+  result<void> count_of(const json& value, std::string_view field, std::string_view key) {
+    if (!value.is_number_unsigned() || value.get<std::uint64_t>() > UINT32_MAX)
+      return wrong(field, "a count of at most 32 bits");
+    into_.set_u32(prefix_ + std::string(key), value.get<std::uint32_t>());
+    return {};
+  }
+
+  result<void> real(const json& object, std::string_view field, std::string_view key,
+                    std::optional<double> fallback) {
+    double value = 0;
+    if (!present(object, field)) {
+      if (!fallback) return {};
+      value = *fallback;
+    } else if (auto found = object.find(field); found->is_number()) {
+      value = found->get<double>();
+    } else {
+      return wrong(field, "a number");
+    }
+    into_.set_f32(prefix_ + std::string(key), static_cast<float>(value));
+    return {};
+  }
+
+  // transformers 5 moved rope_theta and rope_scaling into rope_parameters.
+  result<void> rope() {
+    const bool joined = present(config_, "rope_parameters");
+    const json empty = json::object();
+    const json& scaling = joined                             ? *config_.find("rope_parameters")
+                          : present(config_, "rope_scaling") ? *config_.find("rope_scaling")
+                                                             : empty;
+    if (!scaling.is_object())
+      return wrong(joined ? "rope_parameters" : "rope_scaling", "an object");
+    TROUPE_CHECK(real(present(scaling, "rope_theta") ? scaling : config_, "rope_theta",
+                      "rope.freq_base", 10000.0));
+    if (auto part = config_.find("partial_rotary_factor");
+        part != config_.end() && !part->is_null() && *part != 1.0)
+      return unsupported("'partial_rotary_factor' is not 1");
+    auto kind = scaling.find("rope_type");
+    if (kind == scaling.end()) kind = scaling.find("type");
+    if (kind == scaling.end() || *kind == "default") return {};
+    if (!kind->is_string()) return wrong("rope_type", "a string");
+    into_.set_string(prefix_ + "rope.scaling.type", kind->get_ref<const std::string&>());
+    TROUPE_CHECK(real(scaling, "factor", "rope.scaling.factor", std::nullopt));
+    TROUPE_CHECK(real(scaling, "low_freq_factor", "rope.scaling.low_freq_factor", std::nullopt));
+    TROUPE_CHECK(real(scaling, "high_freq_factor", "rope.scaling.high_freq_factor", std::nullopt));
+    TROUPE_CHECK(real(scaling, "beta_fast", "rope.scaling.yarn_beta_fast", std::nullopt));
+    TROUPE_CHECK(real(scaling, "beta_slow", "rope.scaling.yarn_beta_slow", std::nullopt));
+    TROUPE_CHECK(real(scaling, "attention_factor", "rope.scaling.attention_factor", std::nullopt));
+    for (std::string_view field : {"mscale", "mscale_all_dim", "long_factor", "short_factor"})
+      if (present(scaling, field))
+        return unsupported("rope scaling with '" + std::string(field) + "'");
+    if (present(scaling, "original_max_position_embeddings"))
+      TROUPE_CHECK(count_of(*scaling.find("original_max_position_embeddings"),
+                            "original_max_position_embeddings",
+                            "rope.scaling.original_context_length"));
+    return {};
+  }
+
+  const json& config_;
+  metadata& into_;
+  std::string prefix_;
+};
+
+}  // namespace
+
+result<const architecture*> read_hugging_face_config(const json& config, metadata& into) {
+  if (!config.is_object())
+    return fail(ec::corrupt_file, into.source() + ": config.json is no JSON object");
+  return config_converter(config, into).convert();
+}
+
+}  // namespace troupe::model
