@@ -2,8 +2,8 @@
 //
 // The patterns are those of the models' own tokenizer.json, chosen by GGUF's `tokenizer.ggml.pre`,
 // run by PCRE2 (JIT). Each stage splits the pieces of the stage before; what no match covers is a
-// piece of its own. Invalid UTF-8 cuts the text: each such byte is a piece. Immutable after make,
-// so any thread.
+// piece of its own. Invalid UTF-8 cuts the text: each such byte is a piece. Classes of characters
+// are those of PCRE2's Unicode version. Immutable after make, so any thread.
 #pragma once
 
 #include <memory>
