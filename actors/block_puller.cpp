@@ -81,6 +81,11 @@ void block_puller::finish(transport::pull_done&& d) {
   if (!d.outcome) {
     out.failure = d.outcome.error();
   } else {
+    if (d.duration.count() > 0) {
+      const auto now = static_cast<std::uint64_t>(static_cast<double>(d.bytes) * 1e9 / static_cast<double>(d.duration.count()));
+      const auto before = bytes_per_second_.load();
+      bytes_per_second_ = before == 0 ? now : (before * 7 + now) / 8;
+    }
     for (std::size_t i = 0; i < r.pieces.size(); ++i) {
       const auto& expected = r.pieces[i].expected;
       const transport::block_tag tag{r.peer, expected.generation, fence_layout_, expected.valid_tokens};

@@ -4,6 +4,7 @@
 // that pull can write into the blocks any more.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@ class block_puller {
   result<void> connect(incarnation peer, std::string_view address) { return fabric_->connect(peer, address); }
   void disconnect(incarnation peer) { fabric_->disconnect(peer); }
   transport::path path_to(incarnation peer) const;
+  std::uint64_t bytes_per_second() const { return bytes_per_second_; }  // smoothed; 0 before the first pull
 
   // `done` is called exactly once, also when the pull cannot start (then from within this call).
   void pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline, completion done);
@@ -53,6 +55,7 @@ class block_puller {
   const std::uint64_t fence_layout_;
   transport::fabric* fabric_ = nullptr;
   transport::region arena_;
+  std::atomic<std::uint64_t> bytes_per_second_{0};
   mutable std::mutex mutex_;
   std::uint64_t next_op_ = 1;
   std::map<transport::op_id, running> running_;

@@ -38,6 +38,10 @@ struct request_admitted {
   std::uint64_t id = 0;
   std::uint32_t try_number = 0;
 };
+struct link_lost {  // the transport to a peer broke
+  std::uint64_t start = 0;
+  error why;
+};
 struct submit_generation {  // a door to the gateway service
   std::uint64_t id = 0;
   std::shared_ptr<generation> what;
@@ -76,6 +80,7 @@ CAF_ADD_TYPE_ID(troupe, (troupe::actors::engine_happened))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::pull_happened))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_refused))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_admitted))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::link_lost))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::submit_generation))
 CAF_END_TYPE_ID_BLOCK(troupe)
 
@@ -83,6 +88,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::engine_happened)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::pull_happened)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_refused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_admitted)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::link_lost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::submit_generation)
 
 namespace troupe::actors {
@@ -126,20 +132,23 @@ using decode_actor = caf::typed_actor<
     caf::reacts_to<membership>,
     caf::replies_to<metrics_request>::with<std::string>,
     caf::reacts_to<drain_request>,
-    caf::reacts_to<engine_happened>, caf::reacts_to<pull_happened>,      // INTERNAL
+    caf::reacts_to<engine_happened>, caf::reacts_to<pull_happened>, caf::reacts_to<link_lost>,  // INTERNAL
     caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,   // INTERNAL
     caf::reacts_to<caf::tick_atom>>;                                     // INTERNAL
 
 using prefill_actor = caf::typed_actor<
     caf::reacts_to<prefill_request>,  // announces blocks to its sender
     caf::reacts_to<release_request>,
-    caf::reacts_to<cancel_request>,
-    caf::reacts_to<membership>,
     caf::replies_to<metrics_request>::with<std::string>,
     caf::reacts_to<drain_request>,
-    caf::reacts_to<engine_happened>,                                     // INTERNAL
-    caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,   // INTERNAL
-    caf::reacts_to<caf::tick_atom>>;                                     // INTERNAL
+    caf::reacts_to<engine_happened>, caf::reacts_to<request_refused>>;  // INTERNAL
+
+// A door's end of the gateway: turns messages into calls of a generation_sink.
+using service_actor = caf::typed_actor<
+    caf::reacts_to<submit_generation>,  // INTERNAL
+    caf::reacts_to<cancel_request>,
+    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>, caf::reacts_to<generation_finished>,
+    caf::reacts_to<membership>>;
 
 // Joins the directory, sends heartbeats, hears membership for its role actor.
 using node_agent_actor = caf::typed_actor<

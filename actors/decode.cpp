@@ -1,0 +1,172 @@
+#include "actors/decode.hpp"
+
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr auto tick_interval = std::chrono::milliseconds(250);
+
+}  // namespace
+
+void decode_state::post(std::uint64_t id, engine_loop::command c) {
+  if (auto posted = node->loop->post(std::move(c)); !posted) {
+    auto it = entries.find(id);
+    if (it != entries.end()) on_refused({id, it->second.try_number, false, posted.error()});
+  }
+}
+
+void decode_state::generate(const generate_request& r) {
+  auto sink = caf::actor_cast<stream_sink_actor>(self->current_sender());
+  if (!sink) return;
+  if (entries.count(r.id) != 0) cancel(r.id);
+  if (sinks.insert(sink.address()).second) self->monitor(sink);
+
+  entry e;
+  e.try_number = r.try_number;
+  e.sink = sink;
+  e.trace.decode_node = node->info.name;
+  e.trace.route_reason = r.route_reason;
+  if (node->state == node_state::draining) {
+    entries.insert_or_assign(r.id, std::move(e));
+    return on_refused({r.id, r.try_number, false, error{ec::draining, node->info.name + " is draining"}});
+  }
+  if (r.has_prefill) {
+    remote_part part;
+    part.peer = r.prefill.start;
+    part.message = {r.id, r.try_number, r.prompt, r.output, r.sampling, r.cache_salt, r.timeout_ms,
+                    node->info.kv_identity};
+    part.last_progress = self->clock().now();
+    e.remote = std::move(part);
+    e.trace.prefill_node = r.prefill.name;
+  }
+  entries.insert_or_assign(r.id, std::move(e));
+  node->requests = static_cast<std::uint32_t>(entries.size());
+
+  // The prefill node starts while the engine reserves: blocks announced early wait in the engine's queue behind it.
+  if (r.has_prefill) {
+    connect_peer(r.prefill);
+    ask_prefill(r.id);
+  }
+  auto request = to_engine(r, engine::clock::now());
+  // Connecting may have failed at once, and then the request is a local one.
+  const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
+  post(r.id, [me = decode_actor(self), request, remote](engine::engine& eng, engine::time_point now) {
+    const request_admitted admitted{raw(request.id), request.try_number};
+    error why;
+    if (remote) {
+      auto reserved = eng.add_remote(request, now);
+      if (reserved) return caf::anon_send(me, admitted);
+      why = reserved.error();
+      caf::anon_send(me, request_refused{admitted.id, admitted.try_number, true, why});
+      if (why.code != ec::out_of_memory)
+        return caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, why});
+    }
+    if (auto added = eng.add(request, now); added)
+      caf::anon_send(me, admitted);
+    else
+      caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, added.error()});
+  });
+}
+
+void decode_state::cancel(std::uint64_t id) {
+  if (entries.count(id) == 0) return;
+  end_remote(id, false, "canceled");
+  post(id, [id](engine::engine& eng, engine::time_point now) { eng.cancel(request_id{id}, now); });
+}
+
+void decode_state::on_refused(const request_refused& r) {
+  auto it = entries.find(r.id);
+  if (it == entries.end() || it->second.try_number != r.try_number) return;
+  if (r.remote) return end_remote(r.id, false, to_string(r.failure));
+  generation_finished m;
+  m.id = r.id;
+  m.try_number = r.try_number;
+  m.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
+  m.code = r.failure.code;
+  m.detail = r.failure.detail;
+  finish(r.id, std::move(m));
+}
+
+void decode_state::finish(std::uint64_t id, generation_finished message) {
+  auto it = entries.find(id);
+  if (it == entries.end()) return;
+  end_remote(id, false, "finished");
+  const auto& t = it->second.trace;
+  message.decode_node = t.decode_node;
+  message.prefill_node = t.blocks_pulled > 0 ? t.prefill_node : std::string();
+  message.route_reason = t.route_reason;
+  message.transfer_path = t.transfer_path;
+  message.blocks_pulled = t.blocks_pulled;
+  self->send(it->second.sink, std::move(message));
+  entries.erase(it);
+  node->requests = static_cast<std::uint32_t>(entries.size());
+}
+
+void decode_state::on_events(const engine::events& e) {
+  auto stream = [this](request_id id, attempt try_number, bool of_prompt, const std::vector<engine::token_output>& tokens) {
+    auto it = entries.find(raw(id));
+    if (it == entries.end() || it->second.try_number != try_number) return;
+    generation_tokens m{raw(id), try_number, of_prompt, {}};
+    for (const auto& t : tokens) m.tokens.push_back(to_wire(t));
+    self->send(it->second.sink, std::move(m));
+  };
+  for (const auto& t : e.prompt_logprobs) stream(t.id, t.try_number, true, t.tokens);
+  for (const auto& t : e.tokens) stream(t.id, t.try_number, false, t.tokens);
+  for (const auto& f : e.finished) {
+    auto it = entries.find(raw(f.id));
+    if (it != entries.end() && it->second.try_number == f.try_number) finish(raw(f.id), to_wire(f));
+  }
+}
+
+void decode_state::on_down(const caf::down_msg& down) {
+  if (auto it = peer_of.find(down.source); it != peer_of.end()) return drop_peer(it->second, "its connection ended");
+  if (sinks.erase(down.source) == 0) return;
+  std::vector<std::uint64_t> orphans;
+  for (auto& [id, e] : entries)
+    if (e.sink.address() == down.source) orphans.push_back(id);
+  for (auto id : orphans) cancel(id);
+}
+
+decode_actor::behavior_type decode_state::make_behavior() {
+  self->set_down_handler([this](caf::down_msg& down) { on_down(down); });
+  self->delayed_send(self, tick_interval, caf::tick_atom_v);
+  return {
+      [this](const generate_request& r) { generate(r); },
+      [this](const cancel_request& c) { cancel(c.id); },
+      [this](const blocks_ready& m) { on_blocks(m); },
+      [this](const first_token& m) { on_first_token(m); },
+      [this](const prefill_failed& m) {
+        auto it = entries.find(m.id);
+        if (it != entries.end() && it->second.try_number == m.try_number)
+          end_remote(m.id, true, to_string(error{m.code, m.detail}));
+      },
+      [this](const membership& m) { on_membership(m); },
+      [this](const metrics_request&) -> std::string {
+        node->metrics->update(node->loop->stats());
+        return node->metrics->text();
+      },
+      [this](const drain_request&) { node->state = node_state::draining; },
+      [this](const engine_happened& h) { on_events(*h.events); },
+      [this](const pull_happened& m) { on_pull(m); },
+      [this](const link_lost& l) { drop_peer(l.start, to_string(l.why)); },
+      [this](const request_refused& r) { on_refused(r); },
+      [this](const request_admitted& a) {
+        auto it = entries.find(a.id);
+        if (it != entries.end() && it->second.try_number == a.try_number)
+          self->send(it->second.sink, generation_accepted{a.id, a.try_number});
+      },
+      [this](caf::tick_atom) {
+        self->delayed_send(self, tick_interval, caf::tick_atom_v);
+        check_silence();
+      },
+  };
+}
+
+decode_actor::behavior_type decode(decode_actor::stateful_pointer<decode_state> self,
+                                   std::shared_ptr<node_services> node) {
+  self->state.node = std::move(node);
+  return self->state.make_behavior();
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,161 @@
+// The decode actor's dealings with prefill nodes.
+#include "actors/connect.hpp"
+#include "actors/decode.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+
+void decode_state::connect_peer(const node_info& info) {
+  if (peers.count(info.start) != 0) return;
+  auto& p = peers[info.start];
+  p.info = info;
+  auto connected = [this, start = info.start](const prefill_actor& actor) {
+    auto it = peers.find(start);
+    if (it == peers.end()) return;  // lost while connecting
+    it->second.actor = actor;
+    peer_of[actor.address()] = start;
+    self->monitor(actor);
+    for (auto id : std::exchange(it->second.waiting, {})) ask_prefill(id);
+  };
+  if (auto linked = node->puller->connect(incarnation{info.start}, info.transport_address); !linked)
+    return drop_peer(info.start, to_string(linked.error()));
+  if (auto neighbour = node->neighbours->find(info.start))
+    return connected(caf::actor_cast<prefill_actor>(neighbour));
+  connect_to<prefill_actor>(self, info.host, info.port, node->options.connect_timeout, connected,
+                            [this, start = info.start](const error& e) { drop_peer(start, e.detail); });
+}
+
+void decode_state::ask_prefill(std::uint64_t id) {
+  auto it = entries.find(id);
+  if (it == entries.end() || !it->second.remote) return;
+  auto& part = *it->second.remote;
+  auto p = peers.find(part.peer);
+  if (p == peers.end()) return end_remote(id, true, "prefill node is not reachable");
+  if (!p->second.actor) {
+    p->second.waiting.push_back(id);
+    return;
+  }
+  part.asked = true;
+  part.last_progress = self->clock().now();
+  self->send(p->second.actor, std::move(part.message));
+}
+
+void decode_state::drop_peer(std::uint64_t start, const std::string& why) {
+  auto p = peers.find(start);
+  if (p == peers.end()) return;
+  spdlog::warn("prefill node {} is lost: {}", p->second.info.name, why);
+  if (p->second.actor) peer_of.erase(p->second.actor.address());
+  peers.erase(p);
+  node->puller->disconnect(incarnation{start});
+  std::vector<std::uint64_t> affected;
+  for (auto& [id, e] : entries)
+    if (e.remote && e.remote->peer == start) affected.push_back(id);
+  for (auto id : affected) end_remote(id, true, why);
+}
+
+void decode_state::on_blocks(const blocks_ready& m) {
+  auto it = entries.find(m.id);
+  if (it == entries.end() || it->second.try_number != m.try_number || !it->second.remote) return;
+  auto& part = *it->second.remote;
+  part.last_progress = self->clock().now();
+  part.all_announced = part.all_announced || m.last;
+  ++part.pulls_running;
+
+  std::vector<engine::block_descriptor> blocks;
+  for (const auto& b : m.blocks) blocks.push_back({b.block, b.generation, b.valid_tokens});
+  const pull_happened happened{m.id, m.try_number, 0, 0, 0, 0, error{ec::none, {}}};
+  auto services = node;
+  auto start = [me = decode_actor(self), services, blocks, happened, peer = incarnation{part.peer},
+                first = m.first_block](engine::engine& eng, engine::time_point now) {
+    auto plan = eng.start_pull(request_id{happened.id}, happened.try_number, first, blocks);
+    if (plan.pieces.empty()) return caf::anon_send(me, happened);  // cached here, or the request is gone
+    const auto id = plan.id;
+    services->puller->pull(peer, std::move(plan), now + services->options.pull_timeout, [=](pull_outcome&& out) {
+      services->metrics->on_pull(out);
+      pull_happened h = happened;
+      h.blocks = static_cast<std::uint32_t>(out.ok.size());
+      for (bool ok : out.ok) h.failed_blocks += ok ? 0 : 1;
+      h.bytes = out.bytes;
+      h.duration_us = static_cast<std::uint64_t>(out.duration.count() / 1000);
+      h.failure = out.failure;
+      services->loop->post_completion([id, ok = out.ok, bytes = out.bytes](engine::engine& e, engine::time_point t) {
+        e.pull_ended(id, ok, bytes, t);
+      });
+      caf::anon_send(me, std::move(h));
+    });
+  };
+  post(m.id, std::move(start));
+}
+
+void decode_state::on_first_token(const first_token& m) {
+  auto it = entries.find(m.id);
+  if (it == entries.end() || it->second.try_number != m.try_number || !it->second.remote) return;
+  it->second.remote->last_progress = self->clock().now();
+  if (m.ended) {
+    it->second.remote->ended_with_first = true;
+    return;
+  }
+  post(m.id, [id = m.id, try_number = m.try_number, token = from_wire(m.token)](engine::engine& e, engine::time_point now) {
+    e.remote_first_token(request_id{id}, try_number, token, now);
+  });
+}
+
+void decode_state::on_pull(const pull_happened& m) {
+  auto it = entries.find(m.id);
+  if (it == entries.end() || it->second.try_number != m.try_number) return;
+  auto& e = it->second;
+  e.trace.blocks_pulled += m.blocks - m.failed_blocks;
+  if (!e.remote) return;
+  auto& part = *e.remote;
+  part.last_progress = self->clock().now();
+  --part.pulls_running;
+  if (m.blocks > 0)
+    e.trace.transfer_path = std::string(transport::to_string(node->puller->path_to(incarnation{part.peer})));
+  if (m.failed_blocks > 0) {
+    spdlog::warn("{} of {} blocks from {} were not usable: {}", m.failed_blocks, m.blocks, e.trace.prefill_node,
+                 to_string(m.failure));
+    return end_remote(m.id, true, to_string(m.failure));
+  }
+  // When the first token is an end of generation there is none to deliver: the engine finds that out by itself from
+  // the blocks, at the price of one row.
+  if (part.all_announced && part.pulls_running == 0) end_remote(m.id, part.ended_with_first, "complete");
+}
+
+void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::string& why) {
+  auto it = entries.find(id);
+  if (it == entries.end() || !it->second.remote) return;
+  const auto part = std::move(*it->second.remote);
+  it->second.remote.reset();
+  // A pull under way may still read there: its fence would fail after the release, and its blocks be computed here.
+  if (auto p = peers.find(part.peer); p != peers.end() && p->second.actor && part.asked)
+    self->send(p->second.actor, release_request{id});
+  if (!compute_rest) return;
+  if (!part.ended_with_first) spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
+  post(id, [id, try_number = it->second.try_number](engine::engine& e, engine::time_point now) {
+    e.remote_failed(request_id{id}, try_number, now);
+  });
+}
+
+void decode_state::check_silence() {
+  const auto now = self->clock().now();
+  std::vector<std::uint64_t> silent;
+  for (auto& [id, e] : entries)
+    if (e.remote && now - e.remote->last_progress > node->options.prefill_silence) silent.push_back(id);
+  for (auto id : silent) end_remote(id, true, "the prefill node is silent");
+}
+
+void decode_state::on_membership(const membership& m) {
+  std::set<std::uint64_t> alive;
+  for (const auto& n : m.members) {
+    if (n.info.kind != role::prefill || n.state == node_state::lost) continue;
+    alive.insert(n.info.start);
+    if (n.state == node_state::ready) connect_peer(n.info);
+    if (auto it = peers.find(n.info.start); it != peers.end()) it->second.seen = true;
+  }
+  std::vector<std::uint64_t> gone;
+  for (auto& [start, p] : peers)
+    if (p.seen && alive.count(start) == 0) gone.push_back(start);
+  for (auto start : gone) drop_peer(start, "it left the cluster");
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,292 @@
+#include "actors/gateway.hpp"
+
+#include "actors/metrics_text.hpp"
+#include "actors/wire.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr auto tick_interval = std::chrono::milliseconds(250);
+constexpr auto metrics_timeout = std::chrono::milliseconds(1000);
+
+// Another node may succeed where this one did not.
+bool worth_another_node(ec code) {
+  return code == ec::draining || code == ec::queue_full || code == ec::peer_lost || code == ec::device_lost ||
+         code == ec::out_of_memory;
+}
+
+}  // namespace
+
+gateway_state::request* gateway_state::find(std::uint64_t id, std::uint32_t try_number) {
+  auto it = requests.find(id);
+  return it == requests.end() || it->second.try_number != try_number ? nullptr : &it->second;
+}
+
+void gateway_state::generate(const generate_request& r) {
+  auto client = caf::actor_cast<stream_sink_actor>(self->current_sender());
+  if (!client) return;
+  auto refuse = [&](ec code, std::string why) {
+    generation_finished m;
+    m.id = r.id;
+    m.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
+    m.code = code;
+    m.detail = std::move(why);
+    self->send(client, std::move(m));
+  };
+  if (draining) return refuse(ec::draining, "the server is shutting down");
+  if (requests.size() >= context->options.max_requests)
+    return refuse(ec::queue_full, "the server follows " + std::to_string(requests.size()) + " requests already");
+  if (requests.count(r.id) != 0) return refuse(ec::invalid_argument, "a request with this id is running");
+  if (clients.insert(client.address()).second) self->monitor(client);
+
+  request q;
+  q.message = r;
+  q.client = client;
+  q.arrived = self->clock().now();
+  q.deadline = q.arrived + std::chrono::milliseconds(std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
+  requests.emplace(r.id, std::move(q));
+  context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
+  route(r.id);
+}
+
+void gateway_state::route(std::uint64_t id) {
+  auto& q = requests.at(id);
+  q.decode = 0;
+  const auto try_number = q.try_number;
+  const auto begin = std::chrono::steady_clock::now();
+  route_request ask{id, static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
+                    q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(), q.excluded};
+  self->request(context->router, context->options.route_timeout, std::move(ask))
+      .then(
+          [this, id, try_number, begin](const route_plan& plan) {
+            context->metrics->route_seconds.Observe(
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+            on_plan(id, try_number, plan);
+          },
+          [this, id, try_number](const caf::error&) {
+            if (find(id, try_number) != nullptr) fail(id, {ec::internal, "the router did not answer"});
+          });
+}
+
+void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan) {
+  auto* q = find(id, try_number);
+  if (q == nullptr) return;
+  if (q->canceled) return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+  if (plan.code != ec::none) {
+    const error why = q->last_failure.code != ec::none ? q->last_failure : error{plan.code, plan.detail};
+    // Nobody decodes at the moment, but a node may be starting: wait a little, unless a node that is there refused.
+    const bool refused = q->last_failure.code == ec::queue_full || q->last_failure.code == ec::draining ||
+                         q->last_failure.code == ec::out_of_memory;
+    const auto now = self->clock().now();
+    if (!q->no_worker_since) q->no_worker_since = now;
+    if (refused || plan.code != ec::no_worker || now - *q->no_worker_since > context->options.no_worker_wait)
+      return fail(id, why);
+    return;  // reroute_waiting asks again
+  }
+  q->no_worker_since.reset();
+  q->decode = plan.decode.start;
+  q->predicted_ttft_us = plan.predicted_ttft_us;
+  q->message.has_prefill = plan.has_prefill;
+  q->message.prefill = plan.prefill;
+  q->message.route_reason = plan.reason;
+  connect_node(plan.decode);
+  dispatch(id);
+}
+
+void gateway_state::dispatch(std::uint64_t id) {
+  auto it = requests.find(id);
+  if (it == requests.end()) return;
+  auto& q = it->second;
+  auto n = nodes.find(q.decode);
+  if (n == nodes.end()) return;  // connecting failed at once: the request was routed anew
+  if (!n->second.actor) {
+    n->second.waiting.push_back(id);
+    return;
+  }
+  auto message = q.message;
+  message.try_number = q.try_number;
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(q.deadline - self->clock().now()).count();
+  message.timeout_ms = left > 0 ? static_cast<std::uint64_t>(left) : 0;
+  self->send(caf::actor_cast<decode_actor>(n->second.actor), std::move(message));
+}
+
+void gateway_state::on_tokens(const generation_tokens& m) {
+  auto* q = find(m.id, m.try_number);
+  if (q == nullptr) return;
+  if (m.of_prompt) {
+    if (std::exchange(q->prompt_logprobs_sent, true)) return;
+    auto copy = m;
+    copy.try_number = 0;
+    return self->send(q->client, std::move(copy));
+  }
+  generation_tokens fresh{m.id, 0, false, {}};
+  auto& delivered = q->message.output;
+  for (const auto& t : m.tokens) {
+    if (t.index < delivered.size()) continue;
+    if (t.index > delivered.size())
+      return retry(m.id, {ec::internal, "a decode node skipped token " + std::to_string(delivered.size())});
+    if (delivered.empty()) {
+      const auto ttft = std::chrono::duration<double>(self->clock().now() - q->arrived).count();
+      context->metrics->ttft_prediction_error_seconds.Observe(
+          std::abs(ttft - static_cast<double>(q->predicted_ttft_us) * 1e-6));
+    }
+    delivered.push_back(t.token);
+    fresh.tokens.push_back(t);
+  }
+  if (!fresh.tokens.empty()) self->send(q->client, std::move(fresh));
+}
+
+void gateway_state::on_finished(const generation_finished& m) {
+  auto* q = find(m.id, m.try_number);
+  if (q == nullptr) return;
+  const bool failed = m.reason == static_cast<std::uint8_t>(engine::finish_reason::error);
+  if (failed && !q->canceled && worth_another_node(m.code)) return retry(m.id, {m.code, m.detail});
+  auto copy = m;
+  if (q->try_number > 0) {
+    context->metrics->migration(failed ? "failed" : "resumed").Increment();
+    copy.migrations = q->try_number;
+  }
+  close(m.id, std::move(copy));
+}
+
+void gateway_state::retry(std::uint64_t id, const error& why) {
+  auto& q = requests.at(id);
+  q.last_failure = why;
+  if (q.canceled) return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+  if (q.try_number + 1 >= context->options.max_attempts) return fail(id, why);
+  spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id, q.try_number,
+               q.message.output.size(), to_string(why));
+  // The old node may still be at work on it: what it says from now on is of an old attempt and is dropped.
+  if (auto n = nodes.find(q.decode); n != nodes.end() && n->second.actor)
+    self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
+  q.excluded.push_back(q.decode);
+  ++q.try_number;
+  route(id);
+}
+
+void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reason reason) {
+  auto it = requests.find(id);
+  if (it == requests.end()) return;
+  generation_finished m;
+  m.id = id;
+  m.reason = static_cast<std::uint8_t>(reason);
+  m.code = why.code;
+  m.detail = why.detail;
+  m.prompt_tokens = static_cast<std::uint32_t>(it->second.message.prompt.size());
+  m.completion_tokens = static_cast<std::uint32_t>(it->second.message.output.size());
+  m.migrations = it->second.try_number;
+  if (it->second.try_number > 0) context->metrics->migration("failed").Increment();
+  close(id, std::move(m));
+}
+
+void gateway_state::close(std::uint64_t id, generation_finished m) {
+  auto it = requests.find(id);
+  m.try_number = 0;
+  self->send(it->second.client, std::move(m));
+  requests.erase(it);
+  context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
+}
+
+void gateway_state::cancel(std::uint64_t id) {
+  auto it = requests.find(id);
+  if (it == requests.end()) return;
+  auto& q = it->second;
+  q.canceled = true;
+  auto n = nodes.find(q.decode);
+  if (n != nodes.end() && n->second.actor)
+    self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});  // it answers with abort
+  else
+    fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+}
+
+void gateway_state::reroute_waiting() {
+  std::vector<std::uint64_t> waiting;
+  for (auto& [id, q] : requests)
+    if (q.no_worker_since) waiting.push_back(id);
+  for (auto id : waiting) route(id);
+}
+
+void gateway_state::check_deadlines() {
+  const auto now = self->clock().now();
+  std::vector<std::uint64_t> late;
+  for (auto& [id, q] : requests)
+    if (now > q.deadline + context->options.deadline_grace) late.push_back(id);
+  for (auto id : late) {
+    if (auto n = nodes.find(requests.at(id).decode); n != nodes.end() && n->second.actor)
+      self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
+    fail(id, {ec::deadline_exceeded, "the answer was not complete within the request's time"});
+  }
+}
+
+gateway_actor::behavior_type gateway_state::make_behavior() {
+  self->set_down_handler([this](caf::down_msg& down) {
+    if (auto it = node_of.find(down.source); it != node_of.end()) return drop_node(it->second, "its connection ended");
+    subscribers.erase(down.source);
+    if (clients.erase(down.source) == 0) return;
+    std::vector<std::uint64_t> orphans;
+    for (auto& [id, q] : requests)
+      if (q.client.address() == down.source) orphans.push_back(id);
+    for (auto id : orphans) cancel(id);
+  });
+  self->delayed_send(self, tick_interval, caf::tick_atom_v);
+  self->send(context->directory, subscribe_request{});
+  return {
+      [this](const generate_request& r) { generate(r); },
+      [this](const cancel_request& c) { cancel(c.id); },
+      [this](const generation_accepted& m) {
+        auto* q = find(m.id, m.try_number);
+        if (q != nullptr && !std::exchange(q->accepted, true)) self->send(q->client, generation_accepted{m.id, 0});
+      },
+      [this](const generation_tokens& m) { on_tokens(m); },
+      [this](const generation_finished& m) { on_finished(m); },
+      [this](const membership& m) { on_membership(m); },
+      [this](const subscribe_request&) {
+        auto listener = caf::actor_cast<membership_listener>(self->current_sender());
+        if (!listener) return;
+        if (subscribers.insert_or_assign(listener.address(), listener).second) self->monitor(listener);
+        self->send(listener, latest);
+      },
+      [this](const metrics_request&) { return collect_metrics(); },
+      [this](const drain_request&) { draining = true; },
+      [this](caf::tick_atom) {
+        self->delayed_send(self, tick_interval, caf::tick_atom_v);
+        check_deadlines();
+        reroute_waiting();
+      },
+  };
+}
+
+caf::result<std::string> gateway_state::collect_metrics() {
+  struct gathering {
+    std::vector<std::string> texts;
+    std::size_t outstanding = 0;
+  };
+  auto all = std::make_shared<gathering>();
+  all->texts.push_back(context->metrics->text());
+  auto promise = self->make_response_promise<std::string>();
+  auto answered = [all, promise](const std::string* text) mutable {
+    if (text != nullptr) all->texts.push_back(*text);
+    if (--all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
+  };
+  for (auto& [start, n] : nodes)
+    if (n.actor) ++all->outstanding;
+  if (all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
+  for (auto& [start, n] : nodes) {
+    if (!n.actor) continue;
+    // Every node's actor answers metrics_request, whatever its role.
+    using measured = caf::typed_actor<caf::replies_to<metrics_request>::with<std::string>>;
+    self->request(caf::actor_cast<measured>(n.actor), metrics_timeout, metrics_request{})
+        .then([answered](const std::string& text) mutable { answered(&text); },
+              [answered](const caf::error&) mutable { answered(nullptr); });
+  }
+  return promise;
+}
+
+gateway_actor::behavior_type gateway(gateway_actor::stateful_pointer<gateway_state> self,
+                                     std::shared_ptr<gateway_context> context) {
+  self->state.context = std::move(context);
+  return self->state.make_behavior();
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,101 @@
+// The gateway actor: the door's side of every request. Routes it, follows it, and moves it when its decode node dies:
+// the next node goes on after the tokens that were delivered, with the same random numbers, so the client sees a pause
+// and never a gap, a duplicate or other text.
+//
+//   routing ─► connecting ─► following ─► finished
+//      ▲___________________________│ the decode node died, left or refused: excluded, next attempt
+//
+// Every request has a deadline of its own and ends by it. Scheduled actor; state is touched by its handlers only.
+#pragma once
+
+#include <caf/stateful_actor.hpp>
+#include <caf/typed_event_based_actor.hpp>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "actors/interfaces.hpp"
+#include "actors/metrics.hpp"
+#include "actors/node_services.hpp"
+
+namespace troupe::actors {
+
+struct gateway_options {
+  std::uint32_t max_requests = 2048;  // followed at once; one more is ec::queue_full
+  std::uint32_t max_attempts = 3;     // decode nodes tried for one request
+  std::chrono::milliseconds connect_timeout{3000};
+  std::chrono::milliseconds route_timeout{2000};
+  std::chrono::milliseconds no_worker_wait{4000};  // a killed decode node is restarted sooner than that
+  std::chrono::milliseconds deadline_grace{2000};  // the nodes end a request at its deadline; then the gateway does
+};
+
+struct gateway_context {
+  gateway_options options;
+  std::string name = "gateway";
+  directory_actor directory;
+  router_actor router;
+  std::shared_ptr<local_nodes> neighbours;
+  std::shared_ptr<gateway_metrics> metrics;
+};
+
+struct gateway_state {
+  static inline const char* name = "troupe.gateway";
+  explicit gateway_state(gateway_actor::pointer selfptr) : self(selfptr) {}
+  gateway_actor::behavior_type make_behavior();
+
+  using time_point = std::chrono::steady_clock::time_point;
+  struct node {  // a decode or prefill node as the gateway sees it
+    node_info info;
+    caf::strong_actor_ptr actor;  // null while connecting
+    std::vector<std::uint64_t> waiting;
+    bool seen = false;  // in a membership
+  };
+  struct request {
+    generate_request message;  // as the client sent it; message.output grows with what was delivered
+    stream_sink_actor client;
+    std::uint64_t decode = 0;  // incarnation of the node that serves it; 0 while routing
+    std::uint32_t try_number = 0;
+    bool accepted = false, prompt_logprobs_sent = false, canceled = false;
+    std::vector<std::uint64_t> excluded;
+    error last_failure{ec::none, {}};
+    time_point arrived, deadline;
+    std::uint64_t predicted_ttft_us = 0;
+    std::optional<time_point> no_worker_since;  // set while the request waits for a decode node
+  };
+
+  // -- requests ------------------------------------------------------------------------------------------------------------
+  void generate(const generate_request& r);
+  void route(std::uint64_t id);
+  void on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan);
+  void dispatch(std::uint64_t id);
+  void on_tokens(const generation_tokens& m);
+  void on_finished(const generation_finished& m);
+  void retry(std::uint64_t id, const error& why);
+  void fail(std::uint64_t id, const error& why, engine::finish_reason reason = engine::finish_reason::error);
+  void close(std::uint64_t id, generation_finished m);
+  void cancel(std::uint64_t id);
+  void check_deadlines();
+  void reroute_waiting();
+  request* find(std::uint64_t id, std::uint32_t try_number);
+  caf::result<std::string> collect_metrics();  // of every node that answers in time
+
+  // -- nodes ---------------------------------------------------------------------------------------------------------------
+  void connect_node(const node_info& info);
+  void drop_node(std::uint64_t start, const std::string& why);
+  void on_membership(const membership& m);
+
+  gateway_actor::pointer self;
+  std::shared_ptr<gateway_context> context;
+  std::map<std::uint64_t, request> requests;
+  std::map<std::uint64_t, node> nodes;               // by incarnation
+  std::map<caf::actor_addr, std::uint64_t> node_of;
+  std::set<caf::actor_addr> clients;                 // monitored
+  std::map<caf::actor_addr, membership_listener> subscribers;
+  membership latest;
+  bool draining = false;
+};
+
+gateway_actor::behavior_type gateway(gateway_actor::stateful_pointer<gateway_state> self,
+                                     std::shared_ptr<gateway_context> context);
+
+}  // namespace troupe::actors

@@ -1,0 +1,68 @@
+// The gateway actor's connections to decode and prefill nodes.
+#include "actors/connect.hpp"
+#include "actors/gateway.hpp"
+#include "actors/wire.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+
+void gateway_state::connect_node(const node_info& info) {
+  if (nodes.count(info.start) != 0) return;
+  nodes[info.start].info = info;
+  auto connected = [this, start = info.start](const caf::strong_actor_ptr& actor) {
+    auto it = nodes.find(start);
+    if (it == nodes.end()) return;  // lost while connecting
+    it->second.actor = actor;
+    const auto addr = caf::actor_cast<caf::actor_addr>(actor);
+    node_of[addr] = start;
+    self->monitor(addr);
+    for (auto id : std::exchange(it->second.waiting, {})) dispatch(id);
+  };
+  auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail); };
+  if (auto neighbour = context->neighbours->find(info.start)) return connected(neighbour);
+  if (info.kind == role::decode)
+    connect_to<decode_actor>(self, info.host, info.port, context->options.connect_timeout,
+                             [connected](const decode_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
+                             failed);
+  else
+    connect_to<prefill_actor>(self, info.host, info.port, context->options.connect_timeout,
+                              [connected](const prefill_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
+                              failed);
+}
+
+void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
+  auto n = nodes.find(start);
+  if (n == nodes.end()) return;
+  const std::string node_name = n->second.info.name;
+  if (n->second.actor) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
+  nodes.erase(n);
+  std::vector<std::uint64_t> affected;
+  for (auto& [id, q] : requests)
+    if (q.decode == start) affected.push_back(id);
+  if (!affected.empty()) spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
+  for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
+}
+
+void gateway_state::on_membership(const membership& m) {
+  latest = m;
+  self->send(context->router, m);
+  for (auto& [addr, listener] : subscribers) self->send(listener, m);
+  std::set<std::uint64_t> alive;
+  std::map<std::pair<std::string, std::string>, int> workers;
+  for (const auto& n : m.members) {
+    if (n.info.kind == role::gateway) continue;
+    ++workers[{std::string(to_string(n.info.kind)), std::string(to_string(n.state))}];
+    context->metrics->set_heartbeat_age(n.info.name, static_cast<double>(n.heartbeat_age_ms) * 1e-3);
+    if (n.state == node_state::lost) continue;
+    alive.insert(n.info.start);
+    if (n.state == node_state::ready) connect_node(n.info);
+    if (auto it = nodes.find(n.info.start); it != nodes.end()) it->second.seen = true;
+  }
+  context->metrics->set_workers(workers);
+  std::vector<std::uint64_t> gone;
+  for (auto& [start, n] : nodes)
+    if (n.seen && alive.count(start) == 0) gone.push_back(start);
+  for (auto start : gone) drop_node(start, "no heartbeat");
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,94 @@
+#include "actors/node_agent.hpp"
+
+#include "actors/connect.hpp"
+#include "actors/wire.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr auto beat_interval = std::chrono::milliseconds(250);
+constexpr auto join_timeout = std::chrono::milliseconds(2000);
+constexpr auto connect_timeout = std::chrono::milliseconds(2000);
+
+}  // namespace
+
+void agent_state::connect() {
+  if (connecting || refused) return;
+  connecting = true;
+  if (context->directory) return join(context->directory);
+  connect_to<directory_actor>(
+      self, context->directory_host, context->directory_port, connect_timeout,
+      [this](const directory_actor& d) { join(d); },
+      [this](const error& e) {
+        connecting = false;  // the next beat tries again
+        spdlog::debug("directory: {}", e.detail);
+      });
+}
+
+void agent_state::join(const directory_actor& to) {
+  directory = to;
+  self->monitor(directory);
+  self->request(directory, join_timeout, join_request{context->node->info})
+      .then(
+          [this](const join_reply& reply) {
+            connecting = false;
+            if (reply.code != ec::none) {
+              refused = reply.code == ec::identity_mismatch;  // a name that is taken may be free soon
+              spdlog::error("the cluster refused this node: {}", reply.detail);
+              if (refused) context->on_refused(error{reply.code, reply.detail});
+              return;
+            }
+            member = true;
+            joined_at = self->clock().now();
+            if (context->node->state == node_state::joining) context->node->state = node_state::ready;
+            self->send(directory, subscribe_request{});
+            beat();
+          },
+          [this](const caf::error&) { connecting = false; });
+}
+
+void agent_state::beat() {
+  const auto& n = *context->node;
+  self->send(directory, heartbeat{n.info.name, n.info.start, n.state, {}, n.load()});
+}
+
+node_agent_actor::behavior_type agent_state::make_behavior() {
+  self->set_down_handler([this](caf::down_msg& down) {
+    if (!directory || down.source != directory.address()) return;
+    if (member) spdlog::warn("the directory is gone: this node serves on and joins again when it is back");
+    member = connecting = false;
+    directory = nullptr;
+  });
+  self->send(self, caf::tick_atom_v);
+  return {
+      [this](const membership& m) {
+        if (context->role) self->send(context->role, m);
+        const auto& info = context->node->info;
+        bool listed = false;
+        for (const auto& n : m.members)
+          listed = listed || (n.info.name == info.name && n.info.start == info.start && n.state != node_state::lost);
+        // A directory that restarted, or took this node for dead, no longer lists it.
+        if (!listed && member && self->clock().now() - joined_at > join_timeout) {
+          member = false;
+          connect();
+        }
+      },
+      [this](const drain_request&) { context->node->state = node_state::draining; },
+      [this](caf::tick_atom) {
+        self->delayed_send(self, beat_interval, caf::tick_atom_v);
+        if (member) beat();
+        if (!member) connect();
+        if (context->node->state == node_state::draining && context->node->requests == 0 && !std::exchange(drained, true))
+          context->on_drained();
+      },
+  };
+}
+
+node_agent_actor::behavior_type node_agent(node_agent_actor::stateful_pointer<agent_state> self,
+                                           std::shared_ptr<agent_context> context) {
+  self->state.context = std::move(context);
+  return self->state.make_behavior();
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,48 @@
+// What a role actor works with: the engine's loop, the puller, metrics, and who it is. Shared by the actor and the
+// threads whose callbacks refer to it; lives until the last of them is gone.
+#pragma once
+
+#include <caf/actor_control_block.hpp>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "actors/block_puller.hpp"
+#include "actors/engine_loop.hpp"
+#include "actors/messages.hpp"
+#include "actors/metrics.hpp"
+
+namespace troupe::actors {
+
+// Actors of this process by incarnation: a node talks to a neighbour in its own process without a socket.
+class local_nodes {
+ public:
+  void add(std::uint64_t start, caf::strong_actor_ptr actor);
+  caf::strong_actor_ptr find(std::uint64_t start) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::uint64_t, caf::strong_actor_ptr> actors_;
+};
+
+struct role_options {
+  std::chrono::milliseconds connect_timeout{3000};
+  std::chrono::milliseconds pull_timeout{5000};
+  std::chrono::milliseconds prefill_silence{10'000};  // no block and no token from prefill: compute the rest here
+};
+
+struct node_services {
+  node_info info;
+  role_options options;
+  std::shared_ptr<local_nodes> neighbours;
+  std::unique_ptr<node_metrics> metrics;
+  std::unique_ptr<block_puller> puller;
+  std::unique_ptr<engine_loop> loop;  // last: its thread uses the others
+
+  std::atomic<node_state> state{node_state::joining};
+  std::atomic<std::uint32_t> requests{0};  // that the role actor follows; drained when zero
+  node_load load() const;
+};
+
+}  // namespace troupe::actors
