@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -57,7 +58,12 @@ class gguf_writer {
   std::uint64_t key_count = 0;
   std::vector<std::byte> data;
 
+  // Keys and tensors that are dropped when they are added, for a test that puts its own in their
+  // place.
+  std::set<std::string, std::less<>> omitted;
+
   byte_writer& key(std::string_view name, model::value_type type) {
+    if (omitted.contains(name)) return dropped_;
     ++key_count;
     return keys.put_string(name).put(static_cast<std::uint32_t>(type));
   }
@@ -85,6 +91,7 @@ class gguf_writer {
   }
   void add_tensor(std::string name, model::tensor_type type, std::vector<std::uint64_t> shape,
                   std::span<const std::byte> content) {
+    if (omitted.contains(name)) return;
     const auto dimensions = static_cast<std::uint32_t>(shape.size());
     tensors.push_back({std::move(name), static_cast<std::uint32_t>(type), std::move(shape),
                        data.size(), dimensions});
@@ -107,6 +114,9 @@ class gguf_writer {
     out.put_raw(data);
     return std::move(out.bytes);
   }
+
+ private:
+  byte_writer dropped_;
 };
 
 inline void write_file(const std::filesystem::path& path, std::span<const std::byte> bytes) {

@@ -227,13 +227,17 @@ inline void add_tiny_tensors(gguf_writer& file, const tiny_model& m) {
   }
 }
 
-// The writer before finish(), for tests that break something first.
-inline gguf_writer tiny_gguf(const tiny_model& wanted = {}) {
+// The writer before finish(), for tests that break something first; without the keys and tensors
+// named.
+inline gguf_writer tiny_gguf(const tiny_model& wanted = {},
+                             std::set<std::string, std::less<>> without = {}) {
   const tiny_model m = fitted(wanted);
   gguf_writer file;
+  file.omitted = std::move(without);
   add_tiny_settings(file, m);
   add_tiny_vocabulary(file);
   add_tiny_tensors(file, m);
+  file.omitted.clear();
   return file;
 }
 
