@@ -20,6 +20,7 @@ class summing_copy {
 
   // Copies at least `bytes` more, or all that is left; true when everything is copied.
   bool advance(std::size_t bytes);
+  std::size_t copied() const { return copied_; }
   bool done() const { return copied_ == bytes_; }
   // REQUIRES: done() and want_sum.
   std::uint64_t sum() const;

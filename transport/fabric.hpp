@@ -124,8 +124,9 @@ class fabric {
 
   virtual incarnation self() const = 0;
 
-  // Host memory, page aligned and zeroed, that peers on this host can map. ec::out_of_memory names
-  // the limit hit.
+  // Host memory, page aligned, contents unspecified, that peers on this host can map.
+  // ec::out_of_memory names the limit that was hit. Blocks the caller for as long as the system
+  // takes to make the pages.
   virtual result<region> allocate(std::size_t bytes) = 0;
   // Memory that the caller owns and keeps until close(). ec::unsupported if the transport cannot
   // reach that kind.
@@ -138,7 +139,8 @@ class fabric {
   // Starts to connect to the process that gave this address; peer_up or peer_down follows within
   // the fabric's connect timeout. Pulls are accepted at once and wait for it. Idempotent for a peer
   // that is connecting or up. ec::invalid_argument: the address is malformed; ec::peer_lost: it is
-  // of another incarnation; ec::unsupported: of another version of the protocol.
+  // of another incarnation, or the peer is going down (wait for its peer_down); ec::unsupported:
+  // another version.
   virtual result<void> connect(incarnation peer, std::string_view address) = 0;
   // Ends the peer's pulls (ec::canceled), then delivers peer_down. Unknown peers are ignored.
   virtual void disconnect(incarnation peer) = 0;

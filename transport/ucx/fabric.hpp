@@ -28,7 +28,7 @@ struct ucx_options {
 
 result<std::unique_ptr<fabric>> make_ucx_fabric(const ucx_options& options, event_sink sink);
 
-// For `troupe version` and logs: "1.13.1, host memory only".
+// For `troupe version` and logs: "1.13.1".
 std::string ucx_description();
 
 }  // namespace troupe::transport

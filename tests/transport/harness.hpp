@@ -1,0 +1,124 @@
+// What the transport's tests share: a recorder of events, and worlds that make fabrics of each kind
+// and let time pass, so that one suite runs over all of them.
+#pragma once
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "transport/fabric.hpp"
+#include "transport/sim/fabric.hpp"
+#include "transport/ucx/fabric.hpp"
+
+namespace troupe::transport::testing {
+
+using namespace std::chrono_literals;
+
+// Every event a fabric delivered, in order. The sink runs on the fabric's thread.
+class recorder {
+ public:
+  event_sink sink() {
+    return [this](event&& e) {
+      std::lock_guard lock(mutex_);
+      if (auto* done = std::get_if<pull_done>(&e))
+        done_.push_back(std::move(*done));
+      else if (auto* up = std::get_if<peer_up>(&e))
+        up_.push_back(*up);
+      else
+        down_.push_back(std::get<peer_down>(std::move(e)));
+      changed_.notify_all();
+    };
+  }
+  std::vector<pull_done> done() const { return copy(done_); }
+  std::vector<peer_up> up() const { return copy(up_); }
+  std::vector<peer_down> down() const { return copy(down_); }
+  bool wait(const std::function<bool()>& is_met, std::chrono::milliseconds limit) {
+    auto end = clock::now() + limit;
+    while (!is_met()) {
+      std::unique_lock lock(mutex_);
+      if (changed_.wait_until(lock, std::min(end, clock::now() + 5ms)) == std::cv_status::timeout &&
+          clock::now() >= end)
+        return false;
+    }
+    return true;
+  }
+
+ private:
+  template <class T>
+  std::vector<T> copy(const std::vector<T>& from) const {
+    std::lock_guard lock(mutex_);
+    return from;
+  }
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<pull_done> done_;
+  std::vector<peer_up> up_;
+  std::vector<peer_down> down_;
+};
+
+class world {
+ public:
+  virtual ~world() = default;
+  virtual std::unique_ptr<fabric> make(incarnation self, event_sink sink,
+                                       std::size_t max_pulls = 4096) = 0;
+  // Lets time pass until the condition holds; false after the limit.
+  virtual bool run_until(recorder& of, const std::function<bool()>& is_met,
+                         std::chrono::milliseconds limit = 20s) = 0;
+  virtual time_point now() const = 0;
+  virtual path expected_path() const = 0;
+};
+
+class ucx_world final : public world {
+ public:
+  explicit ucx_world(path forced) : forced_(forced) {}
+  std::unique_ptr<fabric> make(incarnation self, event_sink sink, std::size_t max_pulls) override {
+    ucx_options options;
+    options.self = self;
+    options.force_path = forced_;
+    options.max_pulls = max_pulls;
+    options.connect_timeout = 2s;
+    auto made = make_ucx_fabric(options, std::move(sink));
+    return made ? std::move(*made) : nullptr;
+  }
+  bool run_until(recorder& of, const std::function<bool()>& is_met,
+                 std::chrono::milliseconds limit) override {
+    return of.wait(is_met, limit);
+  }
+  time_point now() const override { return clock::now(); }
+  path expected_path() const override { return forced_; }
+
+ private:
+  path forced_;
+};
+
+class sim_world final : public world {
+ public:
+  std::unique_ptr<fabric> make(incarnation self, event_sink sink, std::size_t) override {
+    return network->make_fabric(self, std::move(sink));
+  }
+  bool run_until(recorder&, const std::function<bool()>& is_met,
+                 std::chrono::milliseconds limit) override {
+    time_point end = network->now() + limit;
+    while (!is_met()) {
+      auto next = network->next_event_time();
+      if (!next || *next > end) return false;
+      network->advance(*next);
+    }
+    return true;
+  }
+  time_point now() const override { return network->now(); }
+  path expected_path() const override { return path::sim; }
+
+  std::unique_ptr<sim_network> network = make_sim_network(1, time_point(1h));
+};
+
+inline std::unique_ptr<world> make_world(const std::string& kind) {
+  if (kind == "sim") return std::make_unique<sim_world>();
+  return std::make_unique<ucx_world>(kind == "ucx_shm" ? path::shm : path::tcp);
+}
+
+}  // namespace troupe::transport::testing

@@ -1,0 +1,44 @@
+// The address that a fabric publishes and its peers read: where its worker listens and which
+// regions it shows. Plain data and a parser for hostile input: every length is checked against what
+// is left, and a sum over the whole tells a damaged address from a good one before UCX sees any of
+// it. The sum is no signature: whoever may hand us an address is authenticated by the actor layer.
+// Any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/fabric.hpp"
+
+namespace troupe::transport {
+
+struct published_region {
+  std::uint64_t base = 0;  // address in the owner's process
+  std::uint64_t bytes = 0;
+  memory_kind kind = memory_kind::host;
+  std::string key;  // packed rkey
+};
+
+struct node_address {
+  incarnation owner{};
+  std::string host;        // equal for two processes that can map each other's memory
+  std::string worker;      // UCX worker address
+  published_region hello;  // a page that starts with the owner's incarnation
+  std::vector<published_region> regions;
+};
+
+std::string encode(const node_address& address);
+// ec::invalid_argument: malformed; ec::unsupported: another version.
+result<node_address> decode_address(std::string_view text);
+
+// Boot id and the namespaces that decide whether memory can be mapped.
+std::string host_identity();
+
+// What every fabric checks before it accepts a pull. `remote_bytes` is the size of the peer's
+// region.
+result<void> check_pieces(const pull_request& request, std::uint64_t remote_bytes,
+                          const region& local);
+
+}  // namespace troupe::transport

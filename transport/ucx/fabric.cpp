@@ -1,0 +1,261 @@
+#include "transport/ucx/fabric.hpp"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <future>
+#include <mutex>
+#include <thread>
+
+#include "base/log.hpp"
+#include "transport/ucx/progress.hpp"
+
+namespace troupe::transport {
+namespace {
+
+using ucx::registered_memory;
+
+// How long close() waits for UCX to end what is under way; a forced close ends within milliseconds.
+constexpr std::chrono::seconds close_timeout{5};
+
+// The shell: a thread, a queue of commands and an event fd around ucx::progress.
+class ucx_fabric final : public fabric {
+ public:
+  ucx_fabric(const ucx_options& options, event_sink sink)
+      : options_(options), sink_(std::move(sink)), book_(options.max_pulls) {}
+  ~ucx_fabric() override {
+    close();
+    if (wake_fd_ >= 0) ::close(wake_fd_);
+  }
+
+  result<void> start() {
+    wake_fd_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (wake_fd_ < 0) return fail(ec::io_error, "eventfd: no file descriptor left");
+    std::promise<result<void>> started;
+    auto outcome = started.get_future();
+    thread_ = std::thread([this, &started] { run(started); });
+    return outcome.get();
+  }
+
+  incarnation self() const override { return options_.self; }
+
+  result<region> allocate(std::size_t bytes) override {
+    if (bytes == 0) return fail(ec::invalid_argument, "a region of nothing");
+    return add_region(nullptr, bytes, memory_kind::host);
+  }
+
+  result<region> register_memory(void* data, std::size_t bytes, memory_kind kind) override {
+    if (bytes == 0 || data == nullptr) return fail(ec::invalid_argument, "a region of nothing");
+    return add_region(static_cast<std::byte*>(data), bytes, kind);
+  }
+
+  result<std::string> local_address() override {
+    std::lock_guard lock(mutex_);
+    if (book_.closed()) return fail(ec::canceled, "the transport is closed");
+    return encode(address_);
+  }
+
+  result<void> connect(incarnation peer, std::string_view text) override {
+    TROUPE_TRY(node_address address, decode_address(text));
+    if (address.owner != peer)
+      return fail(ec::peer_lost, "the address is of another start of that node");
+    if (address.worker.size() < 8 || address.hello.bytes < sizeof(std::uint64_t))
+      return fail(ec::invalid_argument, "the transport address names no worker");
+    return post_unless_closed([&]() -> result<command> {
+      TROUPE_TRY(bool is_new, book_.connecting(peer, address));
+      if (!is_new) return command{};
+      return command([this, address = std::move(address)]() mutable {
+        progress_->connect(std::move(address), clock::now());
+      });
+    });
+  }
+
+  void disconnect(incarnation peer) override {
+    post([this, peer] { progress_->disconnect(peer, clock::now()); });
+  }
+
+  result<void> pull(pull_request request) override {
+    return post_unless_closed([&]() -> result<command> {
+      TROUPE_CHECK(book_.admit(request, clock::now()));
+      return command([this, request = std::move(request)]() mutable {
+        progress_->start(std::move(request), clock::now());
+      });
+    });
+  }
+
+  void cancel(op_id op) override {
+    post([this, op] { progress_->cancel(op, clock::now()); });
+  }
+
+  fabric_stats stats() const override { return book_.stats(clock::now()); }
+
+  void close() override {
+    TROUPE_ASSERT(std::this_thread::get_id() != thread_.get_id());
+    std::lock_guard lock(close_mutex_);
+    if (!thread_.joinable()) return;
+    post([this] { closing_ = true; }, true);
+    thread_.join();
+  }
+
+ private:
+  using command = std::function<void()>;
+
+  void post(command c, bool is_last = false) {
+    {
+      std::lock_guard lock(mutex_);
+      if (is_last) book_.close();
+      commands_.push_back(std::move(c));
+    }
+    wake();
+  }
+
+  // What was accepted is in the queue before the last command, so it gets its completion. `make`
+  // may give an empty command: there is nothing to do.
+  template <class Make>
+  result<void> post_unless_closed(Make make) {
+    {
+      std::lock_guard lock(mutex_);
+      if (book_.closed()) return fail(ec::canceled, "the transport is closed");
+      TROUPE_TRY(command c, make());
+      if (c == nullptr) return {};
+      commands_.push_back(std::move(c));
+    }
+    wake();
+    return {};
+  }
+
+  void wake() {
+    std::uint64_t one = 1;
+    // Fails only when the counter is full, and then the thread is awake.
+    [[maybe_unused]] auto written = ::write(wake_fd_, &one, sizeof one);
+  }
+
+  void run_commands() {
+    std::vector<command> batch;
+    {
+      std::lock_guard lock(mutex_);
+      batch.swap(commands_);
+    }
+    for (command& c : batch) c();
+  }
+
+  result<region> add_region(std::byte* data, std::size_t bytes, memory_kind kind) {
+    if (std::this_thread::get_id() == thread_.get_id()) return map(data, bytes, kind);
+    auto mapped = std::make_shared<std::promise<result<region>>>();
+    auto outcome = mapped->get_future();
+    TROUPE_CHECK(post_unless_closed([&]() -> result<command> {
+      return command([=, this] { mapped->set_value(map(data, bytes, kind)); });
+    }));
+    return outcome.get();
+  }
+
+  // Progress thread.
+  result<region> map(std::byte* data, std::size_t bytes, memory_kind kind) {
+    if (closing_) return fail(ec::canceled, "the transport is closed");
+    TROUPE_TRY(registered_memory memory, worker_->map(data, bytes, kind));
+    memory.where.id = book_.next_region();
+    book_.add_region(memory.where);
+    std::lock_guard lock(mutex_);
+    address_.regions.push_back(
+        {reinterpret_cast<std::uint64_t>(memory.where.data), bytes, kind, memory.key});
+    region made = memory.where;
+    memory_.push_back(std::move(memory));
+    return made;
+  }
+
+  // Progress thread: the worker, and the page that peers greet.
+  result<void> open_worker() {
+    TROUPE_TRY(worker_, ucx::worker::make(options_));
+    constexpr std::size_t page = 4096;
+    TROUPE_TRY(registered_memory hello, worker_->map(nullptr, page, memory_kind::host));
+    *reinterpret_cast<std::uint64_t*>(hello.where.data) = raw(options_.self);
+    address_ = {
+        options_.self,
+        host_identity(),
+        worker_->address(),
+        {reinterpret_cast<std::uint64_t>(hello.where.data), page, memory_kind::host, hello.key},
+        {}};
+    memory_.push_back(std::move(hello));
+    progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_);
+    return {};
+  }
+
+  void run(std::promise<result<void>>& started) {
+    auto opened = open_worker();
+    bool well = opened.has_value();
+    started.set_value(std::move(opened));  // `started` is gone after this
+    if (!well) {
+      release();
+      return;
+    }
+    for (run_commands(); !closing_; run_commands())
+      if (!progress_->round(clock::now())) sleep();
+    shut_down();
+  }
+
+  void sleep() {
+    if (!worker_->arm()) return;
+    pollfd watched[] = {{worker_->event_fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+    timespec wait{}, *limit = nullptr;
+    if (auto next = progress_->next_deadline()) {
+      auto left = std::max(*next - clock::now(), clock::duration::zero());
+      wait.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(left).count();
+      wait.tv_nsec = (left % std::chrono::seconds(1)).count();
+      limit = &wait;
+    }
+    ::ppoll(watched, 2, limit, nullptr);
+    std::uint64_t count;
+    [[maybe_unused]] auto got = ::read(wake_fd_, &count, sizeof count);
+  }
+
+  void shut_down() {
+    time_point give_up = clock::now() + close_timeout;
+    run_commands();
+    progress_->close_all(clock::now());
+    while (!progress_->idle() && clock::now() < give_up)
+      if (!progress_->round(clock::now())) sleep();
+    if (progress_->idle()) return release();
+    // Something may still write into our memory: keep it, and what it belongs to, until the process
+    // ends.
+    spdlog::error("transport: UCX did not end its requests within {} s; memory stays mapped",
+                  close_timeout.count());
+    static_cast<void>(progress_.release());
+    static_cast<void>(worker_.release());
+  }
+
+  void release() {
+    progress_.reset();
+    for (const registered_memory& memory : memory_) worker_->unmap(memory);
+    memory_.clear();
+    worker_.reset();
+  }
+
+  const ucx_options options_;
+  const event_sink sink_;
+  ledger book_;
+  int wake_fd_ = -1;
+  std::mutex close_mutex_;
+
+  std::mutex mutex_;  // guards the two below
+  std::vector<command> commands_;
+  node_address address_;
+
+  // Progress thread only.
+  bool closing_ = false;
+  std::vector<registered_memory> memory_;
+  std::unique_ptr<ucx::worker> worker_;
+  std::unique_ptr<ucx::progress> progress_;
+  std::thread thread_;
+};
+
+}  // namespace
+
+result<std::unique_ptr<fabric>> make_ucx_fabric(const ucx_options& options, event_sink sink) {
+  TROUPE_ASSERT(sink != nullptr);
+  auto made = std::make_unique<ucx_fabric>(options, std::move(sink));
+  TROUPE_CHECK(made->start());
+  return made;
+}
+
+}  // namespace troupe::transport
