@@ -36,18 +36,22 @@ transport::path block_puller::path_to(incarnation peer) const {
 }
 
 std::span<const std::byte> block_puller::block(block_id id) const {
-  return arena_.span().subspan(id * layout_.block_bytes(), layout_.payload_bytes() + gpu::fence_bytes);
+  return arena_.span().subspan(id * layout_.block_bytes(),
+                               layout_.payload_bytes() + gpu::fence_bytes);
 }
 
-void block_puller::pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline, completion done) {
+void block_puller::pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline,
+                        completion done) {
   transport::pull_request request;
   request.peer = peer;
   request.remote = transport::region_id{0};  // a node makes its arena first
   request.local = arena_.id;
   request.deadline = deadline;
   request.checksum = true;
-  const std::uint64_t stride = layout_.block_bytes(), bytes = layout_.payload_bytes() + gpu::fence_bytes;
-  for (const auto& p : plan.pieces) request.pieces.push_back({p.remote * stride, p.local * stride, bytes});
+  const std::uint64_t stride = layout_.block_bytes(),
+                      bytes = layout_.payload_bytes() + gpu::fence_bytes;
+  for (const auto& p : plan.pieces)
+    request.pieces.push_back({p.remote * stride, p.local * stride, bytes});
   {
     std::lock_guard lock(mutex_);
     request.op = transport::op_id{next_op_++};
@@ -82,15 +86,18 @@ void block_puller::finish(transport::pull_done&& d) {
     out.failure = d.outcome.error();
   } else {
     if (d.duration.count() > 0) {
-      const auto now = static_cast<std::uint64_t>(static_cast<double>(d.bytes) * 1e9 / static_cast<double>(d.duration.count()));
+      const auto now = static_cast<std::uint64_t>(static_cast<double>(d.bytes) * 1e9 /
+                                                  static_cast<double>(d.duration.count()));
       const auto before = bytes_per_second_.load();
       bytes_per_second_ = before == 0 ? now : (before * 7 + now) / 8;
     }
     for (std::size_t i = 0; i < r.pieces.size(); ++i) {
       const auto& expected = r.pieces[i].expected;
-      const transport::block_tag tag{r.peer, expected.generation, fence_layout_, expected.valid_tokens};
-      auto verified = i < d.checksums.size() ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
-                                             : transport::verify(block(r.pieces[i].local), tag);
+      const transport::block_tag tag{r.peer, expected.generation, fence_layout_,
+                                     expected.valid_tokens};
+      auto verified = i < d.checksums.size()
+                          ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
+                          : transport::verify(block(r.pieces[i].local), tag);
       out.ok[i] = verified.has_value();
       if (!verified && out.failure.code == ec::none) out.failure = verified.error();
     }

@@ -34,13 +34,18 @@ class block_puller {
   std::function<void(incarnation, const error&)> on_peer_down;  // set before the fabric starts
   void attach(transport::fabric& fabric, const transport::region& arena);
 
-  result<void> connect(incarnation peer, std::string_view address) { return fabric_->connect(peer, address); }
+  result<void> connect(incarnation peer, std::string_view address) {
+    return fabric_->connect(peer, address);
+  }
   void disconnect(incarnation peer) { fabric_->disconnect(peer); }
   transport::path path_to(incarnation peer) const;
-  std::uint64_t bytes_per_second() const { return bytes_per_second_; }  // smoothed; 0 before the first pull
+  std::uint64_t bytes_per_second() const {
+    return bytes_per_second_;
+  }  // smoothed; 0 before the first pull
 
   // `done` is called exactly once, also when the pull cannot start (then from within this call).
-  void pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline, completion done);
+  void pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline,
+            completion done);
 
  private:
   struct running {

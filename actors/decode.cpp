@@ -29,13 +29,14 @@ void decode_state::generate(const generate_request& r) {
   e.trace.route_reason = r.route_reason;
   if (node->state == node_state::draining) {
     entries.insert_or_assign(r.id, std::move(e));
-    return on_refused({r.id, r.try_number, false, error{ec::draining, node->info.name + " is draining"}});
+    return on_refused(
+        {r.id, r.try_number, false, error{ec::draining, node->info.name + " is draining"}});
   }
   if (r.has_prefill) {
     remote_part part;
     part.peer = r.prefill.start;
-    part.message = {r.id, r.try_number, r.prompt, r.output, r.sampling, r.cache_salt, r.timeout_ms,
-                    node->info.kv_identity};
+    part.message = {r.id,       r.try_number, r.prompt,     r.output,
+                    r.sampling, r.cache_salt, r.timeout_ms, node->info.kv_identity};
     part.last_progress = self->clock().now();
     e.remote = std::move(part);
     e.trace.prefill_node = r.prefill.name;
@@ -51,7 +52,8 @@ void decode_state::generate(const generate_request& r) {
   auto request = to_engine(r, engine::clock::now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
-  post(r.id, [me = decode_actor(self), request, remote](engine::engine& eng, engine::time_point now) {
+  post(r.id, [me = decode_actor(self), request, remote](engine::engine& eng,
+                                                        engine::time_point now) {
     const request_admitted admitted{raw(request.id), request.try_number};
     error why;
     if (remote) {
@@ -104,7 +106,8 @@ void decode_state::finish(std::uint64_t id, generation_finished message) {
 }
 
 void decode_state::on_events(const engine::events& e) {
-  auto stream = [this](request_id id, attempt try_number, bool of_prompt, const std::vector<engine::token_output>& tokens) {
+  auto stream = [this](request_id id, attempt try_number, bool of_prompt,
+                       const std::vector<engine::token_output>& tokens) {
     auto it = entries.find(raw(id));
     if (it == entries.end() || it->second.try_number != try_number) return;
     generation_tokens m{raw(id), try_number, of_prompt, {}};
@@ -120,7 +123,8 @@ void decode_state::on_events(const engine::events& e) {
 }
 
 void decode_state::on_down(const caf::down_msg& down) {
-  if (auto it = peer_of.find(down.source); it != peer_of.end()) return drop_peer(it->second, "its connection ended");
+  if (auto it = peer_of.find(down.source); it != peer_of.end())
+    return drop_peer(it->second, "its connection ended");
   if (sinks.erase(down.source) == 0) return;
   std::vector<std::uint64_t> orphans;
   for (auto& [id, e] : entries)

@@ -29,9 +29,9 @@ struct decode_state {
   // A prefill node as this node sees it.
   struct peer {
     node_info info;
-    prefill_actor actor;  // null while connecting
+    prefill_actor actor;                 // null while connecting
     std::vector<std::uint64_t> waiting;  // requests to send once connected
-    bool seen = false;                   // in a membership: its absence from the next one means that it left
+    bool seen = false;  // in a membership: its absence from the next one means that it left
   };
   // The remote prefill of a request, from asking until the blocks there are released.
   struct remote_part {

@@ -21,8 +21,9 @@ void decode_state::connect_peer(const node_info& info) {
     return drop_peer(info.start, to_string(linked.error()));
   if (auto neighbour = node->neighbours->find(info.start))
     return connected(caf::actor_cast<prefill_actor>(neighbour));
-  connect_to<prefill_actor>(self, info.host, info.port, node->options.connect_timeout, connected,
-                            [this, start = info.start](const error& e) { drop_peer(start, e.detail); });
+  connect_to<prefill_actor>(
+      self, info.host, info.port, node->options.connect_timeout, connected,
+      [this, start = info.start](const error& e) { drop_peer(start, e.detail); });
 }
 
 void decode_state::ask_prefill(std::uint64_t id) {
@@ -68,21 +69,24 @@ void decode_state::on_blocks(const blocks_ready& m) {
   auto start = [me = decode_actor(self), services, blocks, happened, peer = incarnation{part.peer},
                 first = m.first_block](engine::engine& eng, engine::time_point now) {
     auto plan = eng.start_pull(request_id{happened.id}, happened.try_number, first, blocks);
-    if (plan.pieces.empty()) return caf::anon_send(me, happened);  // cached here, or the request is gone
+    if (plan.pieces.empty())
+      return caf::anon_send(me, happened);  // cached here, or the request is gone
     const auto id = plan.id;
-    services->puller->pull(peer, std::move(plan), now + services->options.pull_timeout, [=](pull_outcome&& out) {
-      services->metrics->on_pull(out);
-      pull_happened h = happened;
-      h.blocks = static_cast<std::uint32_t>(out.ok.size());
-      for (bool ok : out.ok) h.failed_blocks += ok ? 0 : 1;
-      h.bytes = out.bytes;
-      h.duration_us = static_cast<std::uint64_t>(out.duration.count() / 1000);
-      h.failure = out.failure;
-      services->loop->post_completion([id, ok = out.ok, bytes = out.bytes](engine::engine& e, engine::time_point t) {
-        e.pull_ended(id, ok, bytes, t);
-      });
-      caf::anon_send(me, std::move(h));
-    });
+    services->puller->pull(
+        peer, std::move(plan), now + services->options.pull_timeout, [=](pull_outcome&& out) {
+          services->metrics->on_pull(out);
+          pull_happened h = happened;
+          h.blocks = static_cast<std::uint32_t>(out.ok.size());
+          for (bool ok : out.ok) h.failed_blocks += ok ? 0 : 1;
+          h.bytes = out.bytes;
+          h.duration_us = static_cast<std::uint64_t>(out.duration.count() / 1000);
+          h.failure = out.failure;
+          services->loop->post_completion(
+              [id, ok = out.ok, bytes = out.bytes](engine::engine& e, engine::time_point t) {
+                e.pull_ended(id, ok, bytes, t);
+              });
+          caf::anon_send(me, std::move(h));
+        });
   };
   post(m.id, std::move(start));
 }
@@ -95,7 +99,8 @@ void decode_state::on_first_token(const first_token& m) {
     it->second.remote->ended_with_first = true;
     return;
   }
-  post(m.id, [id = m.id, try_number = m.try_number, token = from_wire(m.token)](engine::engine& e, engine::time_point now) {
+  post(m.id, [id = m.id, try_number = m.try_number, token = from_wire(m.token)](
+                 engine::engine& e, engine::time_point now) {
     e.remote_first_token(request_id{id}, try_number, token, now);
   });
 }
@@ -110,15 +115,17 @@ void decode_state::on_pull(const pull_happened& m) {
   part.last_progress = self->clock().now();
   --part.pulls_running;
   if (m.blocks > 0)
-    e.trace.transfer_path = std::string(transport::to_string(node->puller->path_to(incarnation{part.peer})));
+    e.trace.transfer_path =
+        std::string(transport::to_string(node->puller->path_to(incarnation{part.peer})));
   if (m.failed_blocks > 0) {
-    spdlog::warn("{} of {} blocks from {} were not usable: {}", m.failed_blocks, m.blocks, e.trace.prefill_node,
-                 to_string(m.failure));
+    spdlog::warn("{} of {} blocks from {} were not usable: {}", m.failed_blocks, m.blocks,
+                 e.trace.prefill_node, to_string(m.failure));
     return end_remote(m.id, true, to_string(m.failure));
   }
   // When the first token is an end of generation there is none to deliver: the engine finds that out by itself from
   // the blocks, at the price of one row.
-  if (part.all_announced && part.pulls_running == 0) end_remote(m.id, part.ended_with_first, "complete");
+  if (part.all_announced && part.pulls_running == 0)
+    end_remote(m.id, part.ended_with_first, "complete");
 }
 
 void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::string& why) {
@@ -130,7 +137,8 @@ void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::st
   if (auto p = peers.find(part.peer); p != peers.end() && p->second.actor && part.asked)
     self->send(p->second.actor, release_request{id});
   if (!compute_rest) return;
-  if (!part.ended_with_first) spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
+  if (!part.ended_with_first)
+    spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
   post(id, [id, try_number = it->second.try_number](engine::engine& e, engine::time_point now) {
     e.remote_failed(request_id{id}, try_number, now);
   });
@@ -140,7 +148,8 @@ void decode_state::check_silence() {
   const auto now = self->clock().now();
   std::vector<std::uint64_t> silent;
   for (auto& [id, e] : entries)
-    if (e.remote && now - e.remote->last_progress > node->options.prefill_silence) silent.push_back(id);
+    if (e.remote && now - e.remote->last_progress > node->options.prefill_silence)
+      silent.push_back(id);
   for (auto id : silent) end_remote(id, true, "the prefill node is silent");
 }
 

@@ -34,7 +34,8 @@ directory_actor::behavior_type directory_state::make_behavior() {
           return reply;
         }
         const auto sender = caf::actor_cast<caf::actor_addr>(self->current_sender());
-        if (joined.insert_or_assign(sender, std::pair(r.info.name, r.info.start)).second) self->monitor(sender);
+        if (joined.insert_or_assign(sender, std::pair(r.info.name, r.info.start)).second)
+          self->monitor(sender);
         publish();
         return reply;
       },
@@ -47,7 +48,8 @@ directory_actor::behavior_type directory_state::make_behavior() {
       [this](const subscribe_request&) {
         const auto sender = caf::actor_cast<caf::actor_addr>(self->current_sender());
         auto listener = caf::actor_cast<membership_listener>(self->current_sender());
-        if (subscribers.insert_or_assign(sender, listener).second && joined.count(sender) == 0) self->monitor(sender);
+        if (subscribers.insert_or_assign(sender, listener).second && joined.count(sender) == 0)
+          self->monitor(sender);
         self->send(listener, table->snapshot(self->clock().now()));
       },
       [](const metrics_request&) -> std::string { return {}; },

@@ -11,7 +11,9 @@ engine_loop::engine_loop(std::unique_ptr<engine::engine> engine, hooks h, std::s
   pthread_setname_np(thread_.native_handle(), "engine");
 }
 
-engine_loop::~engine_loop() { stop(); }
+engine_loop::~engine_loop() {
+  stop();
+}
 
 void engine_loop::stop() {
   {
@@ -27,7 +29,8 @@ result<void> engine_loop::post(command c) {
     std::lock_guard lock(mutex_);
     if (ended_ || stopping_) return fail(ec::draining, "the engine of this node has stopped");
     if (queue_.size() >= queue_limit_)
-      return fail(ec::queue_full, "the engine's command queue is full (" + std::to_string(queue_limit_) + ")");
+      return fail(ec::queue_full,
+                  "the engine's command queue is full (" + std::to_string(queue_limit_) + ")");
     queue_.push_back(std::move(c));
   }
   wake_.notify_one();
@@ -56,7 +59,8 @@ void engine_loop::run() {
       auto ready = [this] { return stopping_ || !queue_.empty(); };
       if (!engine_->has_work()) {
         // A bound of its own, so that a deadline computed wrongly can delay a watchdog but never disable it.
-        auto until = std::min(engine_->next_deadline(), engine::clock::now() + std::chrono::seconds(1));
+        auto until =
+            std::min(engine_->next_deadline(), engine::clock::now() + std::chrono::seconds(1));
         wake_.wait_until(lock, until, ready);
       }
       if (stopping_) {

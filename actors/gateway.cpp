@@ -12,8 +12,8 @@ constexpr auto metrics_timeout = std::chrono::milliseconds(1000);
 
 // Another node may succeed where this one did not.
 bool worth_another_node(ec code) {
-  return code == ec::draining || code == ec::queue_full || code == ec::peer_lost || code == ec::device_lost ||
-         code == ec::out_of_memory;
+  return code == ec::draining || code == ec::queue_full || code == ec::peer_lost ||
+         code == ec::device_lost || code == ec::out_of_memory;
 }
 
 }  // namespace
@@ -36,15 +36,18 @@ void gateway_state::generate(const generate_request& r) {
   };
   if (draining) return refuse(ec::draining, "the server is shutting down");
   if (requests.size() >= context->options.max_requests)
-    return refuse(ec::queue_full, "the server follows " + std::to_string(requests.size()) + " requests already");
-  if (requests.count(r.id) != 0) return refuse(ec::invalid_argument, "a request with this id is running");
+    return refuse(ec::queue_full,
+                  "the server follows " + std::to_string(requests.size()) + " requests already");
+  if (requests.count(r.id) != 0)
+    return refuse(ec::invalid_argument, "a request with this id is running");
   if (clients.insert(client.address()).second) self->monitor(client);
 
   request q;
   q.message = r;
   q.client = client;
   q.arrived = self->clock().now();
-  q.deadline = q.arrived + std::chrono::milliseconds(std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
+  q.deadline = q.arrived + std::chrono::milliseconds(
+                               std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
   requests.emplace(r.id, std::move(q));
   context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
   route(r.id);
@@ -55,8 +58,9 @@ void gateway_state::route(std::uint64_t id) {
   q.decode = 0;
   const auto try_number = q.try_number;
   const auto begin = std::chrono::steady_clock::now();
-  route_request ask{id, static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
-                    q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(), q.excluded};
+  route_request ask{
+      id, static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
+      q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(), q.excluded};
   self->request(context->router, context->options.route_timeout, std::move(ask))
       .then(
           [this, id, try_number, begin](const route_plan& plan) {
@@ -65,22 +69,27 @@ void gateway_state::route(std::uint64_t id) {
             on_plan(id, try_number, plan);
           },
           [this, id, try_number](const caf::error&) {
-            if (find(id, try_number) != nullptr) fail(id, {ec::internal, "the router did not answer"});
+            if (find(id, try_number) != nullptr)
+              fail(id, {ec::internal, "the router did not answer"});
           });
 }
 
 void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan) {
   auto* q = find(id, try_number);
   if (q == nullptr) return;
-  if (q->canceled) return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+  if (q->canceled)
+    return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
   if (plan.code != ec::none) {
-    const error why = q->last_failure.code != ec::none ? q->last_failure : error{plan.code, plan.detail};
+    const error why =
+        q->last_failure.code != ec::none ? q->last_failure : error{plan.code, plan.detail};
     // Nobody decodes at the moment, but a node may be starting: wait a little, unless a node that is there refused.
-    const bool refused = q->last_failure.code == ec::queue_full || q->last_failure.code == ec::draining ||
+    const bool refused = q->last_failure.code == ec::queue_full ||
+                         q->last_failure.code == ec::draining ||
                          q->last_failure.code == ec::out_of_memory;
     const auto now = self->clock().now();
     if (!q->no_worker_since) q->no_worker_since = now;
-    if (refused || plan.code != ec::no_worker || now - *q->no_worker_since > context->options.no_worker_wait)
+    if (refused || plan.code != ec::no_worker ||
+        now - *q->no_worker_since > context->options.no_worker_wait)
       return fail(id, why);
     return;  // reroute_waiting asks again
   }
@@ -106,7 +115,9 @@ void gateway_state::dispatch(std::uint64_t id) {
   }
   auto message = q.message;
   message.try_number = q.try_number;
-  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(q.deadline - self->clock().now()).count();
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(q.deadline - self->clock().now())
+          .count();
   message.timeout_ms = left > 0 ? static_cast<std::uint64_t>(left) : 0;
   self->send(caf::actor_cast<decode_actor>(n->second.actor), std::move(message));
 }
@@ -125,7 +136,8 @@ void gateway_state::on_tokens(const generation_tokens& m) {
   for (const auto& t : m.tokens) {
     if (t.index < delivered.size()) continue;
     if (t.index > delivered.size())
-      return retry(m.id, {ec::internal, "a decode node skipped token " + std::to_string(delivered.size())});
+      return retry(
+          m.id, {ec::internal, "a decode node skipped token " + std::to_string(delivered.size())});
     if (delivered.empty()) {
       const auto ttft = std::chrono::duration<double>(self->clock().now() - q->arrived).count();
       context->metrics->ttft_prediction_error_seconds.Observe(
@@ -153,10 +165,11 @@ void gateway_state::on_finished(const generation_finished& m) {
 void gateway_state::retry(std::uint64_t id, const error& why) {
   auto& q = requests.at(id);
   q.last_failure = why;
-  if (q.canceled) return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+  if (q.canceled)
+    return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
   if (q.try_number + 1 >= context->options.max_attempts) return fail(id, why);
-  spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id, q.try_number,
-               q.message.output.size(), to_string(why));
+  spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id,
+               q.try_number, q.message.output.size(), to_string(why));
   // The old node may still be at work on it: what it says from now on is of an old attempt and is dropped.
   if (auto n = nodes.find(q.decode); n != nodes.end() && n->second.actor)
     self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
@@ -195,7 +208,8 @@ void gateway_state::cancel(std::uint64_t id) {
   q.canceled = true;
   auto n = nodes.find(q.decode);
   if (n != nodes.end() && n->second.actor)
-    self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});  // it answers with abort
+    self->send(caf::actor_cast<decode_actor>(n->second.actor),
+               cancel_request{id});  // it answers with abort
   else
     fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
 }
@@ -221,7 +235,8 @@ void gateway_state::check_deadlines() {
 
 gateway_actor::behavior_type gateway_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
-    if (auto it = node_of.find(down.source); it != node_of.end()) return drop_node(it->second, "its connection ended");
+    if (auto it = node_of.find(down.source); it != node_of.end())
+      return drop_node(it->second, "its connection ended");
     subscribers.erase(down.source);
     if (clients.erase(down.source) == 0) return;
     std::vector<std::uint64_t> orphans;
@@ -236,7 +251,8 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       [this](const cancel_request& c) { cancel(c.id); },
       [this](const generation_accepted& m) {
         auto* q = find(m.id, m.try_number);
-        if (q != nullptr && !std::exchange(q->accepted, true)) self->send(q->client, generation_accepted{m.id, 0});
+        if (q != nullptr && !std::exchange(q->accepted, true))
+          self->send(q->client, generation_accepted{m.id, 0});
       },
       [this](const generation_tokens& m) { on_tokens(m); },
       [this](const generation_finished& m) { on_finished(m); },
@@ -244,7 +260,8 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       [this](const subscribe_request&) {
         auto listener = caf::actor_cast<membership_listener>(self->current_sender());
         if (!listener) return;
-        if (subscribers.insert_or_assign(listener.address(), listener).second) self->monitor(listener);
+        if (subscribers.insert_or_assign(listener.address(), listener).second)
+          self->monitor(listener);
         self->send(listener, latest);
       },
       [this](const metrics_request&) { return collect_metrics(); },

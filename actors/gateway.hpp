@@ -25,8 +25,10 @@ struct gateway_options {
   std::uint32_t max_attempts = 3;     // decode nodes tried for one request
   std::chrono::milliseconds connect_timeout{3000};
   std::chrono::milliseconds route_timeout{2000};
-  std::chrono::milliseconds no_worker_wait{4000};  // a killed decode node is restarted sooner than that
-  std::chrono::milliseconds deadline_grace{2000};  // the nodes end a request at its deadline; then the gateway does
+  std::chrono::milliseconds no_worker_wait{
+      4000};  // a killed decode node is restarted sooner than that
+  std::chrono::milliseconds deadline_grace{
+      2000};  // the nodes end a request at its deadline; then the gateway does
 };
 
 struct gateway_context {
@@ -51,7 +53,8 @@ struct gateway_state {
     bool seen = false;  // in a membership
   };
   struct request {
-    generate_request message;  // as the client sent it; message.output grows with what was delivered
+    generate_request
+        message;  // as the client sent it; message.output grows with what was delivered
     stream_sink_actor client;
     std::uint64_t decode = 0;  // incarnation of the node that serves it; 0 while routing
     std::uint32_t try_number = 0;
@@ -71,7 +74,8 @@ struct gateway_state {
   void on_tokens(const generation_tokens& m);
   void on_finished(const generation_finished& m);
   void retry(std::uint64_t id, const error& why);
-  void fail(std::uint64_t id, const error& why, engine::finish_reason reason = engine::finish_reason::error);
+  void fail(std::uint64_t id, const error& why,
+            engine::finish_reason reason = engine::finish_reason::error);
   void close(std::uint64_t id, generation_finished m);
   void cancel(std::uint64_t id);
   void check_deadlines();
@@ -87,9 +91,9 @@ struct gateway_state {
   gateway_actor::pointer self;
   std::shared_ptr<gateway_context> context;
   std::map<std::uint64_t, request> requests;
-  std::map<std::uint64_t, node> nodes;               // by incarnation
+  std::map<std::uint64_t, node> nodes;  // by incarnation
   std::map<caf::actor_addr, std::uint64_t> node_of;
-  std::set<caf::actor_addr> clients;                 // monitored
+  std::set<caf::actor_addr> clients;  // monitored
   std::map<caf::actor_addr, membership_listener> subscribers;
   membership latest;
   bool draining = false;

@@ -21,13 +21,19 @@ void gateway_state::connect_node(const node_info& info) {
   auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail); };
   if (auto neighbour = context->neighbours->find(info.start)) return connected(neighbour);
   if (info.kind == role::decode)
-    connect_to<decode_actor>(self, info.host, info.port, context->options.connect_timeout,
-                             [connected](const decode_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
-                             failed);
+    connect_to<decode_actor>(
+        self, info.host, info.port, context->options.connect_timeout,
+        [connected](const decode_actor& a) {
+          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
+        },
+        failed);
   else
-    connect_to<prefill_actor>(self, info.host, info.port, context->options.connect_timeout,
-                              [connected](const prefill_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
-                              failed);
+    connect_to<prefill_actor>(
+        self, info.host, info.port, context->options.connect_timeout,
+        [connected](const prefill_actor& a) {
+          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
+        },
+        failed);
 }
 
 void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
@@ -39,7 +45,8 @@ void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
   std::vector<std::uint64_t> affected;
   for (auto& [id, q] : requests)
     if (q.decode == start) affected.push_back(id);
-  if (!affected.empty()) spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
+  if (!affected.empty())
+    spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
   for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
 }
 
@@ -52,7 +59,8 @@ void gateway_state::on_membership(const membership& m) {
   for (const auto& n : m.members) {
     if (n.info.kind == role::gateway) continue;
     ++workers[{std::string(to_string(n.info.kind)), std::string(to_string(n.state))}];
-    context->metrics->set_heartbeat_age(n.info.name, static_cast<double>(n.heartbeat_age_ms) * 1e-3);
+    context->metrics->set_heartbeat_age(n.info.name,
+                                        static_cast<double>(n.heartbeat_age_ms) * 1e-3);
     if (n.state == node_state::lost) continue;
     alive.insert(n.info.start);
     if (n.state == node_state::ready) connect_node(n.info);

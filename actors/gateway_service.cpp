@@ -1,9 +1,9 @@
 #include "actors/gateway_service.hpp"
 
+#include <atomic>
 #include <caf/scoped_actor.hpp>
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
-#include <atomic>
 #include <map>
 #include <mutex>
 #include <random>
@@ -67,7 +67,8 @@ service_actor::behavior_type service_state::make_behavior() {
         r.prompt = std::move(s.what->prompt);
         r.sampling = to_wire(s.what->sampling);
         r.cache_salt = std::move(s.what->cache_salt);
-        r.timeout_ms = static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.what->timeout.count()));
+        r.timeout_ms =
+            static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.what->timeout.count()));
         self->send(gateway, std::move(r));
       },
       [this](const cancel_request& c) {
@@ -94,7 +95,8 @@ service_actor::behavior_type service_state::make_behavior() {
   };
 }
 
-service_actor::behavior_type service(service_actor::stateful_pointer<service_state> self, const gateway_actor& gateway,
+service_actor::behavior_type service(service_actor::stateful_pointer<service_state> self,
+                                     const gateway_actor& gateway,
                                      std::shared_ptr<status_board> board) {
   self->state.gateway = gateway;
   self->state.board = std::move(board);
@@ -137,7 +139,8 @@ class gateway_service : public generation_service {
 
   request_id submit(generation g, std::shared_ptr<generation_sink> sink) override {
     const auto id = next_id_.fetch_add(1);
-    caf::anon_send(actor_, submit_generation{id, std::make_shared<generation>(std::move(g)), std::move(sink)});
+    caf::anon_send(
+        actor_, submit_generation{id, std::make_shared<generation>(std::move(g)), std::move(sink)});
     return request_id{id};
   }
 
@@ -174,7 +177,8 @@ class gateway_service : public generation_service {
 
 }  // namespace
 
-std::unique_ptr<generation_service> make_gateway_service(caf::actor_system& system, const gateway_actor& gateway) {
+std::unique_ptr<generation_service> make_gateway_service(caf::actor_system& system,
+                                                         const gateway_actor& gateway) {
   return std::make_unique<gateway_service>(system, gateway);
 }
 

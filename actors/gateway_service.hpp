@@ -10,6 +10,7 @@
 
 namespace troupe::actors {
 
-std::unique_ptr<generation_service> make_gateway_service(caf::actor_system& system, const gateway_actor& gateway);
+std::unique_ptr<generation_service> make_gateway_service(caf::actor_system& system,
+                                                         const gateway_actor& gateway);
 
 }  // namespace troupe::actors

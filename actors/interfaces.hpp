@@ -95,65 +95,61 @@ namespace troupe::actors {
 
 // Who is in the cluster and how loaded. One a cluster; state is rebuilt from the nodes after a restart.
 using directory_actor = caf::typed_actor<
-    caf::replies_to<join_request>::with<join_reply>,  // idempotent; refuses another model or protocol
-    caf::reacts_to<heartbeat>,                        // an unknown sender is told to join again by silence: it re-joins
-    caf::reacts_to<subscribe_request>,
-    caf::replies_to<metrics_request>::with<std::string>,
+    caf::replies_to<join_request>::with<
+        join_reply>,            // idempotent; refuses another model or protocol
+    caf::reacts_to<heartbeat>,  // an unknown sender is told to join again by silence: it re-joins
+    caf::reacts_to<subscribe_request>, caf::replies_to<metrics_request>::with<std::string>,
     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: watchdog over heartbeats
 
 using membership_listener = caf::typed_actor<caf::reacts_to<membership>>;
 
 // Chooses decode and prefill for a request. In the gateway's process.
-using router_actor = caf::typed_actor<
-    caf::replies_to<route_request>::with<route_plan>,
-    caf::reacts_to<membership>>;
+using router_actor =
+    caf::typed_actor<caf::replies_to<route_request>::with<route_plan>, caf::reacts_to<membership>>;
 
 // Receives one generation after another: a gateway, or the client of a gateway.
-using stream_sink_actor = caf::typed_actor<
-    caf::reacts_to<generation_accepted>,
-    caf::reacts_to<generation_tokens>,    // consecutive indices of one attempt
-    caf::reacts_to<generation_finished>>;  // exactly once a request, last
+using stream_sink_actor =
+    caf::typed_actor<caf::reacts_to<generation_accepted>,
+                     caf::reacts_to<generation_tokens>,     // consecutive indices of one attempt
+                     caf::reacts_to<generation_finished>>;  // exactly once a request, last
 
 // The door's side of a request: routes, follows, migrates. Streams to the sender of generate_request.
-using gateway_actor = caf::typed_actor<
-    caf::reacts_to<generate_request>,
-    caf::reacts_to<cancel_request>,
-    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>, caf::reacts_to<generation_finished>,
-    caf::reacts_to<membership>,
-    caf::reacts_to<subscribe_request>,
-    caf::replies_to<metrics_request>::with<std::string>,
-    caf::reacts_to<drain_request>,
-    caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
+using gateway_actor =
+    caf::typed_actor<caf::reacts_to<generate_request>, caf::reacts_to<cancel_request>,
+                     caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
+                     caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
+                     caf::reacts_to<subscribe_request>,
+                     caf::replies_to<metrics_request>::with<std::string>,
+                     caf::reacts_to<drain_request>,
+                     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
 
-using decode_actor = caf::typed_actor<
-    caf::reacts_to<generate_request>,  // streams to its sender
-    caf::reacts_to<cancel_request>,
-    caf::reacts_to<blocks_ready>, caf::reacts_to<first_token>, caf::reacts_to<prefill_failed>,  // from prefill
-    caf::reacts_to<membership>,
-    caf::replies_to<metrics_request>::with<std::string>,
-    caf::reacts_to<drain_request>,
-    caf::reacts_to<engine_happened>, caf::reacts_to<pull_happened>, caf::reacts_to<link_lost>,  // INTERNAL
-    caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,   // INTERNAL
-    caf::reacts_to<caf::tick_atom>>;                                     // INTERNAL
+using decode_actor =
+    caf::typed_actor<caf::reacts_to<generate_request>,  // streams to its sender
+                     caf::reacts_to<cancel_request>, caf::reacts_to<blocks_ready>,
+                     caf::reacts_to<first_token>, caf::reacts_to<prefill_failed>,  // from prefill
+                     caf::reacts_to<membership>,
+                     caf::replies_to<metrics_request>::with<std::string>,
+                     caf::reacts_to<drain_request>, caf::reacts_to<engine_happened>,
+                     caf::reacts_to<pull_happened>, caf::reacts_to<link_lost>,           // INTERNAL
+                     caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,  // INTERNAL
+                     caf::reacts_to<caf::tick_atom>>;                                    // INTERNAL
 
-using prefill_actor = caf::typed_actor<
-    caf::reacts_to<prefill_request>,  // announces blocks to its sender
-    caf::reacts_to<release_request>,
-    caf::replies_to<metrics_request>::with<std::string>,
-    caf::reacts_to<drain_request>,
-    caf::reacts_to<engine_happened>, caf::reacts_to<request_refused>>;  // INTERNAL
+using prefill_actor =
+    caf::typed_actor<caf::reacts_to<prefill_request>,  // announces blocks to its sender
+                     caf::reacts_to<release_request>,
+                     caf::replies_to<metrics_request>::with<std::string>,
+                     caf::reacts_to<drain_request>, caf::reacts_to<engine_happened>,
+                     caf::reacts_to<request_refused>>;  // INTERNAL
 
 // A door's end of the gateway: turns messages into calls of a generation_sink.
-using service_actor = caf::typed_actor<
-    caf::reacts_to<submit_generation>,  // INTERNAL
-    caf::reacts_to<cancel_request>,
-    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>, caf::reacts_to<generation_finished>,
-    caf::reacts_to<membership>>;
+using service_actor =
+    caf::typed_actor<caf::reacts_to<submit_generation>,  // INTERNAL
+                     caf::reacts_to<cancel_request>, caf::reacts_to<generation_accepted>,
+                     caf::reacts_to<generation_tokens>, caf::reacts_to<generation_finished>,
+                     caf::reacts_to<membership>>;
 
 // Joins the directory, sends heartbeats, hears membership for its role actor.
-using node_agent_actor = caf::typed_actor<
-    caf::reacts_to<membership>,
-    caf::reacts_to<drain_request>,
-    caf::reacts_to<caf::tick_atom>>;  // INTERNAL
+using node_agent_actor = caf::typed_actor<caf::reacts_to<membership>, caf::reacts_to<drain_request>,
+                                          caf::reacts_to<caf::tick_atom>>;  // INTERNAL
 
 }  // namespace troupe::actors

@@ -7,25 +7,30 @@ namespace {
 
 using std::chrono::milliseconds;
 
-std::string about(const node_info& n) { return n.name + " (" + n.identity_text + ")"; }
+std::string about(const node_info& n) {
+  return n.name + " (" + n.identity_text + ")";
+}
 
 }  // namespace
 
 std::optional<join_reply> membership_table::refuse_identity(const node_info& info) const {
   if (info.protocol != protocol_version)
-    return join_reply{ec::identity_mismatch, "node " + info.name + " speaks protocol " + std::to_string(info.protocol) +
-                                                 ", this cluster " + std::to_string(protocol_version) +
+    return join_reply{ec::identity_mismatch, "node " + info.name + " speaks protocol " +
+                                                 std::to_string(info.protocol) + ", this cluster " +
+                                                 std::to_string(protocol_version) +
                                                  ": run the same build on every node"};
   if (info.kind == role::gateway) return std::nullopt;
   if (!options_.expected_model.empty() && info.model_digest != options_.expected_model)
-    return join_reply{ec::identity_mismatch, "this cluster serves " + options_.expected_model_text + ", node " +
-                                                 about(info) + " another model: start it with the cluster's model"};
+    return join_reply{ec::identity_mismatch,
+                      "this cluster serves " + options_.expected_model_text + ", node " +
+                          about(info) + " another model: start it with the cluster's model"};
   for (const auto& [name, r] : nodes_) {
     const auto& other = r.m.info;
     if (name == info.name || other.kind == role::gateway || r.m.state == node_state::lost) continue;
     if (other.kv_identity != info.kv_identity)
-      return join_reply{ec::identity_mismatch, "KV blocks of node " + about(info) + " cannot be exchanged with node " +
-                                                   about(other) + ": use the same model, KV type and block size"};
+      return join_reply{ec::identity_mismatch,
+                        "KV blocks of node " + about(info) + " cannot be exchanged with node " +
+                            about(other) + ": use the same model, KV type and block size"};
   }
   return std::nullopt;
 }
@@ -33,11 +38,12 @@ std::optional<join_reply> membership_table::refuse_identity(const node_info& inf
 join_reply membership_table::join(const node_info& info, time_point now) {
   if (auto refusal = refuse_identity(info)) return *refusal;
   auto it = nodes_.find(info.name);
-  if (it != nodes_.end() && it->second.m.info.start != info.start && it->second.m.state != node_state::lost &&
-      now - it->second.last_heard < options_.lost_after &&
+  if (it != nodes_.end() && it->second.m.info.start != info.start &&
+      it->second.m.state != node_state::lost && now - it->second.last_heard < options_.lost_after &&
       (it->second.m.info.host != info.host || it->second.m.info.port != info.port))
-    return {ec::invalid_argument, "a node named " + info.name + " is alive at " + it->second.m.info.host + ":" +
-                                      std::to_string(it->second.m.info.port) + ": choose another --name"};
+    return {ec::invalid_argument,
+            "a node named " + info.name + " is alive at " + it->second.m.info.host + ":" +
+                std::to_string(it->second.m.info.port) + ": choose another --name"};
   record r;
   r.m.info = info;
   r.last_heard = now;
@@ -48,7 +54,9 @@ join_reply membership_table::join(const node_info& info, time_point now) {
 
 bool membership_table::heard(const heartbeat& h, time_point now) {
   auto it = nodes_.find(h.name);
-  if (it == nodes_.end() || it->second.m.info.start != h.start || it->second.m.state == node_state::lost) return false;
+  if (it == nodes_.end() || it->second.m.info.start != h.start ||
+      it->second.m.state == node_state::lost)
+    return false;
   auto& r = it->second;
   if (r.m.state != h.state) ++version_;
   r.m.state = h.state;
@@ -58,9 +66,12 @@ bool membership_table::heard(const heartbeat& h, time_point now) {
   return true;
 }
 
-void membership_table::lost(const std::string& name, std::uint64_t start, const std::string& why, time_point now) {
+void membership_table::lost(const std::string& name, std::uint64_t start, const std::string& why,
+                            time_point now) {
   auto it = nodes_.find(name);
-  if (it == nodes_.end() || it->second.m.info.start != start || it->second.m.state == node_state::lost) return;
+  if (it == nodes_.end() || it->second.m.info.start != start ||
+      it->second.m.state == node_state::lost)
+    return;
   if (it->second.m.state == node_state::draining) {  // it left as announced
     nodes_.erase(it);
   } else {
@@ -101,8 +112,8 @@ membership membership_table::snapshot(time_point now) const {
   m.version = version_;
   for (const auto& [name, r] : nodes_) {
     m.members.push_back(r.m);
-    m.members.back().heartbeat_age_ms =
-        static_cast<std::uint64_t>(std::chrono::duration_cast<milliseconds>(now - r.last_heard).count());
+    m.members.back().heartbeat_age_ms = static_cast<std::uint64_t>(
+        std::chrono::duration_cast<milliseconds>(now - r.last_heard).count());
   }
   return m;
 }

@@ -22,16 +22,16 @@ enum class node_state : std::uint8_t { joining, ready, draining, lost };
 
 // -- membership --------------------------------------------------------------------------------------------------------
 struct node_info {
-  std::string name;               // "decode-0"
-  std::uint64_t start = 0;        // incarnation: a restarted process is a new peer
+  std::string name;         // "decode-0"
+  std::uint64_t start = 0;  // incarnation: a restarted process is a new peer
   role kind = role::decode;
-  std::string host;               // where its actor is published
+  std::string host;  // where its actor is published
   std::uint16_t port = 0;
   std::string transport_address;  // fabric::local_address(); empty for a gateway
   std::string model_name;
-  std::string model_digest;       // hex; nodes of one cluster serve one model
-  std::string kv_identity;        // hex of the KV identity: blocks can be exchanged when equal
-  std::string identity_text;      // both of the above, for people
+  std::string model_digest;   // hex; nodes of one cluster serve one model
+  std::string kv_identity;    // hex of the KV identity: blocks can be exchanged when equal
+  std::string identity_text;  // both of the above, for people
   std::string device;
   std::uint32_t num_blocks = 0;
   std::uint32_t block_tokens = 0;
@@ -40,16 +40,16 @@ struct node_info {
 };
 template <class Inspector>
 auto inspect(Inspector& f, node_info& x) {
-  return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port, x.transport_address,
-           x.model_name, x.model_digest, x.kv_identity, x.identity_text, x.device, x.num_blocks, x.block_tokens,
-           x.max_model_len, x.protocol);
+  return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port,
+           x.transport_address, x.model_name, x.model_digest, x.kv_identity, x.identity_text,
+           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.protocol);
 }
 
 struct node_load {
   std::uint32_t running = 0, waiting = 0, waiting_remote = 0, held = 0;
   std::uint64_t waiting_tokens = 0;
-  std::uint32_t blocks_free = 0, blocks_cached = 0, blocks_writing = 0, blocks_sealed = 0, blocks_pulling = 0,
-                blocks_quarantined = 0;
+  std::uint32_t blocks_free = 0, blocks_cached = 0, blocks_writing = 0, blocks_sealed = 0,
+                blocks_pulling = 0, blocks_quarantined = 0;
   std::uint64_t prompt_tokens = 0, generated_tokens = 0;  // since start
   std::uint64_t prefill_tokens_per_second = 0;            // measured; 0: not yet
   std::uint64_t decode_step_us = 0;
@@ -57,10 +57,10 @@ struct node_load {
 };
 template <class Inspector>
 auto inspect(Inspector& f, node_load& x) {
-  return f(caf::meta::type_name("node_load"), x.running, x.waiting, x.waiting_remote, x.held, x.waiting_tokens,
-           x.blocks_free, x.blocks_cached, x.blocks_writing, x.blocks_sealed, x.blocks_pulling, x.blocks_quarantined,
-           x.prompt_tokens, x.generated_tokens, x.prefill_tokens_per_second, x.decode_step_us,
-           x.pull_bytes_per_second);
+  return f(caf::meta::type_name("node_load"), x.running, x.waiting, x.waiting_remote, x.held,
+           x.waiting_tokens, x.blocks_free, x.blocks_cached, x.blocks_writing, x.blocks_sealed,
+           x.blocks_pulling, x.blocks_quarantined, x.prompt_tokens, x.generated_tokens,
+           x.prefill_tokens_per_second, x.decode_step_us, x.pull_bytes_per_second);
 }
 
 struct join_request {
@@ -113,7 +113,8 @@ auto inspect(Inspector& f, membership& x) {
   return f(caf::meta::type_name("membership"), x.version, x.members);
 }
 
-struct subscribe_request {};  // the sender gets membership now, at each change and with each round of heartbeats
+struct subscribe_request {
+};  // the sender gets membership now, at each change and with each round of heartbeats
 template <class Inspector>
 auto inspect(Inspector& f, subscribe_request&) {
   return f(caf::meta::type_name("subscribe_request"));
@@ -123,8 +124,8 @@ auto inspect(Inspector& f, subscribe_request&) {
 struct route_request {
   std::uint64_t id = 0;
   std::uint32_t prompt_tokens = 0;
-  bool local_only = false;                // prompt logprobs: the whole prompt is computed where it is decoded
-  std::vector<std::uint64_t> excluded;    // incarnations that failed this request
+  bool local_only = false;  // prompt logprobs: the whole prompt is computed where it is decoded
+  std::vector<std::uint64_t> excluded;  // incarnations that failed this request
 };
 template <class Inspector>
 auto inspect(Inspector& f, route_request& x) {
@@ -142,8 +143,8 @@ struct route_plan {
 };
 template <class Inspector>
 auto inspect(Inspector& f, route_plan& x) {
-  return f(caf::meta::type_name("route_plan"), x.code, x.detail, x.decode, x.has_prefill, x.prefill, x.reason,
-           x.predicted_ttft_us);
+  return f(caf::meta::type_name("route_plan"), x.code, x.detail, x.decode, x.has_prefill, x.prefill,
+           x.reason, x.predicted_ttft_us);
 }
 
 // -- generation --------------------------------------------------------------------------------------------------------
@@ -160,9 +161,10 @@ struct sampling_wire {  // engine::sampling_params; *_bits are IEEE 754 bit patt
 };
 template <class Inspector>
 auto inspect(Inspector& f, sampling_wire& x) {
-  return f(caf::meta::type_name("sampling_wire"), x.temperature_bits, x.top_p_bits, x.top_k, x.min_p_bits,
-           x.repetition_penalty_bits, x.presence_penalty_bits, x.frequency_penalty_bits, x.bias_tokens, x.bias_bits,
-           x.seed, x.sequence_index, x.logprobs, x.prompt_logprobs, x.stop_token_ids, x.ignore_eos, x.min_tokens,
+  return f(caf::meta::type_name("sampling_wire"), x.temperature_bits, x.top_p_bits, x.top_k,
+           x.min_p_bits, x.repetition_penalty_bits, x.presence_penalty_bits,
+           x.frequency_penalty_bits, x.bias_tokens, x.bias_bits, x.seed, x.sequence_index,
+           x.logprobs, x.prompt_logprobs, x.stop_token_ids, x.ignore_eos, x.min_tokens,
            x.max_tokens);
 }
 
@@ -180,8 +182,8 @@ struct generate_request {
 };
 template <class Inspector>
 auto inspect(Inspector& f, generate_request& x) {
-  return f(caf::meta::type_name("generate_request"), x.id, x.try_number, x.prompt, x.output, x.sampling, x.cache_salt,
-           x.timeout_ms, x.has_prefill, x.prefill, x.route_reason);
+  return f(caf::meta::type_name("generate_request"), x.id, x.try_number, x.prompt, x.output,
+           x.sampling, x.cache_salt, x.timeout_ms, x.has_prefill, x.prefill, x.route_reason);
 }
 
 struct cancel_request {
@@ -198,7 +200,8 @@ struct token_wire {
 };
 template <class Inspector>
 auto inspect(Inspector& f, token_wire& x) {
-  return f(caf::meta::type_name("token_wire"), x.index, x.token, x.logprob_bits, x.top_tokens, x.top_bits);
+  return f(caf::meta::type_name("token_wire"), x.index, x.token, x.logprob_bits, x.top_tokens,
+           x.top_bits);
 }
 
 struct generation_accepted {
@@ -227,17 +230,18 @@ struct generation_finished {
   std::uint8_t reason = 0;  // engine::finish_reason
   ec code = ec::none;
   std::string detail;
-  std::uint32_t prompt_tokens = 0, cached_tokens = 0, transferred_tokens = 0, completion_tokens = 0, preemptions = 0;
+  std::uint32_t prompt_tokens = 0, cached_tokens = 0, transferred_tokens = 0, completion_tokens = 0,
+                preemptions = 0;
   std::uint64_t queue_us = 0, prefill_us = 0, transfer_us = 0, transfer_bytes = 0;
   std::string decode_node, prefill_node, route_reason, transfer_path;
   std::uint32_t blocks_pulled = 0, migrations = 0;
 };
 template <class Inspector>
 auto inspect(Inspector& f, generation_finished& x) {
-  return f(caf::meta::type_name("generation_finished"), x.id, x.try_number, x.reason, x.code, x.detail,
-           x.prompt_tokens, x.cached_tokens, x.transferred_tokens, x.completion_tokens, x.preemptions, x.queue_us,
-           x.prefill_us, x.transfer_us, x.transfer_bytes, x.decode_node, x.prefill_node, x.route_reason,
-           x.transfer_path, x.blocks_pulled, x.migrations);
+  return f(caf::meta::type_name("generation_finished"), x.id, x.try_number, x.reason, x.code,
+           x.detail, x.prompt_tokens, x.cached_tokens, x.transferred_tokens, x.completion_tokens,
+           x.preemptions, x.queue_us, x.prefill_us, x.transfer_us, x.transfer_bytes, x.decode_node,
+           x.prefill_node, x.route_reason, x.transfer_path, x.blocks_pulled, x.migrations);
 }
 
 // -- remote prefill: decode asks, prefill announces sealed blocks, decode pulls and releases ----------------------------
@@ -253,8 +257,8 @@ struct prefill_request {
 };
 template <class Inspector>
 auto inspect(Inspector& f, prefill_request& x) {
-  return f(caf::meta::type_name("prefill_request"), x.id, x.try_number, x.prompt, x.output, x.sampling, x.cache_salt,
-           x.timeout_ms, x.reader_identity);
+  return f(caf::meta::type_name("prefill_request"), x.id, x.try_number, x.prompt, x.output,
+           x.sampling, x.cache_salt, x.timeout_ms, x.reader_identity);
 }
 
 struct block_wire {
@@ -276,7 +280,8 @@ struct blocks_ready {
 };
 template <class Inspector>
 auto inspect(Inspector& f, blocks_ready& x) {
-  return f(caf::meta::type_name("blocks_ready"), x.id, x.try_number, x.first_block, x.blocks, x.last);
+  return f(caf::meta::type_name("blocks_ready"), x.id, x.try_number, x.first_block, x.blocks,
+           x.last);
 }
 
 struct first_token {

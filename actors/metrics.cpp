@@ -12,17 +12,22 @@
 namespace troupe::actors {
 namespace {
 
-const prometheus::Histogram::BucketBoundaries step_buckets = {.0005, .001, .0025, .005, .01, .025, .05,
-                                                              .1,    .25,  .5,    1,    2.5, 5,    10};
-const prometheus::Histogram::BucketBoundaries transfer_buckets = {.0001, .00025, .0005, .001, .0025, .005, .01, .025,
-                                                                  .05,   .1,     .25,   .5,   1,     2.5,  5,   10};
-const prometheus::Histogram::BucketBoundaries row_buckets = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
-const prometheus::Histogram::BucketBoundaries error_buckets = {.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5};
+const prometheus::Histogram::BucketBoundaries step_buckets = {
+    .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
+const prometheus::Histogram::BucketBoundaries transfer_buckets = {
+    .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10};
+const prometheus::Histogram::BucketBoundaries row_buckets = {1,   2,   4,   8,    16,   32,   64,
+                                                             128, 256, 512, 1024, 2048, 4096, 8192};
+const prometheus::Histogram::BucketBoundaries error_buckets = {.001, .0025, .005, .01, .025, .05,
+                                                               .1,   .25,   .5,   1,   2.5,  5};
 
-const transport::path all_paths[] = {transport::path::local, transport::path::shm,      transport::path::tcp,
-                                     transport::path::rdma,  transport::path::cuda_ipc, transport::path::sim};
-const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,     ec::canceled,  ec::io_error,   ec::fence_mismatch,
-                          ec::not_found,         ec::invalid_argument, ec::queue_full, ec::unsupported, ec::internal};
+const transport::path all_paths[] = {transport::path::local,    transport::path::shm,
+                                     transport::path::tcp,      transport::path::rdma,
+                                     transport::path::cuda_ipc, transport::path::sim};
+const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::canceled,
+                          ec::io_error,          ec::fence_mismatch, ec::not_found,
+                          ec::invalid_argument,  ec::queue_full,     ec::unsupported,
+                          ec::internal};
 
 std::uint64_t resident_memory() {
   unsigned long long total = 0, resident = 0;
@@ -51,30 +56,35 @@ process_metrics::process_metrics(const prometheus::Labels& constant) : constant_
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   gauge("troupe_process_start_time_seconds", "Start of this process, Unix time")
       .Set(std::chrono::duration<double>(now).count());
-  resident_bytes_ = &gauge("troupe_process_resident_memory_bytes", "Resident memory of this process");
+  resident_bytes_ =
+      &gauge("troupe_process_resident_memory_bytes", "Resident memory of this process");
   open_fds_ = &gauge("troupe_process_open_fds", "Open file descriptors of this process");
 }
 
 prometheus::Counter& process_metrics::counter(const std::string& name, const std::string& help,
                                               const prometheus::Labels& labels) {
   auto& family = counters_[name];
-  if (family == nullptr) family = &prometheus::BuildCounter().Name(name).Help(help).Labels(constant_).Register(*registry);
+  if (family == nullptr)
+    family =
+        &prometheus::BuildCounter().Name(name).Help(help).Labels(constant_).Register(*registry);
   return family->Add(labels);
 }
 
 prometheus::Gauge& process_metrics::gauge(const std::string& name, const std::string& help,
                                           const prometheus::Labels& labels) {
   auto& family = gauges_[name];
-  if (family == nullptr) family = &prometheus::BuildGauge().Name(name).Help(help).Labels(constant_).Register(*registry);
+  if (family == nullptr)
+    family = &prometheus::BuildGauge().Name(name).Help(help).Labels(constant_).Register(*registry);
   return family->Add(labels);
 }
 
-prometheus::Histogram& process_metrics::histogram(const std::string& name, const std::string& help,
-                                                  const prometheus::Histogram::BucketBoundaries& buckets,
-                                                  const prometheus::Labels& labels) {
+prometheus::Histogram& process_metrics::histogram(
+    const std::string& name, const std::string& help,
+    const prometheus::Histogram::BucketBoundaries& buckets, const prometheus::Labels& labels) {
   auto& family = histograms_[name];
   if (family == nullptr)
-    family = &prometheus::BuildHistogram().Name(name).Help(help).Labels(constant_).Register(*registry);
+    family =
+        &prometheus::BuildHistogram().Name(name).Help(help).Labels(constant_).Register(*registry);
   return family->Add(labels, buckets);
 }
 
@@ -92,30 +102,46 @@ std::string process_metrics::text() {
 
 node_metrics::node_metrics(const std::string& node, const std::string& role)
     : process_metrics({{"node", node}, {"role", role}}),
-      model_load_seconds(gauge("troupe_model_load_seconds", "From start until the weights were ready")),
-      weight_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "weights"}})),
-      kv_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})),
+      model_load_seconds(
+          gauge("troupe_model_load_seconds", "From start until the weights were ready")),
+      weight_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use",
+                         {{"kind", "weights"}})),
+      kv_bytes(
+          gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})),
       batch_rows_(histogram("troupe_step_rows", "Rows of a forward pass", row_buckets)),
-      prefill_tokens_(counter("troupe_engine_prompt_tokens_total", "Prompt tokens computed by this node")),
-      decode_tokens_(counter("troupe_engine_generation_tokens_total", "Tokens generated by this node")),
-      preemptions_(counter("troupe_preemptions_total", "Sequences set back because blocks ran out")),
-      evictions_(counter("troupe_kv_block_evictions_total", "Cached blocks given up for new content")),
-      prefix_queries_(counter("troupe_prefix_cache_queries_total", "Prompt tokens looked up in the local prefix cache")),
-      prefix_hits_(counter("troupe_prefix_cache_hits_total", "Prompt tokens found in the local prefix cache")),
-      leases_expired_(counter("troupe_kv_leases_expired_total", "Leases that ended without a release")),
-      checksum_failures_(counter("troupe_kv_checksum_failures_total", "Pulled blocks whose fence did not match")),
+      prefill_tokens_(
+          counter("troupe_engine_prompt_tokens_total", "Prompt tokens computed by this node")),
+      decode_tokens_(
+          counter("troupe_engine_generation_tokens_total", "Tokens generated by this node")),
+      preemptions_(
+          counter("troupe_preemptions_total", "Sequences set back because blocks ran out")),
+      evictions_(
+          counter("troupe_kv_block_evictions_total", "Cached blocks given up for new content")),
+      prefix_queries_(counter("troupe_prefix_cache_queries_total",
+                              "Prompt tokens looked up in the local prefix cache")),
+      prefix_hits_(counter("troupe_prefix_cache_hits_total",
+                           "Prompt tokens found in the local prefix cache")),
+      leases_expired_(
+          counter("troupe_kv_leases_expired_total", "Leases that ended without a release")),
+      checksum_failures_(
+          counter("troupe_kv_checksum_failures_total", "Pulled blocks whose fence did not match")),
       leases_(gauge("troupe_kv_leases", "Requests whose blocks are held for a reader")) {
   for (const char* phase : {"prefill", "decode", "mixed"})
     step_seconds_[phase] =
-        &histogram("troupe_step_duration_seconds", "Time of a forward pass with its sampling", step_buckets, {{"phase", phase}});
+        &histogram("troupe_step_duration_seconds", "Time of a forward pass with its sampling",
+                   step_buckets, {{"phase", phase}});
   for (const char* state : {"free", "cached", "writing", "sealed", "pulling", "quarantined"})
-    blocks_[state] = &gauge("troupe_kv_blocks", "KV blocks by state; the sum is the pool", {{"state", state}});
+    blocks_[state] =
+        &gauge("troupe_kv_blocks", "KV blocks by state; the sum is the pool", {{"state", state}});
   for (const char* state : {"running", "waiting", "waiting_remote", "held"})
-    requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state", {{"state", state}});
+    requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state",
+                              {{"state", state}});
   for (auto p : all_paths) {
     const prometheus::Labels labels{{"path", std::string(transport::to_string(p))}};
-    pull_seconds_[p] = &histogram("troupe_kv_transfer_duration_seconds", "Time of a pull of KV blocks", transfer_buckets, labels);
-    pull_bytes_[p] = &counter("troupe_kv_transfer_bytes_total", "Bytes of KV blocks pulled", labels);
+    pull_seconds_[p] = &histogram("troupe_kv_transfer_duration_seconds",
+                                  "Time of a pull of KV blocks", transfer_buckets, labels);
+    pull_bytes_[p] =
+        &counter("troupe_kv_transfer_bytes_total", "Bytes of KV blocks pulled", labels);
   }
   for (auto code : pull_errors)
     pull_failures_[code] = &counter("troupe_kv_transfer_failures_total", "Pulls that failed",
@@ -123,7 +149,9 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
 }
 
 void node_metrics::on_step(const engine::step_report& report, double seconds) {
-  const char* phase = report.prefill_rows == 0 ? "decode" : report.decode_rows == 0 ? "prefill" : "mixed";
+  const char* phase = report.prefill_rows == 0  ? "decode"
+                      : report.decode_rows == 0 ? "prefill"
+                                                : "mixed";
   step_seconds_.at(phase)->Observe(seconds);
   batch_rows_.Observe(report.prefill_rows + report.decode_rows);
 }
@@ -172,25 +200,36 @@ void node_metrics::update(const engine::engine_stats& now) {
 
 gateway_metrics::gateway_metrics(const std::string& node)
     : process_metrics({{"node", node}, {"role", "gateway"}}),
-      route_seconds(histogram("troupe_route_duration_seconds", "Time to choose the nodes of a request", transfer_buckets)),
-      ttft_prediction_error_seconds(histogram("troupe_route_ttft_error_seconds",
-                                              "Distance between the router's predicted and the measured time to first token",
-                                              error_buckets)),
-      requests_in_flight(gauge("troupe_gateway_requests_in_flight", "Requests that the gateway follows")) {
-  for (const char* reason : {"remote_prefill", "short_prompt", "local_faster", "no_prefill_node", "local_only", "refused"})
-    routes_[reason] = &counter("troupe_route_decisions_total", "Routing decisions by reason", {{"reason", reason}});
+      route_seconds(histogram("troupe_route_duration_seconds",
+                              "Time to choose the nodes of a request", transfer_buckets)),
+      ttft_prediction_error_seconds(
+          histogram("troupe_route_ttft_error_seconds",
+                    "Distance between the router's predicted and the measured time to first token",
+                    error_buckets)),
+      requests_in_flight(
+          gauge("troupe_gateway_requests_in_flight", "Requests that the gateway follows")) {
+  for (const char* reason : {"remote_prefill", "short_prompt", "local_faster", "no_prefill_node",
+                             "local_only", "refused"})
+    routes_[reason] = &counter("troupe_route_decisions_total", "Routing decisions by reason",
+                               {{"reason", reason}});
   for (const char* outcome : {"resumed", "failed"})
-    migrations_[outcome] =
-        &counter("troupe_migrations_total", "Requests moved to another decode node", {{"outcome", outcome}});
+    migrations_[outcome] = &counter(
+        "troupe_migrations_total", "Requests moved to another decode node", {{"outcome", outcome}});
   for (const char* r : {"prefill", "decode"})
     for (const char* s : {"joining", "ready", "draining", "lost"})
-      workers_[{r, s}] = &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});
+      workers_[{r, s}] =
+          &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});
 }
 
-prometheus::Counter& gateway_metrics::route_decision(const std::string& reason) { return *routes_.at(reason); }
-prometheus::Counter& gateway_metrics::migration(const std::string& outcome) { return *migrations_.at(outcome); }
+prometheus::Counter& gateway_metrics::route_decision(const std::string& reason) {
+  return *routes_.at(reason);
+}
+prometheus::Counter& gateway_metrics::migration(const std::string& outcome) {
+  return *migrations_.at(outcome);
+}
 
-void gateway_metrics::set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state) {
+void gateway_metrics::set_workers(
+    const std::map<std::pair<std::string, std::string>, int>& by_role_and_state) {
   for (auto& [key, g] : workers_) {
     auto it = by_role_and_state.find(key);
     g->Set(it == by_role_and_state.end() ? 0 : it->second);
@@ -201,7 +240,8 @@ void gateway_metrics::set_heartbeat_age(const std::string& node, double seconds)
   std::lock_guard lock(mutex_);
   auto& g = heartbeat_ages_[node];
   if (g == nullptr)
-    g = &gauge("troupe_worker_last_heartbeat_age_seconds", "Time since a node's last heartbeat", {{"worker", node}});
+    g = &gauge("troupe_worker_last_heartbeat_age_seconds", "Time since a node's last heartbeat",
+               {{"worker", node}});
   g->Set(seconds);
 }
 

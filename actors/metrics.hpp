@@ -28,8 +28,10 @@ class process_metrics {
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
 
  protected:
-  prometheus::Counter& counter(const std::string& name, const std::string& help, const prometheus::Labels& labels = {});
-  prometheus::Gauge& gauge(const std::string& name, const std::string& help, const prometheus::Labels& labels = {});
+  prometheus::Counter& counter(const std::string& name, const std::string& help,
+                               const prometheus::Labels& labels = {});
+  prometheus::Gauge& gauge(const std::string& name, const std::string& help,
+                           const prometheus::Labels& labels = {});
   prometheus::Histogram& histogram(const std::string& name, const std::string& help,
                                    const prometheus::Histogram::BucketBoundaries& buckets,
                                    const prometheus::Labels& labels = {});
@@ -48,7 +50,8 @@ class node_metrics : public process_metrics {
   node_metrics(const std::string& node, const std::string& role);
   void on_step(const engine::step_report& report, double seconds);
   void on_pull(const pull_outcome& outcome);
-  void update(const engine::engine_stats& now);  // counters advance by what was added since the last update
+  void update(
+      const engine::engine_stats& now);  // counters advance by what was added since the last update
 
   prometheus::Gauge& model_load_seconds;
   prometheus::Gauge &weight_bytes, &kv_bytes;
@@ -60,8 +63,8 @@ class node_metrics : public process_metrics {
   prometheus::Histogram& batch_rows_;
   std::map<std::string, prometheus::Gauge*> blocks_;
   std::map<std::string, prometheus::Gauge*> requests_;
-  prometheus::Counter &prefill_tokens_, &decode_tokens_, &preemptions_, &evictions_, &prefix_queries_, &prefix_hits_,
-      &leases_expired_, &checksum_failures_;
+  prometheus::Counter &prefill_tokens_, &decode_tokens_, &preemptions_, &evictions_,
+      &prefix_queries_, &prefix_hits_, &leases_expired_, &checksum_failures_;
   prometheus::Gauge& leases_;
   std::map<transport::path, prometheus::Histogram*> pull_seconds_;
   std::map<transport::path, prometheus::Counter*> pull_bytes_;
@@ -72,8 +75,9 @@ class node_metrics : public process_metrics {
 class gateway_metrics : public process_metrics {
  public:
   explicit gateway_metrics(const std::string& node);
-  prometheus::Counter& route_decision(const std::string& reason);  // remote_prefill, short_prompt, ...
-  prometheus::Counter& migration(const std::string& outcome);      // resumed, failed
+  prometheus::Counter& route_decision(
+      const std::string& reason);                              // remote_prefill, short_prompt, ...
+  prometheus::Counter& migration(const std::string& outcome);  // resumed, failed
   void set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state);
   void set_heartbeat_age(const std::string& node, double seconds);
 

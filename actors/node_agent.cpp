@@ -34,14 +34,16 @@ void agent_state::join(const directory_actor& to) {
           [this](const join_reply& reply) {
             connecting = false;
             if (reply.code != ec::none) {
-              refused = reply.code == ec::identity_mismatch;  // a name that is taken may be free soon
+              refused =
+                  reply.code == ec::identity_mismatch;  // a name that is taken may be free soon
               spdlog::error("the cluster refused this node: {}", reply.detail);
               if (refused) context->on_refused(error{reply.code, reply.detail});
               return;
             }
             member = true;
             joined_at = self->clock().now();
-            if (context->node->state == node_state::joining) context->node->state = node_state::ready;
+            if (context->node->state == node_state::joining)
+              context->node->state = node_state::ready;
             self->send(directory, subscribe_request{});
             beat();
           },
@@ -56,7 +58,8 @@ void agent_state::beat() {
 node_agent_actor::behavior_type agent_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
     if (!directory || down.source != directory.address()) return;
-    if (member) spdlog::warn("the directory is gone: this node serves on and joins again when it is back");
+    if (member)
+      spdlog::warn("the directory is gone: this node serves on and joins again when it is back");
     member = connecting = false;
     directory = nullptr;
   });
@@ -67,7 +70,8 @@ node_agent_actor::behavior_type agent_state::make_behavior() {
         const auto& info = context->node->info;
         bool listed = false;
         for (const auto& n : m.members)
-          listed = listed || (n.info.name == info.name && n.info.start == info.start && n.state != node_state::lost);
+          listed = listed || (n.info.name == info.name && n.info.start == info.start &&
+                              n.state != node_state::lost);
         // A directory that restarted, or took this node for dead, no longer lists it.
         if (!listed && member && self->clock().now() - joined_at > join_timeout) {
           member = false;
@@ -79,7 +83,8 @@ node_agent_actor::behavior_type agent_state::make_behavior() {
         self->delayed_send(self, beat_interval, caf::tick_atom_v);
         if (member) beat();
         if (!member) connect();
-        if (context->node->state == node_state::draining && context->node->requests == 0 && !std::exchange(drained, true))
+        if (context->node->state == node_state::draining && context->node->requests == 0 &&
+            !std::exchange(drained, true))
           context->on_drained();
       },
   };

@@ -2,8 +2,8 @@
 // threads whose callbacks refer to it; lives until the last of them is gone.
 #pragma once
 
-#include <caf/actor_control_block.hpp>
 #include <atomic>
+#include <caf/actor_control_block.hpp>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,7 +29,8 @@ class local_nodes {
 struct role_options {
   std::chrono::milliseconds connect_timeout{3000};
   std::chrono::milliseconds pull_timeout{5000};
-  std::chrono::milliseconds prefill_silence{10'000};  // no block and no token from prefill: compute the rest here
+  std::chrono::milliseconds prefill_silence{
+      10'000};  // no block and no token from prefill: compute the rest here
 };
 
 struct node_services {

@@ -25,13 +25,16 @@ void prefill_state::prefill(const prefill_request& r) {
     return refuse(r.id, r.try_number, {ec::draining, node->info.name + " is draining"});
   if (r.reader_identity != node->info.kv_identity)
     return refuse(r.id, r.try_number,
-                  {ec::identity_mismatch, "the reader's KV identity is " + r.reader_identity + ", " + node->info.name +
-                                              "'s is " + node->info.kv_identity + " (" + node->info.identity_text + ")"});
-  auto posted = node->loop->post([me = prefill_actor(self), request = to_engine(r, engine::clock::now())](
-                                     engine::engine& e, engine::time_point now) {
-    if (auto added = e.add(request, now); !added)
-      caf::anon_send(me, request_refused{raw(request.id), request.try_number, false, added.error()});
-  });
+                  {ec::identity_mismatch,
+                   "the reader's KV identity is " + r.reader_identity + ", " + node->info.name +
+                       "'s is " + node->info.kv_identity + " (" + node->info.identity_text + ")"});
+  auto posted =
+      node->loop->post([me = prefill_actor(self), request = to_engine(r, engine::clock::now())](
+                           engine::engine& e, engine::time_point now) {
+        if (auto added = e.add(request, now); !added)
+          caf::anon_send(
+              me, request_refused{raw(request.id), request.try_number, false, added.error()});
+      });
   if (!posted) refuse(r.id, r.try_number, posted.error());
 }
 
@@ -55,7 +58,8 @@ void prefill_state::on_events(const engine::events& e) {
     auto* request = find(t.id, t.try_number);
     if (request == nullptr || t.tokens.empty()) continue;
     request->first_sent = true;
-    self->send(request->reader, first_token{raw(t.id), t.try_number, false, to_wire(t.tokens.front())});
+    self->send(request->reader,
+               first_token{raw(t.id), t.try_number, false, to_wire(t.tokens.front())});
   }
   for (const auto& b : e.blocks_ready) {
     auto* request = find(b.id, b.try_number);
@@ -63,7 +67,8 @@ void prefill_state::on_events(const engine::events& e) {
     blocks_ready m{raw(b.id), b.try_number, b.first_block, {}, b.last};
     for (const auto& d : b.blocks) m.blocks.push_back({d.block, d.generation, d.valid_tokens});
     // The engine samples in the step that completes the prompt: no token by now means an end of generation.
-    if (b.last && !request->first_sent) self->send(request->reader, first_token{raw(b.id), b.try_number, true, {}});
+    if (b.last && !request->first_sent)
+      self->send(request->reader, first_token{raw(b.id), b.try_number, true, {}});
     self->send(request->reader, std::move(m));
   }
   for (const auto& f : e.finished) {

@@ -48,8 +48,9 @@ class generation_sink {
   virtual ~generation_sink() = default;
   virtual void on_accepted() {}  // admitted by a decode node: an HTTP door may send its headers
   virtual void on_prompt_logprobs(std::vector<engine::token_output>) {}
-  virtual void on_tokens(std::vector<engine::token_output> tokens) = 0;  // consecutive indices, no gap, no duplicate
-  virtual void on_finished(generation_end end) = 0;                      // exactly once, last
+  virtual void on_tokens(
+      std::vector<engine::token_output> tokens) = 0;  // consecutive indices, no gap, no duplicate
+  virtual void on_finished(generation_end end) = 0;   // exactly once, last
 };
 
 struct node_status {
@@ -59,16 +60,17 @@ struct node_status {
   std::uint64_t incarnation = 0;
   std::string model, device, kv_identity;
   std::uint32_t running = 0, waiting = 0;
-  std::uint32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_used = 0, blocks_quarantined = 0;
+  std::uint32_t blocks_total = 0, blocks_free = 0, blocks_cached = 0, blocks_used = 0,
+                blocks_quarantined = 0;
   std::uint64_t prompt_tokens = 0, generated_tokens = 0;
   double heartbeat_age_seconds = 0;
 };
 struct cluster_status {
   std::vector<node_status> nodes;
   std::uint32_t requests_in_flight = 0;
-  bool ready = false;       // a decode node serves
+  bool ready = false;  // a decode node serves
   bool draining = false;
-  std::string loading;      // why not ready: "decode-0: loading weights 43 %"
+  std::string loading;  // why not ready: "decode-0: loading weights 43 %"
 };
 
 class generation_service {

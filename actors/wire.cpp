@@ -6,10 +6,16 @@
 namespace troupe::actors {
 namespace {
 
-std::uint32_t bits(float x) { return std::bit_cast<std::uint32_t>(x); }
-float value(std::uint32_t x) { return std::bit_cast<float>(x); }
+std::uint32_t bits(float x) {
+  return std::bit_cast<std::uint32_t>(x);
+}
+float value(std::uint32_t x) {
+  return std::bit_cast<float>(x);
+}
 
-std::int32_t to_wire(const std::optional<std::uint32_t>& x) { return x ? static_cast<std::int32_t>(*x) : -1; }
+std::int32_t to_wire(const std::optional<std::uint32_t>& x) {
+  return x ? static_cast<std::int32_t>(*x) : -1;
+}
 std::optional<std::uint32_t> from_wire(std::int32_t x) {
   if (x < 0) return std::nullopt;
   return static_cast<std::uint32_t>(x);
@@ -24,7 +30,8 @@ engine::generation_request request_of(const Request& r, engine::time_point now) 
   g.output = r.output;
   g.sampling = from_wire(r.sampling);
   g.cache_salt = r.cache_salt;
-  g.deadline = now + std::chrono::milliseconds(std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
+  g.deadline =
+      now + std::chrono::milliseconds(std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
   return g;
 }
 
@@ -97,7 +104,8 @@ generation_finished to_wire(const engine::finished_event& e) {
   w.id = raw(e.id);
   w.try_number = e.try_number;
   w.reason = static_cast<std::uint8_t>(e.reason);
-  const bool failed = e.reason == engine::finish_reason::error || e.reason == engine::finish_reason::abort;
+  const bool failed =
+      e.reason == engine::finish_reason::error || e.reason == engine::finish_reason::abort;
   w.code = failed ? e.failure.code : ec::none;
   w.detail = e.failure.detail;
   w.prompt_tokens = e.usage.prompt_tokens;
@@ -118,13 +126,17 @@ generation_end from_wire(const generation_finished& w) {
                    ? static_cast<engine::finish_reason>(w.reason)
                    : engine::finish_reason::error;
   end.failure = {w.code, w.detail};
-  end.usage = {w.prompt_tokens, w.cached_tokens, w.transferred_tokens, w.completion_tokens, w.preemptions,
-               w.queue_us,      w.prefill_us,    w.transfer_us,        w.transfer_bytes};
-  end.trace = {w.decode_node, w.prefill_node, w.route_reason, w.transfer_path, w.blocks_pulled, w.migrations};
+  end.usage = {w.prompt_tokens,     w.cached_tokens, w.transferred_tokens,
+               w.completion_tokens, w.preemptions,   w.queue_us,
+               w.prefill_us,        w.transfer_us,   w.transfer_bytes};
+  end.trace = {w.decode_node,   w.prefill_node,  w.route_reason,
+               w.transfer_path, w.blocks_pulled, w.migrations};
   return end;
 }
 
-engine::generation_request to_engine(const generate_request& r, engine::time_point now) { return request_of(r, now); }
+engine::generation_request to_engine(const generate_request& r, engine::time_point now) {
+  return request_of(r, now);
+}
 
 engine::generation_request to_engine(const prefill_request& r, engine::time_point now) {
   auto g = request_of(r, now);
@@ -134,21 +146,30 @@ engine::generation_request to_engine(const prefill_request& r, engine::time_poin
 
 std::string_view to_string(role r) {
   switch (r) {
-    case role::gateway: return "gateway";
-    case role::prefill: return "prefill";
-    case role::decode: return "decode";
-    case role::kv_store: return "kv-store";
-    case role::draft: return "draft";
+    case role::gateway:
+      return "gateway";
+    case role::prefill:
+      return "prefill";
+    case role::decode:
+      return "decode";
+    case role::kv_store:
+      return "kv-store";
+    case role::draft:
+      return "draft";
   }
   return "unknown";
 }
 
 std::string_view to_string(node_state s) {
   switch (s) {
-    case node_state::joining: return "joining";
-    case node_state::ready: return "ready";
-    case node_state::draining: return "draining";
-    case node_state::lost: return "lost";
+    case node_state::joining:
+      return "joining";
+    case node_state::ready:
+      return "ready";
+    case node_state::draining:
+      return "draining";
+    case node_state::lost:
+      return "lost";
   }
   return "unknown";
 }
@@ -156,7 +177,8 @@ std::string_view to_string(node_state s) {
 result<role> parse_role(std::string_view text) {
   for (role r : {role::prefill, role::decode})
     if (text == to_string(r)) return r;
-  return fail(ec::invalid_argument, "role '" + std::string(text) + "' is unknown: use prefill or decode");
+  return fail(ec::invalid_argument,
+              "role '" + std::string(text) + "' is unknown: use prefill or decode");
 }
 
 }  // namespace troupe::actors

@@ -15,7 +15,9 @@ hash128_stream::hash128_stream() : state_(XXH3_createState()) {
   XXH3_128bits_reset(static_cast<XXH3_state_t*>(state_));
 }
 
-hash128_stream::~hash128_stream() { XXH3_freeState(static_cast<XXH3_state_t*>(state_)); }
+hash128_stream::~hash128_stream() {
+  XXH3_freeState(static_cast<XXH3_state_t*>(state_));
+}
 
 void hash128_stream::update(std::span<const std::byte> data) {
   XXH3_128bits_update(static_cast<XXH3_state_t*>(state_), data.data(), data.size());

@@ -35,5 +35,7 @@ std::string to_hex(const hash128_t& h);  // 32 lower-case digits
 
 template <>
 struct std::hash<troupe::hash128_t> {
-  std::size_t operator()(const troupe::hash128_t& h) const noexcept { return h.low ^ (h.high * 0x9E3779B97F4A7C15ull); }
+  std::size_t operator()(const troupe::hash128_t& h) const noexcept {
+    return h.low ^ (h.high * 0x9E3779B97F4A7C15ull);
+  }
 };

@@ -28,7 +28,11 @@ struct node_id {
   friend auto operator<=>(const node_id&, const node_id&) = default;
 };
 
-inline std::uint64_t raw(request_id id) { return static_cast<std::uint64_t>(id); }
-inline std::uint64_t raw(incarnation id) { return static_cast<std::uint64_t>(id); }
+inline std::uint64_t raw(request_id id) {
+  return static_cast<std::uint64_t>(id);
+}
+inline std::uint64_t raw(incarnation id) {
+  return static_cast<std::uint64_t>(id);
+}
 
 }  // namespace troupe

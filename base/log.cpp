@@ -9,7 +9,8 @@ namespace {
 // %* in the JSON pattern: the message with quotes, backslashes and control characters escaped.
 class json_message_flag : public spdlog::custom_flag_formatter {
  public:
-  void format(const spdlog::details::log_msg& msg, const std::tm&, spdlog::memory_buf_t& dest) override {
+  void format(const spdlog::details::log_msg& msg, const std::tm&,
+              spdlog::memory_buf_t& dest) override {
     for (char c : msg.payload) {
       if (c == '"' || c == '\\') {
         dest.push_back('\\');
@@ -21,7 +22,9 @@ class json_message_flag : public spdlog::custom_flag_formatter {
       }
     }
   }
-  std::unique_ptr<custom_flag_formatter> clone() const override { return std::make_unique<json_message_flag>(); }
+  std::unique_ptr<custom_flag_formatter> clone() const override {
+    return std::make_unique<json_message_flag>();
+  }
 };
 
 }  // namespace
@@ -29,14 +32,18 @@ class json_message_flag : public spdlog::custom_flag_formatter {
 result<void> start_logging(const log_options& options) {
   auto level = spdlog::level::from_str(options.level);
   if (level == spdlog::level::off && options.level != "off")
-    return fail(ec::invalid_argument, "--log-level '" + options.level + "': use trace, debug, info, warn, error or off");
-  auto logger = std::make_shared<spdlog::logger>("troupe", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
+    return fail(ec::invalid_argument,
+                "--log-level '" + options.level + "': use trace, debug, info, warn, error or off");
+  auto logger = std::make_shared<spdlog::logger>(
+      "troupe", std::make_shared<spdlog::sinks::stderr_color_sink_mt>());
   auto formatter = std::make_unique<spdlog::pattern_formatter>();
   if (options.format == "json") {
     formatter->add_flag<json_message_flag>('*').set_pattern(
-        R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","node":")" + options.node + R"(","message":"%*"})");
+        R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","node":")" + options.node +
+        R"(","message":"%*"})");
   } else if (options.format == "text") {
-    formatter->set_pattern("%H:%M:%S.%e %^%L%$ " + (options.node.empty() ? "" : "[" + options.node + "] ") + "%v");
+    formatter->set_pattern("%H:%M:%S.%e %^%L%$ " +
+                           (options.node.empty() ? "" : "[" + options.node + "] ") + "%v");
   } else {
     return fail(ec::invalid_argument, "--log-format '" + options.format + "': use text or json");
   }

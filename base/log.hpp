@@ -11,9 +11,9 @@
 namespace troupe {
 
 struct log_options {
-  std::string level = "info";    // trace, debug, info, warn, error, off
-  std::string format = "text";   // text, json
-  std::string node;              // name of this node, in every line
+  std::string level = "info";   // trace, debug, info, warn, error, off
+  std::string format = "text";  // text, json
+  std::string node;             // name of this node, in every line
 };
 
 result<void> start_logging(const log_options& options);

@@ -1,0 +1,134 @@
+#include "actors/children.hpp"
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr auto quick =
+    std::chrono::seconds(5);  // a child that lives shorter has not really started
+constexpr int max_quick_deaths = 5;
+constexpr int exit_configuration = 1, exit_model = 2,
+              exit_device = 3;  // the command line's exit codes: final
+
+milliseconds backoff(int quick_deaths) {
+  return milliseconds(quick_deaths == 0 ? 0 : 100 << std::min(quick_deaths, 6));
+}
+
+std::string how_it_ended(int status) {
+  if (WIFSIGNALED(status)) return std::string("killed by signal ") + strsignal(WTERMSIG(status));
+  return "exit code " + std::to_string(WEXITSTATUS(status));
+}
+
+}  // namespace
+
+children::children(std::vector<child_command> commands) {
+  for (auto& c : commands) children_.push_back({std::move(c), -1, 0, {}, {}, false});
+  thread_ = std::thread([this] { supervise(); });
+}
+
+children::~children() {
+  stop(milliseconds(3000));
+  if (thread_.joinable()) thread_.join();
+}
+
+void children::spawn(child& c) {
+  std::vector<char*> argv;
+  for (auto& a : c.command.arguments) argv.push_back(a.data());
+  argv.push_back(nullptr);
+  c.started = steady_clock::now();
+  const pid_t parent = getpid();
+  c.pid = fork();
+  if (c.pid != 0) {
+    if (c.pid < 0) c.restart_at = c.started + milliseconds(500);
+    return;
+  }
+  // In the child only what is safe after fork in a program with threads. The signal follows the death of the thread
+  // that forked, which is the supervisor's and lives as long as the server.
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  // Its own group: Ctrl-C at a terminal reaches the server only, which then drains its nodes in order.
+  setpgid(0, 0);
+  execv(argv[0], argv.data());
+  _exit(127);
+}
+
+void children::reap(child& c, int status) {
+  c.pid = -1;
+  if (ending_) return;
+  const bool lived = steady_clock::now() - c.started > quick;
+  c.quick_deaths = lived ? 0 : c.quick_deaths + 1;
+  const bool final = WIFEXITED(status) &&
+                     (WEXITSTATUS(status) == exit_configuration ||
+                      WEXITSTATUS(status) == exit_model || WEXITSTATUS(status) == exit_device);
+  if (final || c.quick_deaths > max_quick_deaths) {
+    c.given_up = true;
+    if (!failure_)
+      failure_ = error{
+          WIFEXITED(status) && WEXITSTATUS(status) == exit_device ? ec::device_lost : ec::internal,
+          c.command.name + " does not start (" + how_it_ended(status) +
+              "): its messages are above"};
+    return;
+  }
+  c.restart_at = steady_clock::now() + backoff(c.quick_deaths);
+  spdlog::warn("{} ended: {}; it is restarted", c.command.name, how_it_ended(status));
+}
+
+void children::supervise() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    bool running = false;
+    for (auto& c : children_) {
+      int status = 0;
+      if (c.pid > 0 && waitpid(c.pid, &status, WNOHANG) == c.pid) reap(c, status);
+      if (c.pid < 0 && !ending_ && !c.given_up && steady_clock::now() >= c.restart_at) spawn(c);
+      running = running || c.pid > 0;
+    }
+    if (ending_ && !running) return;
+    wake_.wait_for(lock, milliseconds(20));
+  }
+}
+
+std::optional<error> children::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void children::terminate() {
+  std::lock_guard lock(mutex_);
+  ending_ = true;
+  for (auto& c : children_)
+    if (c.pid > 0) kill(c.pid, SIGTERM);
+}
+
+bool children::all_gone() const {
+  std::lock_guard lock(mutex_);
+  for (const auto& c : children_)
+    if (c.pid > 0) return false;
+  return true;
+}
+
+void children::stop(milliseconds grace) {
+  terminate();
+  const auto until = steady_clock::now() + grace;
+  while (!all_gone() && steady_clock::now() < until) std::this_thread::sleep_for(milliseconds(10));
+  std::lock_guard lock(mutex_);
+  for (auto& c : children_)
+    if (c.pid > 0) kill(c.pid, SIGKILL);
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,56 @@
+// The nodes that `troupe serve` runs as child processes: started together, restarted when they die, stopped together.
+//
+// A child that dies at once again and again is given up with its exit code; one that refuses (wrong model, no device)
+// is not restarted. Children die with the server, also when it is killed. One supervisor thread; any thread may call.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.hpp"
+
+namespace troupe::actors {
+
+struct child_command {
+  std::string name;
+  std::vector<std::string> arguments;  // arguments[0] is the binary
+};
+
+class children {
+ public:
+  explicit children(std::vector<child_command> commands);
+  ~children();  // stops
+  std::optional<error> failure() const;
+  void terminate();  // SIGTERM to each: they drain
+  void stop(std::chrono::milliseconds
+                grace);  // SIGTERM, after `grace` SIGKILL; returns when all are gone
+  bool all_gone() const;
+
+ private:
+  struct child {
+    child_command command;
+    pid_t pid = -1;
+    int quick_deaths = 0;
+    std::chrono::steady_clock::time_point started, restart_at;
+    bool given_up = false;
+  };
+  void supervise();
+  void spawn(child& c);
+  void reap(child& c, int status);
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<child> children_;
+  std::optional<error> failure_;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace troupe::actors

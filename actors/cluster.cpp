@@ -1,0 +1,194 @@
+#include "actors/cluster.hpp"
+
+#include <caf/io/middleman.hpp>
+#include <caf/scoped_actor.hpp>
+
+#include "actors/children.hpp"
+#include "actors/directory.hpp"
+#include "actors/gateway.hpp"
+#include "actors/gateway_service.hpp"
+#include "actors/node_runtime.hpp"
+#include "actors/router.hpp"
+#include "actors/system.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+// -- a node ---------------------------------------------------------------------------------------------------------------
+
+class single_node : public node_process {
+ public:
+  explicit single_node(const network_settings& network) : config_(network), system_(config_) {}
+  result<void> run(const node_options& options) {
+    TROUPE_TRY(auto model, model::open_model(options.model));
+    TROUPE_TRY(node_, node_runtime::start(
+                          system_, options, std::move(model),
+                          join_target{directory_actor{}, options.join_host, options.join_port},
+                          std::make_shared<local_nodes>()));
+    return {};
+  }
+  std::string name() const override { return node_->info().name; }
+  std::uint16_t port() const override { return node_->info().port; }
+  void drain() override { node_->drain(); }
+  bool drained() const override { return node_->drained(); }
+  std::optional<error> failure() const override { return node_->failure(); }
+
+ private:
+  system_config config_;
+  caf::actor_system system_;
+  std::unique_ptr<node_runtime> node_;
+};
+
+// -- a server -------------------------------------------------------------------------------------------------------------
+
+class server : public serve_process {
+ public:
+  explicit server(const network_settings& network) : config_(network), system_(config_) {}
+  ~server() override;
+  result<void> run(const serve_options& options, std::shared_ptr<const model::loaded_model> model);
+  generation_service& service() override { return *service_; }
+  std::uint16_t cluster_port() const override { return cluster_port_; }
+  std::uint16_t gateway_port() const override { return gateway_port_; }
+  void drain() override;
+  bool drained() const override;
+  std::optional<error> failure() const override;
+
+ private:
+  void start_gateway(const serve_options& options, const model::loaded_model& model);
+  result<void> publish(const serve_options& options);
+  std::vector<child_command> commands(const serve_options& options) const;
+
+  system_config config_;
+  caf::actor_system system_;
+  std::shared_ptr<local_nodes> neighbours_ = std::make_shared<local_nodes>();
+  directory_actor directory_;
+  router_actor router_;
+  gateway_actor gateway_;
+  std::uint16_t cluster_port_ = 0, gateway_port_ = 0;
+  std::unique_ptr<generation_service> service_;
+  std::vector<std::unique_ptr<node_runtime>> nodes_;
+  std::unique_ptr<children> children_;
+};
+
+void server::start_gateway(const serve_options& options, const model::loaded_model& model) {
+  membership_options m;
+  m.expected_model = to_hex(model.digest);
+  m.expected_model_text = "model " + options.model_name + " " + m.expected_model.substr(0, 12);
+  directory_ = system_.spawn(directory, m);
+  auto context = std::make_shared<gateway_context>();
+  context->directory = directory_;
+  context->neighbours = neighbours_;
+  context->metrics = std::make_shared<gateway_metrics>("gateway");
+  context->router = router_ = system_.spawn(router, context->metrics);
+  gateway_ = system_.spawn<caf::detached>(gateway, context);
+  service_ = make_gateway_service(system_, gateway_);
+}
+
+result<void> server::publish(const serve_options& options) {
+  const auto& net = options.network;
+  auto cluster = system_.middleman().publish(directory_, net.port, net.host.c_str());
+  if (!cluster)
+    return fail(ec::address_in_use, "cannot listen on " + net.host + ":" +
+                                        std::to_string(net.port) +
+                                        " for the cluster: choose another --cluster-port");
+  cluster_port_ = *cluster;
+  auto door = system_.middleman().publish(gateway_, 0, net.host.c_str());
+  if (!door) return fail(ec::address_in_use, "cannot listen on " + net.host + " for programs");
+  gateway_port_ = *door;
+  return {};
+}
+
+std::vector<child_command> server::commands(const serve_options& options) const {
+  std::vector<child_command> all;
+  auto add = [&](const char* role, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::string name = std::string(role) + "-" + std::to_string(i);
+      child_command c{
+          name,
+          {options.binary.string(), "node", options.model.string(), "--role", role, "--name", name,
+           "--join", options.network.host + ":" + std::to_string(cluster_port_)}};
+      c.arguments.insert(c.arguments.end(), options.node_arguments.begin(),
+                         options.node_arguments.end());
+      all.push_back(std::move(c));
+    }
+  };
+  add("decode", options.num_decode);
+  add("prefill", options.num_prefill);
+  return all;
+}
+
+result<void> server::run(const serve_options& options,
+                         std::shared_ptr<const model::loaded_model> model) {
+  start_gateway(options, *model);
+  TROUPE_CHECK(publish(options));
+  if (!options.single_process) {
+    children_ = std::make_unique<children>(commands(options));
+    return {};
+  }
+  for (const char* role : {"prefill", "decode"}) {
+    const auto count = std::string(role) == "prefill" ? options.num_prefill : options.num_decode;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      node_options n;
+      n.name = std::string(role) + "-" + std::to_string(i);
+      n.role = role;
+      n.model_name = options.model_name;
+      n.runner = options.runner;
+      n.engine = options.engine;
+      n.network = options.network;
+      n.network.port = 0;
+      TROUPE_TRY(auto node, node_runtime::start(system_, n, model, join_target{directory_, {}, 0},
+                                                neighbours_));
+      nodes_.push_back(std::move(node));
+    }
+  }
+  return {};
+}
+
+void server::drain() {
+  caf::anon_send(gateway_, drain_request{});
+}
+
+bool server::drained() const {
+  return service_->status().requests_in_flight == 0;
+}
+
+std::optional<error> server::failure() const {
+  for (const auto& n : nodes_)
+    if (auto f = n->failure()) return f;
+  return children_ ? children_->failure() : std::nullopt;
+}
+
+server::~server() {
+  if (children_) children_->stop(std::chrono::milliseconds(3000));
+  service_.reset();
+  caf::scoped_actor self{system_};
+  for (auto handle : {caf::actor_cast<caf::actor>(gateway_), caf::actor_cast<caf::actor>(router_),
+                      caf::actor_cast<caf::actor>(directory_)}) {
+    if (!handle) continue;
+    self->send_exit(handle, caf::exit_reason::user_shutdown);
+    self->wait_for(handle);
+  }
+  nodes_.clear();
+}
+
+}  // namespace
+
+result<std::unique_ptr<node_process>> node_process::start(const node_options& options) {
+  TROUPE_CHECK(check(options.network));
+  auto node = std::make_unique<single_node>(options.network);
+  TROUPE_CHECK(node->run(options));
+  return node;
+}
+
+result<std::unique_ptr<serve_process>> serve_process::start(
+    const serve_options& options, std::shared_ptr<const model::loaded_model> model) {
+  TROUPE_CHECK(check(options.network));
+  if (options.num_decode == 0)
+    return fail(ec::invalid_argument, "--decode 0: at least one decode node is needed");
+  auto s = std::make_unique<server>(options.network);
+  TROUPE_CHECK(s->run(options, std::move(model)));
+  return s;
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,95 @@
+// Puts the pieces together: a node (one role in this process) and a server (gateway, router and directory, with its
+// nodes as child processes or in this one). No CAF types here.
+//
+// Threads: every function from any thread unless it says otherwise. Nothing waits without bound.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "actors/service.hpp"
+#include "base/result.hpp"
+#include "gpu/model_runner.hpp"
+#include "model/model.hpp"
+
+namespace troupe::actors {
+
+struct engine_settings {
+  std::uint32_t max_model_len = 0;  // 0: the model's context
+  std::uint32_t max_num_seqs = 64;
+  std::uint32_t max_num_batched_tokens = 512;
+  std::uint32_t max_prefill_chunk = 256;  // rounded to blocks
+  std::uint64_t kv_memory_bytes = 0;      // 0: a fifth of the free memory, at most 1 GiB
+  std::uint32_t num_kv_blocks = 0;        // 0: from kv_memory_bytes
+  std::uint32_t max_waiting = 256;
+  std::chrono::milliseconds inter_token_target{50};
+  std::chrono::milliseconds lease{30'000};
+  bool prefix_caching = true;
+};
+
+struct network_settings {
+  std::string host =
+      "127.0.0.1";  // where actors are published; others than loopback need `insecure` or a secret
+  std::uint16_t port = 0;  // 0: any free one
+  std::string secret;      // nodes of one cluster share it; not sent in the clear
+  bool insecure = false;
+};
+
+struct node_options {
+  std::string name;  // empty: "<role>-<process id>"
+  std::string role;  // "prefill" or "decode"
+  std::filesystem::path model;
+  std::string model_name;
+  gpu::runner_options runner;
+  engine_settings engine;
+  network_settings network;
+  std::string join_host;
+  std::uint16_t join_port = 0;
+};
+
+struct serve_options {
+  std::filesystem::path model;
+  std::string model_name;
+  std::uint32_t num_prefill = 1, num_decode = 1;
+  bool single_process = false;  // every role in this process
+  gpu::runner_options runner;
+  engine_settings engine;
+  network_settings network;                         // of directory and gateway
+  std::filesystem::path binary = "/proc/self/exe";  // children run `binary node --role ...`
+  std::vector<std::string> node_arguments;  // further arguments of children: log level and the like
+};
+
+// A node: one role in this process until it is stopped.
+class node_process {
+ public:
+  static result<std::unique_ptr<node_process>> start(const node_options& options);
+  virtual ~node_process() = default;  // stops
+  virtual std::string name() const = 0;
+  virtual std::uint16_t port() const = 0;
+  virtual void drain() = 0;  // no new work; running requests finish
+  virtual bool drained() const = 0;
+  virtual std::optional<error> failure()
+      const = 0;  // refused by the cluster, or the device is lost: leave
+};
+
+// A server: the door's process.
+class serve_process {
+ public:
+  static result<std::unique_ptr<serve_process>> start(
+      const serve_options& options, std::shared_ptr<const model::loaded_model> model);
+  virtual ~serve_process() = default;  // stops nodes and actors within a few seconds
+  virtual generation_service& service() = 0;
+  virtual std::uint16_t cluster_port() const = 0;  // nodes join here
+  virtual std::uint16_t gateway_port() const = 0;  // programs connect here (actors/client.hpp)
+  virtual void drain() = 0;
+  virtual bool drained() const = 0;
+  virtual std::optional<error> failure() const = 0;  // a node cannot start: what to tell the user
+};
+
+}  // namespace troupe::actors

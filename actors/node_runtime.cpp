@@ -1,0 +1,254 @@
+#include "actors/node_runtime.hpp"
+
+#include <unistd.h>
+
+#include <caf/actor_cast.hpp>
+#include <caf/io/middleman.hpp>
+#include <caf/scoped_actor.hpp>
+#include <fstream>
+#include <random>
+
+#include "actors/decode.hpp"
+#include "actors/node_agent.hpp"
+#include "actors/prefill.hpp"
+#include "actors/wire.hpp"
+#include "base/log.hpp"
+#include "model/tokenizer.hpp"
+#include "transport/ucx/fabric.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr std::uint64_t default_kv_memory = 1ull << 30;
+
+std::uint64_t available_memory() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  std::uint64_t kib = 0;
+  while (meminfo >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    meminfo.ignore(64, '\n');
+  }
+  return default_kv_memory;
+}
+
+std::uint64_t random_incarnation() {
+  std::random_device random;
+  const auto value = (std::uint64_t{random()} << 32) | random();
+  return value == 0 ? 1 : value;
+}
+
+// What makes the bytes of a block meaningful: the model and the layout.
+hash128_t identity_of(const model::loaded_model& model, const gpu::kv_layout& layout) {
+  hash128_stream h;
+  const std::string text =
+      "troupe kv 1\n" + to_hex(model.digest) + "\n" + std::to_string(layout.hash());
+  h.update(std::as_bytes(std::span(text)));
+  return h.digest();
+}
+
+result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::kv_layout& layout,
+                                std::uint32_t max_model_len) {
+  if (settings.num_kv_blocks > 0) return settings.num_kv_blocks;
+  const auto bytes = settings.kv_memory_bytes > 0
+                         ? settings.kv_memory_bytes
+                         : std::min(default_kv_memory, available_memory() / 5);
+  const auto blocks = bytes / layout.block_bytes();
+  if (blocks < 2)
+    return fail(ec::invalid_argument,
+                "--kv-memory " + std::to_string(bytes) + " bytes holds less than two blocks of " +
+                    std::to_string(layout.block_bytes()) + " bytes: raise it");
+  if (blocks < layout.blocks_for(max_model_len))
+    spdlog::warn(
+        "the KV arena holds {} tokens, less than the model's context of {}: longer requests are "
+        "refused",
+        blocks * layout.block_tokens, max_model_len);
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, 1u << 24));
+}
+
+}  // namespace
+
+result<std::unique_ptr<node_runtime>> node_runtime::start(
+    caf::actor_system& system, const node_options& options,
+    std::shared_ptr<const model::loaded_model> model, const join_target& target,
+    std::shared_ptr<local_nodes> neighbours) {
+  const auto begin = std::chrono::steady_clock::now();
+  auto node = std::unique_ptr<node_runtime>(new node_runtime(system));
+  auto& info = node->services_->info;
+  TROUPE_TRY(info.kind, parse_role(options.role));
+  info.name = options.name.empty() ? options.role + "-" + std::to_string(getpid()) : options.name;
+  info.start = random_incarnation();
+  info.model_name = options.model_name;
+  info.model_digest = to_hex(model->digest);
+  node->services_->neighbours = std::move(neighbours);
+  node->services_->metrics = std::make_unique<node_metrics>(info.name, options.role);
+
+  TROUPE_CHECK(node->make_device(options, model));
+  TROUPE_CHECK(node->make_engine(options, *model));
+  TROUPE_CHECK(node->publish(options));
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+  node->services_->metrics->model_load_seconds.Set(took.count());
+  node->start_agent(target);
+  spdlog::info("{} is ready in {:.2f} s: {}, {} blocks of {} tokens, {}:{}", info.name,
+               took.count(), info.device, info.num_blocks, info.block_tokens, info.host, info.port);
+  return node;
+}
+
+result<void> node_runtime::make_device(const node_options& options,
+                                       std::shared_ptr<const model::loaded_model> model) {
+  auto& info = services_->info;
+  auto runner_options = options.runner;
+  runner_options.max_batch_tokens =
+      std::max(options.engine.max_num_batched_tokens, runner_options.block_tokens);
+  runner_options.max_batch_sequences = options.engine.max_num_seqs;
+  TROUPE_TRY(runner_, gpu::make_runner(model, runner_options));
+  const auto& layout = runner_->layout();
+  kv_identity_ = identity_of(*model, layout);
+  info.kv_identity = to_hex(kv_identity_);
+  info.identity_text = "model " + info.model_name + " " + info.model_digest.substr(0, 12) +
+                       ", KV " + layout.description();
+  info.device = runner_->description();
+  info.block_tokens = layout.block_tokens;
+  info.max_model_len = model->config.max_position_embeddings;
+  if (options.engine.max_model_len > 0)
+    info.max_model_len = std::min(info.max_model_len, options.engine.max_model_len);
+  TROUPE_TRY(info.num_blocks, blocks_of(options.engine, layout, info.max_model_len));
+
+  services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
+  transport::ucx_options ucx;
+  ucx.self = incarnation{info.start};
+  TROUPE_TRY(fabric_, transport::make_ucx_fabric(ucx, services_->puller->sink()));
+  const std::uint64_t bytes = std::uint64_t{info.num_blocks} * layout.block_bytes();
+  if (runner_->kv_memory() == gpu::memory_kind::host) {
+    TROUPE_TRY(arena_, fabric_->allocate(bytes));
+  } else {
+    TROUPE_TRY(auto device_arena, runner_->allocate_kv(info.num_blocks));
+    TROUPE_TRY(arena_, fabric_->register_memory(device_arena.data(), device_arena.size(),
+                                                transport::memory_kind::cuda));
+  }
+  TROUPE_CHECK(runner_->attach_kv(arena_.span().first(bytes), info.num_blocks));
+  services_->puller->attach(*fabric_, arena_);
+  TROUPE_TRY(info.transport_address, fabric_->local_address());
+  services_->metrics->weight_bytes.Set(static_cast<double>(runner_->weight_bytes()));
+  services_->metrics->kv_bytes.Set(static_cast<double>(bytes));
+  return {};
+}
+
+result<void> node_runtime::make_engine(const node_options& options,
+                                       const model::loaded_model& model) {
+  const auto& info = services_->info;
+  TROUPE_TRY(auto tokenizer, model::tokenizer::make(model));
+  engine::engine_options e;
+  e.num_blocks = info.num_blocks;
+  e.vocab_size = model.config.vocab_size;
+  e.max_model_len = info.max_model_len;
+  e.max_num_seqs = options.engine.max_num_seqs;
+  e.max_num_batched_tokens = options.engine.max_num_batched_tokens;
+  e.max_prefill_chunk =
+      std::max(options.engine.max_prefill_chunk / info.block_tokens, 1u) * info.block_tokens;
+  e.max_waiting = options.engine.max_waiting;
+  e.inter_token_target = options.engine.inter_token_target;
+  e.lease = options.engine.lease;
+  e.prefix_caching = options.engine.prefix_caching;
+  e.end_of_generation = tokenizer->end_of_generation();
+  e.kv_identity = kv_identity_;
+  e.owner_incarnation = info.start;
+  TROUPE_TRY(auto engine, engine::engine::make(*runner_, arena_.span(), e));
+
+  // The actor first: the loop's hooks and the puller's events are messages to it.
+  std::function<void(engine::events &&)> on_events;
+  if (info.kind == role::decode) {
+    decode_actor actor = system_.spawn<caf::detached>(decode, services_);
+    role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
+    services_->puller->on_peer_down = [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](
+                                          incarnation peer, const error& why) {
+      if (auto strong = weak.lock())
+        caf::anon_send(caf::actor_cast<decode_actor>(strong), link_lost{raw(peer), why});
+    };
+    on_events = [actor](engine::events&& happened) {
+      caf::anon_send(actor,
+                     engine_happened{std::make_shared<const engine::events>(std::move(happened))});
+    };
+  } else {
+    prefill_actor actor = system_.spawn<caf::detached>(prefill, services_);
+    role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
+    on_events = [actor](engine::events&& happened) {
+      caf::anon_send(actor,
+                     engine_happened{std::make_shared<const engine::events>(std::move(happened))});
+    };
+  }
+  engine_loop::hooks hooks;
+  hooks.on_events = std::move(on_events);
+  hooks.on_step = [metrics = services_->metrics.get()](const engine::step_report& r,
+                                                       std::chrono::nanoseconds t) {
+    metrics->on_step(r, std::chrono::duration<double>(t).count());
+  };
+  hooks.on_failure = [this](const error& why) { fail_with(why); };
+  services_->loop = std::make_unique<engine_loop>(std::move(engine), std::move(hooks));
+  return {};
+}
+
+result<void> node_runtime::publish(const node_options& options) {
+  auto& info = services_->info;
+  info.host = options.network.host;
+  auto publish_as = [&](auto actor) {
+    return system_.middleman().publish(actor, options.network.port, info.host.c_str());
+  };
+  auto port = info.kind == role::decode ? publish_as(caf::actor_cast<decode_actor>(role_))
+                                        : publish_as(caf::actor_cast<prefill_actor>(role_));
+  if (!port)
+    return fail(ec::address_in_use, "cannot listen on " + info.host + ":" +
+                                        std::to_string(options.network.port) + " for " + info.name +
+                                        ": choose another --port");
+  info.port = *port;
+  services_->neighbours->add(info.start, role_);
+  return {};
+}
+
+void node_runtime::start_agent(const join_target& target) {
+  auto context = std::make_shared<agent_context>();
+  context->node = services_;
+  context->directory = target.directory;
+  context->directory_host = target.host;
+  context->directory_port = target.port;
+  if (services_->info.kind == role::decode)
+    context->role = caf::actor_cast<membership_listener>(role_);
+  context->on_refused = [this](const error& e) { fail_with(e); };
+  context->on_drained = [this] { drained_ = true; };
+  auto agent = system_.spawn(node_agent, context);
+  agent_ = caf::actor_cast<caf::strong_actor_ptr>(agent);
+}
+
+void node_runtime::fail_with(const error& e) {
+  spdlog::error("{} leaves: {}", services_->info.name, to_string(e));
+  std::lock_guard lock(mutex_);
+  if (!failure_) failure_ = e;
+}
+
+std::optional<error> node_runtime::failure() const {
+  std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void node_runtime::drain() {
+  services_->state = node_state::draining;
+  caf::anon_send(caf::actor_cast<node_agent_actor>(agent_), drain_request{});
+}
+
+node_runtime::~node_runtime() {
+  // Wait for the actors, since their handlers use what is destroyed next.
+  caf::scoped_actor self{system_};
+  for (auto* actor : {&agent_, &role_}) {
+    if (!*actor) continue;
+    auto handle = caf::actor_cast<caf::actor>(*actor);
+    self->send_exit(handle, caf::exit_reason::user_shutdown);
+    self->wait_for(handle);
+    *actor = nullptr;
+  }
+  // The loop's thread ends before the arena goes with the fabric; pulls that end meanwhile still find the loop.
+  if (services_->loop) services_->loop->stop();
+  if (fabric_) fabric_->close();
+  services_->loop.reset();
+}
+
+}  // namespace troupe::actors
