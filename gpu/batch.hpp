@@ -21,6 +21,8 @@ struct sequence_rows {
 
 struct batch {
   std::span<const sequence_rows> sequences;
+  // The caller is content with step_output::argmax; a device that gives it then leaves logits empty.
+  bool argmax_suffices = false;
 
   std::uint32_t num_rows() const {
     std::uint32_t n = 0;
@@ -38,6 +40,9 @@ struct batch {
 // submit.
 struct step_output {
   std::span<const float> logits;
+  // The most likely token of each row of logits, ties to the lowest id; empty where the device does
+  // not search itself.
+  std::span<const token_id> argmax = {};
 };
 
 }  // namespace troupe::gpu

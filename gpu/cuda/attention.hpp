@@ -1,0 +1,81 @@
+// Attention over paged KV: one kernel for prefill chunks, decode and verification of drafts.
+//
+// The queries of all heads that share a KV head are packed as rows of one tile (row = token * group + head), so decode
+// reads each KV byte once. KV is read in tiles by the copy engine straight from the blocks; products run on the tensor
+// cores with online softmax (FlashAttention-3, Shah et al. 2024, arXiv 2407.08608); long contexts are split among
+// blocks and merged (FlashDecoding). A row's result depends on its query, its KV and the split positions only, so it
+// is bit-identical in any batch and chunk as long as the splits fall on the same positions.
+//
+// Stateless; the thread that owns the stream.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "base/result.hpp"
+#include "gpu/kv_layout.hpp"
+
+namespace troupe::gpu::cuda {
+
+inline constexpr std::uint32_t direct_output = ~std::uint32_t{0};
+
+// The work of num_kv_heads blocks: a few tokens of one sequence against KV positions [kv_begin, kv_end).
+struct attention_item {
+  std::uint32_t row;            // of the first token in the batch
+  std::uint32_t tokens;         // tokens * group <= rows of a tile
+  std::uint32_t position;       // of the first token
+  std::uint32_t kv_begin;       // multiple of the KV tile
+  std::uint32_t kv_end;         // at most position + tokens
+  std::uint32_t table;          // where the sequence's blocks begin in block_tables
+  std::uint32_t partial;        // row of partials of the first token, or direct_output
+  std::uint32_t reserved;
+};
+
+// Partials of one batch row: first, first + stride, ... (count of them). count == 0: the row was stored directly.
+struct merge_row {
+  std::uint32_t first, stride, count;
+};
+
+struct attention_shape {
+  std::uint32_t num_heads = 0, num_kv_heads = 0, head_dim = 0;  // head_dim 64 or 128
+  std::uint32_t group() const { return num_heads / num_kv_heads; }
+};
+
+// wide: 128 packed rows, KV tiles of 128; narrow: 64 and 64. Exactness needs one of them for every row.
+enum class attention_tile : std::uint8_t { narrow, wide };
+constexpr std::uint32_t tile_rows(attention_tile t) { return t == attention_tile::wide ? 128 : 64; }
+constexpr std::uint32_t tile_keys(attention_tile t) { return t == attention_tile::wide ? 128 : 64; }
+
+struct attention_arguments {
+  const __half* queries;              // [rows][num_heads][head_dim]
+  __nv_bfloat16* output;              // [rows][num_heads][head_dim]
+  const attention_item* items;        // on the device
+  const std::uint32_t* num_items;     // on the device: blocks beyond it return at once
+  const std::uint32_t* block_tables;  // on the device
+  float* partial_output;              // [partial rows][num_heads][head_dim], not normalized
+  float2* partial_softmax;            // [partial rows][num_heads]: maximum (base 2 exponent), sum
+  std::uint32_t layer = 0;
+};
+
+// `arena`: make_arena_map over [blocks][rows][head_dim] with boxes of 16 rows.
+result<void> attend(const attention_shape& shape, const kv_layout& layout, const CUtensorMap& arena,
+                    attention_tile tile, std::uint32_t grid_items, const attention_arguments& arguments, bool early,
+                    cudaStream_t stream);
+
+struct merge_arguments {
+  const merge_row* rows;
+  const float* partial_output;
+  const float2* partial_softmax;
+  __nv_bfloat16* output;
+};
+result<void> merge_partials(const attention_shape& shape, std::uint32_t rows, const merge_arguments& arguments,
+                            bool early, cudaStream_t stream);
+
+// Once a device.
+result<void> prepare_attention();
+
+}  // namespace troupe::gpu::cuda

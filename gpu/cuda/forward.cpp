@@ -1,0 +1,262 @@
+#include "gpu/cuda/forward.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "gpu/cuda/tensor_map.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+std::uint32_t round_up(std::uint32_t value, std::uint32_t step) { return (value + step - 1) / step * step; }
+
+template <class T>
+void copy_to(const std::vector<T>& from, T* to, std::uint32_t padded, T pad) {
+  std::copy(from.begin(), from.end(), to);
+  if (from.size() < padded) std::fill(to + from.size(), to + padded, pad);
+}
+
+}  // namespace
+
+result<forward_pass> forward_pass::make(const model::model_config& config, device_weights weights,
+                                        const forward_limits& limits, const kv_layout& layout, cudaStream_t stream) {
+  forward_pass pass;
+  pass.config_ = config;
+  pass.weights_ = std::move(weights);
+  pass.limits_ = limits;
+  pass.layout_ = layout;
+  pass.planning_.shape = {config.num_attention_heads, config.num_key_value_heads, config.head_dim};
+  pass.planning_.block_tokens = layout.block_tokens;
+  pass.planning_.multiprocessors = limits.multiprocessors;
+  pass.planning_.exact = limits.exact;
+  TROUPE_CHECK(prepare_gemm());
+  TROUPE_CHECK(prepare_attention());
+  TROUPE_CHECK(pass.allocate_activations());
+  TROUPE_CHECK(pass.make_angles(stream));
+  return pass;
+}
+
+result<void> forward_pass::allocate_activations() {
+  const std::uint32_t rows = round_up(limits_.rows, 128);
+  const std::size_t hidden = config_.hidden_size, q = std::size_t{config_.num_attention_heads} * config_.head_dim;
+  const std::size_t qkv = q + std::size_t{2} * config_.num_key_value_heads * config_.head_dim;
+  const auto matrix = [&](device_buffer<__nv_bfloat16>& values, activation_matrix& m, std::size_t height,
+                          std::size_t columns) -> result<void> {
+    TROUPE_TRY(values, device_buffer<__nv_bfloat16>::make(height * columns, "activations"));
+    TROUPE_TRY(m, make_activation_matrix(values.data(), static_cast<std::uint32_t>(height), static_cast<std::uint32_t>(columns)));
+    bytes_ += values.bytes();
+    return {};
+  };
+  const auto take = [&]<class T>(device_buffer<T>& to, std::size_t count, const char* purpose) -> result<void> {
+    TROUPE_TRY(to, device_buffer<T>::make(count, purpose));
+    bytes_ += to.bytes();
+    return {};
+  };
+  bytes_ = weights_.arena.bytes();
+  TROUPE_CHECK(matrix(normed_values_, normed_, std::max(rows, round_up(limits_.logits, 128)), hidden));
+  TROUPE_CHECK(matrix(qkv_values_, qkv_, rows, qkv));
+  TROUPE_CHECK(matrix(attended_values_, attended_, rows, q));
+  TROUPE_CHECK(matrix(out_values_, out_, rows, hidden));
+  TROUPE_CHECK(matrix(gated_values_, gated_, rows, config_.intermediate_size));
+  TROUPE_CHECK(take(residual_, rows * hidden, "activations"));
+  TROUPE_CHECK(take(queries_, rows * q, "activations"));
+  TROUPE_CHECK(take(argmax_, std::max(rows, limits_.logits), "results"));
+  TROUPE_CHECK(take(logits_, std::size_t{std::max(limits_.logits, std::min(small_rows, rows))} * config_.vocab_size, "logits"));
+
+  std::size_t partial = 0;
+  const std::uint32_t narrow_rows = limits_.exact ? rows : std::min(rows, small_rows);
+  for (const std::uint32_t r : {1u, 64u, 65u, 128u, 129u, narrow_rows}) {
+    if (r > narrow_rows || weights_.layers.empty()) continue;
+    const std::size_t width = r == 1 ? 64 : r == 65 ? 128 : r == 129 ? narrow_rows : r;
+    for (const weight_matrix* w : {&weights_.layers[0].qkv, &weights_.layers[0].o, &weights_.layers[0].down}) {
+      partial = std::max(partial, splits(*w, r) * std::min<std::size_t>(width, narrow_rows) * w->rows);
+    }
+  }
+  TROUPE_CHECK(take(partial_, partial, "partial sums"));
+  TROUPE_CHECK(take(attention_partial_, planning_.max_partial_rows * q, "attention"));
+  TROUPE_CHECK(take(softmax_partial_, std::size_t{planning_.max_partial_rows} * config_.num_attention_heads, "attention"));
+
+  const std::size_t step_bytes = std::max(place(nullptr, rows).bytes, place(nullptr, small_rows).bytes);
+  const std::size_t tables = std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
+  TROUPE_CHECK(take(step_, step_bytes, "batches"));
+  TROUPE_CHECK(take(items_, max_items, "batches"));
+  TROUPE_CHECK(take(tables_, tables, "block tables"));
+  TROUPE_TRY(step_host_, pinned_buffer<std::byte>::make(step_bytes, "batches"));
+  TROUPE_TRY(items_host_, pinned_buffer<attention_item>::make(max_items, "batches"));
+  TROUPE_TRY(tables_host_, pinned_buffer<std::uint32_t>::make(tables, "block tables"));
+  return {};
+}
+
+result<void> forward_pass::make_angles(cudaStream_t stream) {
+  const model::rope_frequencies rope = model::frequencies(config_.rope);
+  const auto pairs = static_cast<std::uint32_t>(rope.inv_freq.size());
+  TROUPE_TRY(angles_, device_buffer<float2>::make(std::size_t{config_.max_position_embeddings} * pairs, "RoPE"));
+  bytes_ += angles_.bytes();
+  TROUPE_TRY(auto inv_freq, device_buffer<float>::make(pairs, "RoPE"));
+  TROUPE_CHECK(checked(cudaMemcpy(inv_freq.data(), rope.inv_freq.data(), inv_freq.bytes(), cudaMemcpyHostToDevice), "RoPE"));
+  TROUPE_CHECK(fill_angles(inv_freq.data(), rope.attention_factor, config_.max_position_embeddings, pairs, angles_.data(), stream));
+  return checked(cudaStreamSynchronize(stream), "filling the RoPE table");
+}
+
+result<void> forward_pass::attach(std::byte* arena, std::uint32_t num_blocks) {
+  TROUPE_TRY(arena_map_, make_arena_map(arena, half_type::f16, num_blocks, layout_.block_bytes(),
+                                        std::uint64_t{layout_.num_layers} * 2 * layout_.num_kv_heads * layout_.block_tokens,
+                                        layout_.head_dim, 16));
+  arena_ = arena;
+  return {};
+}
+
+forward_pass::step_pointers forward_pass::place(std::byte* base, std::uint32_t rows) {
+  step_pointers p{};
+  std::size_t used = 0;
+  const auto take = [&](std::size_t bytes) {
+    std::byte* at = base + used;
+    used += (bytes + 255) / 256 * 256;
+    return at;
+  };
+  const std::size_t words = rows * sizeof(std::uint32_t);
+  p.num_items = reinterpret_cast<std::uint32_t*>(take(max_rounds * sizeof(std::uint32_t)));
+  p.tokens = reinterpret_cast<std::uint32_t*>(take(words));
+  p.positions = reinterpret_cast<std::uint32_t*>(take(words));
+  p.slots = reinterpret_cast<std::uint32_t*>(take(words));
+  p.gather = reinterpret_cast<std::uint32_t*>(take(words));
+  p.merges = reinterpret_cast<merge_row*>(take(rows * sizeof(merge_row)));
+  p.bytes = used;
+  return p;
+}
+
+forward_pass::step_pointers forward_pass::on_device(std::uint32_t rows) const {
+  return place(step_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
+}
+
+result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream) {
+  if (plan.items.size() > max_items || plan.rounds.size() > max_rounds || plan.block_tables.size() > tables_.size()) {
+    return fail(ec::invalid_argument, "the batch needs " + std::to_string(plan.items.size()) + " attention items in " +
+                                          std::to_string(plan.rounds.size()) + " rounds; send fewer sequences at once");
+  }
+  const step_pointers host = place(step_host_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
+  copy_to(plan.tokens, host.tokens, rows, token_id{0});
+  copy_to(plan.positions, host.positions, rows, 0u);
+  copy_to(plan.slots, host.slots, rows, no_slot);
+  copy_to(plan.gather, host.gather, 0, 0u);
+  copy_to(plan.merges, host.merges, rows, merge_row{0, 0, 0});
+  for (std::size_t i = 0; i < plan.rounds.size(); ++i) host.num_items[i] = plan.rounds[i].items;
+  std::copy(plan.items.begin(), plan.items.end(), items_host_.data());
+  std::copy(plan.block_tables.begin(), plan.block_tables.end(), tables_host_.data());
+  const auto send = [&](void* to, const void* from, std::size_t bytes) {
+    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "sending a batch");
+  };
+  TROUPE_CHECK(send(step_.data(), step_host_.data(), host.bytes));
+  TROUPE_CHECK(send(items_.data(), items_host_.data(), plan.items.size() * sizeof(attention_item)));
+  return send(tables_.data(), tables_host_.data(), plan.block_tables.size() * sizeof(std::uint32_t));
+}
+
+// Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one
+// answer for all batches.
+std::uint32_t forward_pass::splits(const weight_matrix& w, std::uint32_t rows) const {
+  const std::uint32_t tiles = (w.rows + 127) / 128, steps = std::max(w.columns / 64, 1u);
+  const bool one_block = !limits_.exact && rows > 128;  // such tiles leave room for one block a multiprocessor
+  const std::uint32_t blocks = limits_.multiprocessors * (one_block ? 1 : 2);
+  const std::uint32_t most = limits_.exact || rows > 32 ? 4 : 8;
+  return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
+}
+
+result<layer_output> forward_pass::linear(const activation_matrix& x, const weight_matrix& w,
+                                          const activation_matrix& y, std::uint32_t rows, cudaStream_t stream) const {
+  layer_output out;
+  if (!narrow(rows)) {
+    TROUPE_CHECK(multiply_wide(x, rows, w, y, false, true, stream));
+    out.values = y.data;
+    return out;
+  }
+  narrow_options options;
+  options.splits = splits(w, rows);
+  TROUPE_ASSERT(std::size_t{options.splits} * rows * w.rows <= partial_.size());
+  TROUPE_CHECK(multiply_narrow(x, rows, w, {partial_.data(), nullptr}, options, stream));
+  out.partial = partial_.data();
+  out.splits = options.splits;
+  return out;
+}
+
+result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t layer, cudaStream_t stream) const {
+  const step_pointers step = on_device(shape.rows);
+  for (std::size_t i = 0; i < shape.rounds.size(); ++i) {
+    const attention_round& round = shape.rounds[i];
+    attention_arguments a{};
+    a.queries = queries_.data();
+    a.output = attended_.data;
+    a.items = items_.data() + round.first_item;
+    a.num_items = step.num_items + i;
+    a.block_tables = tables_.data();
+    a.partial_output = attention_partial_.data();
+    a.partial_softmax = softmax_partial_.data();
+    a.layer = layer;
+    TROUPE_CHECK(attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
+    if (!round.merge) continue;
+    const std::size_t offset = std::size_t{round.first_row} * config_.num_attention_heads * config_.head_dim;
+    const merge_arguments m{step.merges + round.first_row, a.partial_output, a.partial_softmax, attended_.data + offset};
+    TROUPE_CHECK(merge_partials(planning_.shape, round.rows, m, true, stream));
+  }
+  return {};
+}
+
+// `before` is what the layer before left to be added to the residual; returns the same for the next.
+result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32_t index, const layer_output& before,
+                                         cudaStream_t stream) const {
+  const device_layer& w = weights_.layers[index];
+  const step_pointers step = on_device(shape.rows);
+  norm_arguments norm{residual_.data(), before,     shape.rows, w.attn_norm,         normed_.data,
+                      nullptr,          shape.rows, config_.hidden_size, config_.rms_norm_eps};
+  TROUPE_CHECK(add_and_normalize(norm, true, stream));
+
+  rotary_arguments rotary{};
+  TROUPE_TRY(rotary.qkv, linear(normed_, w.qkv, qkv_, shape.rows, stream));
+  rotary.bias = w.qkv_bias;
+  rotary.q_norm = w.q_norm;
+  rotary.k_norm = w.k_norm;
+  rotary.epsilon = config_.rms_norm_eps;
+  rotary.angles = angles_.data();
+  rotary.positions = step.positions;
+  rotary.slots = step.slots;
+  rotary.queries = queries_.data();
+  rotary.arena = arena_;
+  rotary.block_bytes = layout_.block_bytes();
+  rotary.layer_offset = index * layout_.layer_bytes();
+  rotary.rows = shape.rows;
+  rotary.num_heads = config_.num_attention_heads;
+  rotary.num_kv_heads = config_.num_key_value_heads;
+  rotary.head_dim = config_.head_dim;
+  rotary.dimensions = config_.rope.dimensions;
+  rotary.block_tokens = layout_.block_tokens;
+  rotary.interleaved = config_.rope.interleaved;
+  TROUPE_CHECK(rotate_and_store(rotary, true, stream));
+  TROUPE_CHECK(attention(shape, index, stream));
+
+  TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
+  norm.weight = w.ffn_norm;
+  TROUPE_CHECK(add_and_normalize(norm, true, stream));
+  if (narrow(shape.rows)) {
+    TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data}, {}, stream));
+  } else {
+    TROUPE_CHECK(multiply_wide(normed_, shape.rows, w.gate_up, gated_, true, true, stream));
+  }
+  return linear(gated_, w.down, out_, shape.rows, stream);
+}
+
+result<void> forward_pass::enqueue(const forward_shape& shape, cudaStream_t stream) const {
+  const step_pointers step = on_device(shape.rows);
+  TROUPE_CHECK(embed({weights_.embed.data, step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
+                     false, stream));
+  layer_output update;
+  for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i) {
+    TROUPE_TRY(update, layer(shape, i, update, stream));
+  }
+  if (shape.logits == 0) return {};
+  const norm_arguments norm{residual_.data(), update, shape.rows, weights_.norm, normed_.data,
+                            shape.gather ? step.gather : nullptr, shape.logits, config_.hidden_size, config_.rms_norm_eps};
+  TROUPE_CHECK(add_and_normalize(norm, true, stream));
+  TROUPE_CHECK(multiply_narrow(normed_, shape.logits, weights_.lm_head, {logits_.data(), nullptr}, {}, stream));
+  return find_argmax(logits_.data(), shape.logits, config_.vocab_size, argmax_.data(), true, stream);
+}
+
+}  // namespace troupe::gpu::cuda

@@ -1,0 +1,100 @@
+// The layers of one forward pass as kernels on a stream, and the buffers they share. Knows nothing of sequences: step_plan
+// has worked out rows, slots and the attention's work list.
+//
+// Owned by the runner, its thread. Allocates at make only.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <span>
+
+#include "base/result.hpp"
+#include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/buffer.hpp"
+#include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/rows.hpp"
+#include "gpu/cuda/step_plan.hpp"
+#include "gpu/cuda/weights.hpp"
+#include "gpu/kv_layout.hpp"
+#include "model/config.hpp"
+
+namespace troupe::gpu::cuda {
+
+struct forward_limits {
+  std::uint32_t rows = 0, sequences = 0, logits = 0;
+  std::uint32_t multiprocessors = 0;
+  bool exact = false;
+};
+
+// What the launches depend on; equal shapes may replay one graph.
+struct forward_shape {
+  std::uint32_t rows = 0, logits = 0;
+  bool gather = false;  // logits rows are not simply all rows
+  std::span<const attention_round> rounds;
+};
+
+class forward_pass {
+ public:
+  static result<forward_pass> make(const model::model_config& config, device_weights weights,
+                                   const forward_limits& limits, const kv_layout& layout, cudaStream_t stream);
+
+  result<void> attach(std::byte* arena, std::uint32_t num_blocks);
+  // Copies the plan to the device, padded to `rows`.
+  result<void> upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream);
+  result<void> enqueue(const forward_shape& shape, cudaStream_t stream) const;
+
+  const float* logits() const { return logits_.data(); }
+  const unsigned long long* argmax() const { return argmax_.data(); }
+  std::size_t bytes() const { return bytes_; }
+  const plan_options& planning() const { return planning_; }
+  // Batches of at most this many rows have their metadata in fixed places, as a graph needs.
+  static constexpr std::uint32_t small_rows = 256;
+
+ private:
+  forward_pass() = default;
+  struct step_pointers {
+    std::uint32_t *tokens, *positions, *slots, *gather, *num_items;
+    merge_row* merges;
+    std::size_t bytes;
+  };
+  static constexpr std::uint32_t max_rounds = 64, max_items = 65536;
+  static step_pointers place(std::byte* base, std::uint32_t rows);
+  step_pointers on_device(std::uint32_t rows) const;
+
+  result<void> allocate_activations();
+  result<void> make_angles(cudaStream_t stream);
+  std::uint32_t splits(const weight_matrix& w, std::uint32_t rows) const;
+  bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
+  // y = x w^T; returns where the result is.
+  result<layer_output> linear(const activation_matrix& x, const weight_matrix& w, const activation_matrix& y,
+                              std::uint32_t rows, cudaStream_t stream) const;
+  result<void> attention(const forward_shape& shape, std::uint32_t layer, cudaStream_t stream) const;
+  result<layer_output> layer(const forward_shape& shape, std::uint32_t index, const layer_output& before,
+                             cudaStream_t stream) const;
+
+  model::model_config config_;
+  device_weights weights_;
+  forward_limits limits_;
+  kv_layout layout_;
+  plan_options planning_;
+  std::size_t bytes_ = 0;
+
+  device_buffer<float> residual_, partial_, logits_, attention_partial_;
+  device_buffer<float2> softmax_partial_, angles_;
+  device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_, gated_values_;
+  device_buffer<__half> queries_;
+  device_buffer<unsigned long long> argmax_;
+  activation_matrix normed_, qkv_, attended_, out_, gated_;
+
+  device_buffer<std::byte> step_;
+  pinned_buffer<std::byte> step_host_;
+  device_buffer<attention_item> items_;
+  pinned_buffer<attention_item> items_host_;
+  device_buffer<std::uint32_t> tables_;
+  pinned_buffer<std::uint32_t> tables_host_;
+  std::byte* arena_ = nullptr;
+  CUtensorMap arena_map_{};
+};
+
+}  // namespace troupe::gpu::cuda

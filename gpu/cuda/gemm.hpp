@@ -1,0 +1,59 @@
+// Linear layers y = x W^T in bf16 with f32 accumulation, on Hopper's copy engine and tensor cores.
+//
+// Two kernels. `multiply_narrow` has the weights on the tensor cores' 64-row side, so that few rows of activations waste
+// nothing and the kernel streams weights at the memory's speed. `multiply_wide` has the activations there: prefill.
+// An output value of multiply_narrow depends on its row of activations, the weights and `splits` only, never on the
+// other rows or on the width chosen for them: `exact` runs it for every number of rows.
+//
+// Stateless; the thread that owns the stream.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+
+#include "base/result.hpp"
+
+namespace troupe::gpu::cuda {
+
+// Weights [rows][columns] in bf16.
+struct weight_matrix {
+  const __nv_bfloat16* data = nullptr;
+  std::uint32_t rows = 0, columns = 0;
+  CUtensorMap map{};  // boxes of 64 rows
+};
+result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns);
+
+// Activations [capacity][columns] in bf16; capacity is a multiple of 128, so that whole tiles may be stored.
+struct activation_matrix {
+  __nv_bfloat16* data = nullptr;
+  std::uint32_t capacity = 0, columns = 0;
+  std::array<CUtensorMap, 4> maps{};  // boxes of 8, 16, 32 and 64 rows
+};
+result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity, std::uint32_t columns);
+
+struct narrow_output {
+  // One of the two. `partial`: [splits][rows][features], the reader adds the splits in order. `gated`: W's rows are
+  // gate and up in alternating groups of 8 and [rows][features / 2] silu(gate) * up is stored; splits must be 1.
+  float* partial = nullptr;
+  __nv_bfloat16* gated = nullptr;
+};
+struct narrow_options {
+  std::uint32_t splits = 1;      // parts of the reduced dimension
+  std::uint32_t tile_groups = 2;  // 64 or 128 features a block
+  bool early = true;             // launch.hpp
+};
+result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
+                             const narrow_output& y, const narrow_options& options, cudaStream_t stream);
+
+// y[rows][features], or with `gated` y[rows][features / 2] as above.
+result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
+                           const activation_matrix& y, bool gated, bool early, cudaStream_t stream);
+
+// Once a device, before the first product.
+result<void> prepare_gemm();
+
+}  // namespace troupe::gpu::cuda

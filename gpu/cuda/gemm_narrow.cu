@@ -1,0 +1,219 @@
+#include <algorithm>
+
+#include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/tensor_map.hpp"
+#include "gpu/cuda/wgmma.cuh"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+constexpr std::uint32_t depth_step = 64;       // values of the reduced dimension a stage
+constexpr std::uint32_t group_bytes = 64 * 128;  // 64 rows of a stage
+constexpr std::uint32_t raster_width = 8;      // column tiles that share a tile of weights while it is in L2
+
+struct narrow_parameters {
+  std::uint32_t features, depth_steps, rows, splits, row_tiles;
+  float* partial;
+  __nv_bfloat16* gated;
+};
+
+__host__ __device__ constexpr int stages_for(int groups, int width) {
+  if (width == 256) return 4;
+  return (104 * 1024) / (groups * static_cast<int>(group_bytes) + width * 128);  // two blocks a multiprocessor
+}
+__host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width) {
+  return static_cast<std::size_t>(stages_for(groups, width)) * (groups * group_bytes + width * 128) + 256;
+}
+
+__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
+
+// Which tile a block computes: row tiles of activations vary fastest within runs of raster_width.
+struct tile_position {
+  std::uint32_t feature_tile, split, row_tile;
+};
+__device__ inline tile_position locate(std::uint32_t index, const narrow_parameters& p, std::uint32_t feature_tiles) {
+  const std::uint32_t run = raster_width * feature_tiles * p.splits;
+  const std::uint32_t first = index / run * raster_width;
+  const std::uint32_t width = min(raster_width, p.row_tiles - first);
+  const std::uint32_t rest = index % run;
+  const std::uint32_t upper = rest / width;
+  return {upper / p.splits, upper % p.splits, first + rest % width};
+}
+
+template <int kGroups, int kWidth>
+__global__ void __launch_bounds__(kGroups * 128 + 32)
+    narrow_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap activations,
+                  const narrow_parameters p) {
+  constexpr int kStages = stages_for(kGroups, kWidth);
+  constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
+  constexpr std::uint32_t kWeightBytes = kGroups * group_bytes, kStageBytes = kWeightBytes + kWidth * 128;
+  extern __shared__ __align__(1024) std::uint8_t shared[];
+  std::uint8_t* tiles = shared;
+  auto* full = reinterpret_cast<std::uint64_t*>(tiles + kStages * kStageBytes);
+  auto* empty = full + kStages;
+
+  const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
+  const tile_position tile = locate(blockIdx.x, p, feature_tiles);
+  const std::uint32_t first_step = p.depth_steps * tile.split / p.splits;
+  const std::uint32_t steps = p.depth_steps * (tile.split + 1) / p.splits - first_step;
+  const std::uint32_t feature0 = tile.feature_tile * kGroups * 64, row0 = tile.row_tile * kWidth;
+
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, kGroups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  let_next_kernel_start();
+
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp == kGroups * 4) {  // the producer
+    if (threadIdx.x % 32 != 0) return;
+    const std::uint64_t policy = evict_first_policy();
+    const auto load_weights = [&](std::uint32_t step, std::uint32_t stage) {
+      barrier_expect(full + stage, kStageBytes);
+      for (int g = 0; g < kGroups; ++g) {
+        copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, full + stage,
+                     static_cast<int>((first_step + step) * depth_step), static_cast<int>(feature0 + g * 64), policy);
+      }
+    };
+    const auto load_activations = [&](std::uint32_t step, std::uint32_t stage) {
+      for (int r = 0; r < kWidth; r += kBoxRows) {
+        copy_tile_2d(tiles + stage * kStageBytes + kWeightBytes + r * 128, &activations, full + stage,
+                     static_cast<int>((first_step + step) * depth_step), static_cast<int>(row0 + r));
+      }
+    };
+    // Weights do not depend on the kernel before: they fill the ring while it still runs.
+    const std::uint32_t ahead = min(steps, static_cast<std::uint32_t>(kStages));
+    for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
+    wait_for_previous_kernel();
+    for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
+    ring_position<kStages> at;
+    for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
+      barrier_wait(empty + at.stage, at.phase);
+      load_weights(s, at.stage);
+      load_activations(s, at.stage);
+    }
+    return;
+  }
+
+  const int group = warp / 4, lane = static_cast<int>(threadIdx.x) % 32;
+  float sum[kWidth / 2];
+  ring_position<kStages> at;
+  std::uint32_t previous = 0;
+  for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
+    barrier_wait(full + at.stage, at.phase);
+    const std::uint64_t a = k_major_tile(tiles + at.stage * kStageBytes + group * group_bytes);
+    const std::uint64_t b = k_major_tile(tiles + at.stage * kStageBytes + kWeightBytes);
+    hold(sum);
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > 0 || k > 0);
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+    previous = at.stage;
+  }
+  wgmma_wait<0>();
+  hold(sum);
+
+  const std::uint32_t feature = feature0 + group * 64 + warp % 4 * 16 + lane / 4;
+  if (p.gated != nullptr) {
+    const std::uint32_t out_features = p.features / 2, out = (feature0 + group * 64 + warp % 4 * 16) / 2 + lane / 4;
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c;
+        if (row < p.rows && out < out_features) {
+          p.gated[std::size_t{row} * out_features + out] = __float2bfloat16(silu(sum[4 * j + c]) * sum[4 * j + 2 + c]);
+        }
+      }
+    }
+    return;
+  }
+  float* y = p.partial + std::size_t{tile.split} * p.rows * p.features;
+#pragma unroll
+  for (int j = 0; j < kWidth / 8; ++j) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c % 2, f = feature + c / 2 * 8;
+      if (row < p.rows && f < p.features) y[std::size_t{row} * p.features + f] = sum[4 * j + c];
+    }
+  }
+}
+
+template <int kGroups, int kWidth>
+result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_parameters p, bool early,
+                 cudaStream_t stream) {
+  constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
+  p.row_tiles = (p.rows + kWidth - 1) / kWidth;
+  const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
+  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 32),
+                           shared_bytes_for(kGroups, kWidth)};
+  return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map, x.maps[kMap], p);
+}
+
+template <int kGroups>
+result<void> run_width(const activation_matrix& x, const weight_matrix& w, const narrow_parameters& p, bool early,
+                       cudaStream_t stream) {
+  if (p.rows <= 8) return run<kGroups, 8>(x, w, p, early, stream);
+  if (p.rows <= 16) return run<kGroups, 16>(x, w, p, early, stream);
+  if (p.rows <= 32) return run<kGroups, 32>(x, w, p, early, stream);
+  if (p.rows <= 64) return run<kGroups, 64>(x, w, p, early, stream);
+  if (p.rows <= 128) return run<kGroups, 128>(x, w, p, early, stream);
+  return run<kGroups, 256>(x, w, p, early, stream);
+}
+
+template <int kGroups, int... kWidths>
+result<void> prepare_widths() {
+  result<void> done;
+  ((done = done ? allow_shared_memory(narrow_kernel<kGroups, kWidths>, shared_bytes_for(kGroups, kWidths),
+                                      "preparing multiply_narrow")
+                : done),
+   ...);
+  return done;
+}
+
+}  // namespace
+
+result<void> prepare_narrow() {
+  TROUPE_CHECK(prepare_widths<1, 8, 16, 32, 64, 128, 256>());
+  return prepare_widths<2, 8, 16, 32, 64, 128, 256>();
+}
+
+result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
+                             const narrow_output& y, const narrow_options& options, cudaStream_t stream) {
+  TROUPE_ASSERT(x.columns == w.columns && rows > 0 && rows <= x.capacity);
+  TROUPE_ASSERT((y.gated == nullptr) != (y.partial == nullptr));
+  TROUPE_ASSERT(y.gated == nullptr || options.splits == 1);
+  narrow_parameters p{};
+  p.features = w.rows;
+  p.depth_steps = (w.columns + depth_step - 1) / depth_step;
+  p.rows = rows;
+  p.splits = options.splits;
+  TROUPE_ASSERT(p.splits >= 1 && p.splits <= p.depth_steps);
+  p.partial = y.partial;
+  p.gated = y.gated;
+  return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)
+                                  : run_width<2>(x, w, p, options.early, stream);
+}
+
+result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns) {
+  TROUPE_TRY(const CUtensorMap map, make_matrix_map(data, half_type::bf16, rows, columns, 64));
+  return weight_matrix{data, rows, columns, map};
+}
+
+result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity, std::uint32_t columns) {
+  TROUPE_ASSERT(capacity % 128 == 0);
+  activation_matrix made{data, capacity, columns, {}};
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    TROUPE_TRY(made.maps[i], make_matrix_map(data, half_type::bf16, capacity, columns, 8u << i));
+  }
+  return made;
+}
+
+}  // namespace troupe::gpu::cuda

@@ -1,0 +1,41 @@
+// Kernel launches: with programmatic dependent launch, a kernel's blocks may start, and prefetch weights, while the
+// kernel before it still runs; each waits for it by wait_for_previous_kernel before it touches what that one made.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <utility>
+
+#include "gpu/cuda/status.hpp"
+
+namespace troupe::gpu::cuda {
+
+struct launch_shape {
+  dim3 grid, block;
+  std::size_t shared_bytes = 0;
+};
+
+// `early`: false for the first kernel after something that is not a kernel.
+template <class... Parameters, class... Arguments>
+result<void> launch(const char* name, void (*kernel)(Parameters...), const launch_shape& shape, cudaStream_t stream,
+                    bool early, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = early ? 1 : 0;
+  return checked(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
+}
+
+// Kernels that take more than 48 KiB must say so once a device.
+template <class Kernel>
+result<void> allow_shared_memory(Kernel* kernel, std::size_t bytes, const char* name) {
+  return checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+}
+
+}  // namespace troupe::gpu::cuda

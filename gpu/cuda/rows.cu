@@ -1,0 +1,214 @@
+#include "gpu/cuda/rows.hpp"
+
+#include "gpu/cuda/hopper.cuh"
+#include "gpu/cuda/launch.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+constexpr int norm_threads = 512, norm_chunks = 8;  // chunks of four values a thread: hidden <= 16384
+
+__device__ inline float4 add(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+__device__ inline float4 load_bf16x4(const __nv_bfloat16* from) {
+  const uint2 raw = *reinterpret_cast<const uint2*>(from);
+  const float2 low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.x));
+  const float2 high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.y));
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ inline void store_bf16x4(__nv_bfloat16* to, float4 v) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
+  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+}
+__device__ inline float warp_sum(float x) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(~0u, x, i);
+  return x;
+}
+
+__global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t row = blockIdx.x;
+  const __nv_bfloat16* from = a.table + std::size_t{a.tokens[row]} * a.hidden;
+  for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
+    *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) = load_bf16x4(from + i);
+  }
+  if (threadIdx.x == 0) a.argmax[row] = 0;
+}
+
+__global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
+  __shared__ float parts[norm_threads / 32];
+  const std::uint32_t chunks = a.hidden / 4;
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t row = a.gather != nullptr ? a.gather[blockIdx.x] : blockIdx.x;
+  float* residual = a.residual + std::size_t{row} * a.hidden;
+  float4 x[norm_chunks];
+  float squares = 0.0f;
+#pragma unroll
+  for (int c = 0; c < norm_chunks; ++c) {
+    const std::uint32_t i = threadIdx.x + c * norm_threads;
+    if (i >= chunks) continue;
+    x[c] = reinterpret_cast<const float4*>(residual)[i];
+    for (std::uint32_t s = 0; s < a.update.splits; ++s) {
+      x[c] = add(x[c], *reinterpret_cast<const float4*>(
+                           a.update.partial + (std::size_t{s} * a.update_rows + row) * a.hidden + i * 4));
+    }
+    if (a.update.values != nullptr) x[c] = add(x[c], load_bf16x4(a.update.values + std::size_t{row} * a.hidden + i * 4));
+    squares += x[c].x * x[c].x + x[c].y * x[c].y + x[c].z * x[c].z + x[c].w * x[c].w;
+    if (a.gather == nullptr) reinterpret_cast<float4*>(residual)[i] = x[c];
+  }
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
+  __syncthreads();
+  float total = 0.0f;
+#pragma unroll
+  for (int w = 0; w < norm_threads / 32; ++w) total += parts[w];
+  const float scale = rsqrtf(total / static_cast<float>(a.hidden) + a.epsilon);
+#pragma unroll
+  for (int c = 0; c < norm_chunks; ++c) {
+    const std::uint32_t i = threadIdx.x + c * norm_threads;
+    if (i >= chunks) continue;
+    const float4 w = reinterpret_cast<const float4*>(a.weight)[i];
+    store_bf16x4(a.normed + std::size_t{blockIdx.x} * a.hidden + i * 4,
+                 make_float4(x[c].x * scale * w.x, x[c].y * scale * w.y, x[c].z * scale * w.z, x[c].w * scale * w.w));
+  }
+}
+
+// Values outside f16's range would make 0 * inf in attention; the comparison also turns NaN into a number.
+__device__ inline __half finite_half(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)); }
+
+// The two places in a head that pair `p` covers.
+__device__ inline int2 pair_places(const rotary_arguments& a, int p) {
+  const int rotated = static_cast<int>(a.dimensions) / 2;
+  if (a.interleaved || p >= rotated) return make_int2(2 * p, 2 * p + 1);
+  return make_int2(p, p + rotated);
+}
+
+// A warp a head of a row; a lane holds pairs lane, lane + 32, ...
+__global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
+  constexpr int kMaxPairs = 4;  // head_dim <= 256
+  const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
+  const std::uint32_t index = blockIdx.x * 4 + threadIdx.x / 32;
+  const std::uint32_t row = index / heads, head = index % heads;
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  if (row >= a.rows) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32, pairs = static_cast<int>(a.head_dim) / 2;
+  const bool is_query = head < a.num_heads, is_value = head >= a.num_heads + a.num_kv_heads;
+
+  float2 v[kMaxPairs] = {};
+  float squares = 0.0f;
+#pragma unroll
+  for (int c = 0; c < kMaxPairs; ++c) {
+    const int p = lane + 32 * c;
+    if (p >= pairs) continue;
+    const int2 at = pair_places(a, p);
+    const std::size_t from = std::size_t{row} * width + head * a.head_dim;
+    if (a.qkv.values != nullptr) {
+      v[c] = make_float2(__bfloat162float(a.qkv.values[from + at.x]), __bfloat162float(a.qkv.values[from + at.y]));
+    }
+    for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
+      const float* part = a.qkv.partial + std::size_t{s} * a.rows * width + from;
+      v[c].x += part[at.x];
+      v[c].y += part[at.y];
+    }
+    if (a.bias != nullptr) {
+      v[c].x += a.bias[head * a.head_dim + at.x];
+      v[c].y += a.bias[head * a.head_dim + at.y];
+    }
+    squares += v[c].x * v[c].x + v[c].y * v[c].y;
+  }
+  const float* norm = is_query ? a.q_norm : is_value ? nullptr : a.k_norm;
+  const float scale =
+      norm != nullptr ? rsqrtf(warp_sum(squares) / static_cast<float>(a.head_dim) + a.epsilon) : 1.0f;
+
+  __half* to = nullptr;
+  if (is_query) {
+    to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
+  } else if (a.slots[row] != no_slot) {
+    const std::uint32_t slot = a.slots[row], kv = head - a.num_heads;  // K heads, then V heads
+    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes + a.layer_offset) +
+         (std::size_t{kv} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
+  }
+  if (to == nullptr) return;
+  const std::uint32_t position = a.positions[row];
+#pragma unroll
+  for (int c = 0; c < kMaxPairs; ++c) {
+    const int p = lane + 32 * c;
+    if (p >= pairs) continue;
+    const int2 at = pair_places(a, p);
+    if (norm != nullptr) {
+      v[c].x *= scale * norm[at.x];
+      v[c].y *= scale * norm[at.y];
+    }
+    const int rotated = static_cast<int>(a.dimensions) / 2;
+    if (!is_value && p < rotated) {
+      const float2 angle = a.angles[std::size_t{position} * rotated + p];
+      v[c] = make_float2(v[c].x * angle.x - v[c].y * angle.y, v[c].x * angle.y + v[c].y * angle.x);
+    }
+    to[at.x] = finite_half(v[c].x);
+    to[at.y] = finite_half(v[c].y);
+  }
+}
+
+__global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
+                              float2* angles) {
+  const std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= std::size_t{positions} * pairs) return;
+  double sine, cosine;
+  sincos(static_cast<double>(i / pairs) * static_cast<double>(inv_freq[i % pairs]), &sine, &cosine);
+  angles[i] = make_float2(static_cast<float>(cosine) * factor, static_cast<float>(sine) * factor);
+}
+
+constexpr std::uint32_t argmax_parts = 16, argmax_threads = 512;
+
+__global__ void __launch_bounds__(argmax_threads)
+    argmax_kernel(const float* logits, std::uint32_t vocab, unsigned long long* argmax) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const float* row = logits + std::size_t{blockIdx.y} * vocab;
+  unsigned long long best = 0;
+  for (std::uint32_t i = blockIdx.x * argmax_threads + threadIdx.x; i < vocab; i += argmax_parts * argmax_threads) {
+    const std::uint32_t bits = __float_as_uint(row[i]);
+    const std::uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    best = max(best, static_cast<unsigned long long>(ordered) << 32 | (~i));
+  }
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) best = max(best, __shfl_xor_sync(~0u, best, i));
+  if (threadIdx.x % 32 == 0) atomicMax(argmax + blockIdx.y, best);
+}
+
+}  // namespace
+
+result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
+  return launch("embed", embed_kernel, {dim3(a.rows), dim3(256), 0}, stream, early, a);
+}
+
+result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream) {
+  TROUPE_ASSERT(a.hidden % 4 == 0 && a.hidden <= norm_threads * norm_chunks * 4);
+  return launch("add_and_normalize", norm_kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream, early, a);
+}
+
+result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_t stream) {
+  TROUPE_ASSERT(a.head_dim <= 256 && a.dimensions <= a.head_dim);
+  const std::uint32_t warps = a.rows * (a.num_heads + 2 * a.num_kv_heads);
+  return launch("rotate_and_store", rotary_kernel, {dim3((warps + 3) / 4), dim3(128), 0}, stream, early, a);
+}
+
+result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
+                         float2* angles, cudaStream_t stream) {
+  const std::size_t count = std::size_t{positions} * pairs;
+  return launch("fill_angles", angles_kernel, {dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0}, stream,
+                false, inv_freq, factor, positions, pairs, angles);
+}
+
+result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab, unsigned long long* argmax,
+                         bool early, cudaStream_t stream) {
+  return launch("find_argmax", argmax_kernel, {dim3(argmax_parts, rows), dim3(argmax_threads), 0}, stream, early,
+                logits, vocab, argmax);
+}
+
+}  // namespace troupe::gpu::cuda

@@ -1,0 +1,250 @@
+#include "gpu/cuda/runner.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <map>
+#include <optional>
+#include <tuple>
+
+#include "gpu/cuda/forward.hpp"
+#include "gpu/device_registry.hpp"
+
+namespace troupe::gpu {
+namespace cuda {
+namespace {
+
+std::uint32_t padded_rows(std::uint32_t rows) {
+  if (rows <= 8) return std::bit_ceil(rows);
+  const std::uint32_t step = rows <= 64 ? 8 : rows <= 128 ? 16 : 32;
+  return (rows + step - 1) / step * step;
+}
+
+class cuda_runner final : public model_runner {
+ public:
+  cuda_runner(device_info device, model::model_config config, const runner_options& options, const kv_layout& layout,
+              const forward_limits& limits)
+      : device_(std::move(device)), config_(std::move(config)), options_(options), layout_(layout), limits_(limits) {}
+  ~cuda_runner() override {
+    cudaSetDevice(device_.index);
+    if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+    drop_graphs();
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+  }
+
+  result<void> start(device_weights weights) {
+    TROUPE_CHECK(checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    TROUPE_TRY(auto pass, forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
+    pass_.emplace(std::move(pass));
+    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(std::max(limits_.logits, forward_pass::small_rows), "results"));
+    argmax_.resize(argmax_host_.size());
+    return {};
+  }
+
+  const kv_layout& layout() const override { return layout_; }
+  memory_kind kv_memory() const override { return memory_kind::cuda; }
+  result<std::span<std::byte>> allocate_kv(std::uint32_t num_blocks) override;
+  result<void> attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) override;
+  result<void> submit(const batch& b) override;
+  result<step_output> collect() override;
+  std::size_t weight_bytes() const override { return pass_->bytes(); }
+  std::string description() const override {
+    return device_.name + " (cuda:" + std::to_string(device_.index) + "), bf16" + (limits_.exact ? ", exact" : "");
+  }
+
+ private:
+  using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool>;  // rows, items, merge
+  static constexpr std::size_t max_graphs = 128;
+
+  result<void> run_graph(const forward_shape& shape);
+  result<cudaGraphExec_t> capture(const forward_shape& shape);
+  result<void> fetch(std::uint32_t logits, bool argmax_suffices);
+  void drop_graphs() {
+    for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+  }
+
+  device_info device_;
+  model::model_config config_;
+  runner_options options_;
+  kv_layout layout_;
+  forward_limits limits_;
+  cudaStream_t stream_ = nullptr;
+  std::optional<forward_pass> pass_;
+  device_buffer<std::byte> kv_;
+  std::uint32_t num_blocks_ = 0;
+  step_plan plan_;
+  std::map<graph_key, cudaGraphExec_t> graphs_;
+  pinned_buffer<float> logits_host_;
+  pinned_buffer<unsigned long long> argmax_host_;
+  std::vector<token_id> argmax_;
+  std::uint32_t pending_logits_ = 0;
+  bool pending_ = false, pending_values_ = false;
+};
+
+result<std::span<std::byte>> cuda_runner::allocate_kv(std::uint32_t num_blocks) {
+  TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
+  const std::size_t bytes = num_blocks * layout_.block_bytes();
+  TROUPE_TRY(kv_, device_buffer<std::byte>::make(bytes, "KV blocks"));
+  return std::span<std::byte>(kv_.data(), bytes);
+}
+
+result<void> cuda_runner::attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) {
+  TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
+  if (num_blocks == 0 || arena.size() < num_blocks * layout_.block_bytes()) {
+    return fail(ec::invalid_argument, "a KV arena of " + std::to_string(arena.size()) + " bytes cannot hold " +
+                                          std::to_string(num_blocks) + " blocks of " + std::to_string(layout_.block_bytes()));
+  }
+  cudaPointerAttributes where{};
+  TROUPE_CHECK(checked(cudaPointerGetAttributes(&where, arena.data()), "looking at the KV arena"));
+  if (where.type != cudaMemoryTypeDevice || where.device != device_.index) {
+    return fail(ec::invalid_argument, "the KV arena is not memory of cuda:" + std::to_string(device_.index) +
+                                          "; take it from allocate_kv");
+  }
+  drop_graphs();  // they hold the old arena
+  num_blocks_ = num_blocks;
+  return pass_->attach(arena.data(), num_blocks);
+}
+
+result<void> cuda_runner::submit(const batch& b) {
+  TROUPE_ASSERT(num_blocks_ > 0 && !pending_);
+  const std::uint32_t rows = b.num_rows(), logits = b.num_logits();
+  TROUPE_ASSERT(rows > 0 && rows <= limits_.rows);
+  if (b.sequences.size() > limits_.sequences || logits > limits_.logits) {
+    return fail(ec::invalid_argument, std::to_string(b.sequences.size()) + " sequences with " + std::to_string(logits) +
+                                          " rows of logits in one batch; at most " + std::to_string(limits_.sequences) +
+                                          " and " + std::to_string(limits_.logits) + " (max_batch_sequences)");
+  }
+  for (const auto& s : b.sequences) {
+    if (s.first_position + s.tokens.size() > config_.max_position_embeddings) {
+      return fail(ec::context_exceeded, "a sequence is longer than the model's context of " +
+                                            std::to_string(config_.max_position_embeddings));
+    }
+  }
+  TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
+  plan_.build(b, pass_->planning());
+  forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.rounds};
+  const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits && plan_.rounds.size() == 1 &&
+                      plan_.rounds[0].tile == attention_tile::narrow && padded_rows(rows) <= limits_.logits &&
+                      padded_rows(rows) <= limits_.rows;
+  if (decode) shape.rows = shape.logits = padded_rows(rows);
+  TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
+  TROUPE_CHECK(decode ? run_graph(shape) : pass_->enqueue(shape, stream_));
+  TROUPE_CHECK(fetch(logits, b.argmax_suffices));
+  pending_ = true;
+  return {};
+}
+
+result<void> cuda_runner::run_graph(const forward_shape& shape) {
+  attention_round round = shape.rounds[0];
+  round.items = std::bit_ceil(round.items);
+  round.first_row = 0;
+  round.rows = shape.rows;
+  forward_shape padded = shape;
+  padded.rounds = {&round, 1};
+  const graph_key key{shape.rows, round.items, round.merge};
+  auto found = graphs_.find(key);
+  if (found == graphs_.end()) {
+    if (graphs_.size() >= max_graphs) drop_graphs();
+    TROUPE_TRY(const cudaGraphExec_t graph, capture(padded));
+    found = graphs_.emplace(key, graph).first;
+  }
+  return checked(cudaGraphLaunch(found->second, stream_), "launching a decode step");
+}
+
+result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
+  TROUPE_CHECK(checked(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a decode step"));
+  const auto enqueued = pass_->enqueue(shape, stream_);
+  cudaGraph_t graph = nullptr;
+  const auto ended = checked(cudaStreamEndCapture(stream_, &graph), "capturing a decode step");
+  cudaGraphExec_t executable = nullptr;
+  auto made = !enqueued ? enqueued : ended;
+  if (made) made = checked(cudaGraphInstantiate(&executable, graph, 0), "making a decode step's graph");
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  TROUPE_CHECK(made);
+  return executable;
+}
+
+result<void> cuda_runner::fetch(std::uint32_t logits, bool argmax_suffices) {
+  pending_logits_ = logits;
+  pending_values_ = !argmax_suffices && logits > 0;
+  if (logits == 0) return {};
+  TROUPE_CHECK(checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(), logits * sizeof(unsigned long long),
+                                       cudaMemcpyDeviceToHost, stream_),
+                       "fetching results"));
+  if (!pending_values_) return {};
+  const std::size_t count = std::size_t{logits} * config_.vocab_size;
+  if (logits_host_.size() < count) {
+    const std::size_t capacity = std::min<std::size_t>(std::bit_ceil(logits), limits_.logits) * config_.vocab_size;
+    TROUPE_TRY(logits_host_, pinned_buffer<float>::make(capacity, "logits"));
+  }
+  return checked(cudaMemcpyAsync(logits_host_.data(), pass_->logits(), count * sizeof(float), cudaMemcpyDeviceToHost, stream_),
+                 "fetching logits");
+}
+
+result<step_output> cuda_runner::collect() {
+  TROUPE_ASSERT(pending_);
+  pending_ = false;
+  TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
+  TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "waiting for a forward pass"));
+  step_output out;
+  for (std::uint32_t i = 0; i < pending_logits_; ++i) argmax_[i] = argmax_index(argmax_host_.data()[i]);
+  out.argmax = {argmax_.data(), pending_logits_};
+  if (pending_values_) out.logits = {logits_host_.data(), std::size_t{pending_logits_} * config_.vocab_size};
+  return out;
+}
+
+}  // namespace
+
+result<void> check_supported(const model::model_config& c, const runner_options& options) {
+  const auto refuse = [](const std::string& what) {
+    return fail(ec::unsupported, "the CUDA device cannot run this model: " + what + "; use --device cpu");
+  };
+  if (c.head_dim != 64 && c.head_dim != 128) return refuse("heads of " + std::to_string(c.head_dim) + " (64 and 128 work)");
+  if (c.num_key_value_heads == 0 || c.num_attention_heads % c.num_key_value_heads != 0 ||
+      c.num_attention_heads / c.num_key_value_heads > 64) {
+    return refuse(std::to_string(c.num_attention_heads) + " heads over " + std::to_string(c.num_key_value_heads) + " KV heads");
+  }
+  if (c.hidden_size % 8 != 0 || c.intermediate_size % 8 != 0 || c.hidden_size > 16384) {
+    return refuse("widths of " + std::to_string(c.hidden_size) + " and " + std::to_string(c.intermediate_size));
+  }
+  if (options.block_tokens == 0 || options.block_tokens % 16 != 0) {
+    return fail(ec::invalid_argument, "block_tokens is " + std::to_string(options.block_tokens) +
+                                          "; the CUDA device needs a multiple of 16");
+  }
+  return {};
+}
+
+result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device, const model::model_config& config,
+                                                       device_weights weights, const runner_options& options) {
+  kv_layout layout;
+  layout.num_layers = config.num_hidden_layers;
+  layout.num_kv_heads = config.num_key_value_heads;
+  layout.head_dim = config.head_dim;
+  layout.block_tokens = options.block_tokens;
+  layout.dtype = kv_dtype::f16;
+  forward_limits limits;
+  limits.rows = options.max_batch_tokens;
+  limits.sequences = options.max_batch_sequences;
+  limits.logits = std::max(options.max_batch_sequences, std::min(options.max_batch_tokens, forward_pass::small_rows));
+  limits.multiprocessors = device.multiprocessors;
+  limits.exact = options.exact;
+  auto runner = std::make_unique<cuda_runner>(device, config, options, layout, limits);
+  TROUPE_CHECK(runner->start(std::move(weights)));
+  return std::unique_ptr<model_runner>(std::move(runner));
+}
+
+}  // namespace cuda
+
+result<std::unique_ptr<model_runner>> make_cuda_runner(std::shared_ptr<const model::loaded_model> model,
+                                                       const runner_options& options) {
+  TROUPE_TRY(const cuda::device_info device, cuda::open_device(options.device));
+  TROUPE_CHECK(cuda::check_supported(model->config, options));
+  cudaStream_t stream = nullptr;
+  TROUPE_CHECK(cuda::checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
+  auto weights = cuda::upload_weights(*model, options.progress, stream);
+  cudaStreamDestroy(stream);
+  if (!weights) return tl::unexpected<error>(std::move(weights).error());
+  return cuda::make_runner_over(device, model->config, std::move(*weights), options);
+}
+
+}  // namespace troupe::gpu

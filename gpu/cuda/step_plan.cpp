@@ -1,0 +1,125 @@
+#include "gpu/cuda/step_plan.hpp"
+
+#include <algorithm>
+
+#include "base/result.hpp"
+#include "gpu/cuda/rows.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+// Parts shorter than this cost more to merge than they gain.
+constexpr std::uint32_t min_split = 128;
+constexpr std::uint32_t max_parts = 64;  // bounds the partials of one piece
+
+std::uint32_t round_up(std::uint64_t value, std::uint32_t step) {
+  return static_cast<std::uint32_t>((value + step - 1) / step * step);
+}
+
+}  // namespace
+
+void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& round, std::uint32_t& partial_row) {
+  const std::uint32_t end = p.position + p.tokens;
+  const std::uint32_t parts = (end + split - 1) / split;
+  for (std::uint32_t i = 0; i < parts; ++i) {
+    attention_item item{};
+    item.row = p.row;
+    item.tokens = p.tokens;
+    item.position = p.position;
+    item.kv_begin = i * split;
+    item.kv_end = std::min(end, (i + 1) * split);
+    item.table = p.table;
+    item.partial = parts == 1 ? direct_output : partial_row + i * p.tokens;
+    items.push_back(item);
+  }
+  round.items += parts;
+  if (parts == 1) return;
+  round.merge = true;
+  for (std::uint32_t t = 0; t < p.tokens; ++t) merges[p.row + t] = {partial_row + t, p.tokens, parts};
+  partial_row += parts * p.tokens;
+}
+
+// Pieces go in rounds whose partials fit; only exact's long prefills need more than one.
+void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile, const plan_options& options) {
+  if (pieces.empty()) return;
+  std::uint32_t split = options.exact_split;
+  if (!options.exact) {
+    std::uint64_t keys = 0, longest = 0;
+    for (const auto& p : pieces) {
+      keys += std::uint64_t{p.position + p.tokens} * options.shape.num_kv_heads;
+      longest = std::max(longest, std::uint64_t{p.position + p.tokens});
+    }
+    const std::uint32_t slots = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
+    const std::uint64_t fair = std::max({(keys + slots - 1) / slots, std::uint64_t{min_split}, longest / max_parts});
+    split = round_up(fair, tile_keys(tile));
+  }
+  std::uint32_t partial_row = 0;
+  const auto open = [&](std::uint32_t row) {
+    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0, false, row, 0});
+    partial_row = 0;
+  };
+  const auto close = [&] {
+    const attention_round& r = rounds.back();
+    // Longest first, so that no long one starts when the others are done.
+    std::stable_sort(items.begin() + r.first_item, items.end(), [](const auto& a, const auto& b) {
+      return a.kv_end - a.kv_begin > b.kv_end - b.kv_begin;
+    });
+    partial_rows = std::max(partial_rows, partial_row);
+  };
+  open(pieces.front().row);
+  for (const auto& p : pieces) {
+    const std::uint32_t needed = ((p.position + p.tokens + split - 1) / split) * p.tokens;
+    if (partial_row != 0 && partial_row + needed > options.max_partial_rows) {
+      close();
+      open(p.row);
+    }
+    add_piece(p, split, rounds.back(), partial_row);
+    rounds.back().rows = p.row + p.tokens - rounds.back().first_row;
+  }
+  close();
+}
+
+void step_plan::build(const batch& b, const plan_options& options) {
+  rows = b.num_rows();
+  partial_rows = 0;
+  tokens.clear();
+  positions.clear();
+  slots.clear();
+  gather.clear();
+  items.clear();
+  rounds.clear();
+  block_tables.clear();
+  narrow_.clear();
+  wide_.clear();
+  merges.assign(rows, merge_row{0, 0, 0});
+  const std::uint32_t group = options.shape.group();
+  for (const auto& sequence : b.sequences) {
+    const auto count = static_cast<std::uint32_t>(sequence.tokens.size());
+    const auto first_row = static_cast<std::uint32_t>(tokens.size());
+    const auto table = static_cast<std::uint32_t>(block_tables.size());
+    const std::uint32_t end = sequence.first_position + count;
+    TROUPE_ASSERT(count > 0 && sequence.num_logits <= count);
+    TROUPE_ASSERT(sequence.block_table.size() * options.block_tokens >= end);
+    const std::uint32_t blocks = (end + options.block_tokens - 1) / options.block_tokens;
+    block_tables.insert(block_tables.end(), sequence.block_table.begin(), sequence.block_table.begin() + blocks);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::uint32_t position = sequence.first_position + i;
+      tokens.push_back(sequence.tokens[i]);
+      positions.push_back(position);
+      slots.push_back(sequence.block_table[position / options.block_tokens] * options.block_tokens +
+                      position % options.block_tokens);
+      if (i + sequence.num_logits >= count) gather.push_back(first_row + i);
+    }
+    const bool narrow = options.exact || count * group <= tile_rows(attention_tile::narrow);
+    const std::uint32_t step = tile_rows(narrow ? attention_tile::narrow : attention_tile::wide) / group;
+    for (std::uint32_t i = 0; i < count; i += step) {
+      (narrow ? narrow_ : wide_)
+          .push_back({first_row + i, std::min(step, count - i), sequence.first_position + i, table});
+    }
+  }
+  every_row_has_logits = gather.size() == rows;
+  add_round(wide_, attention_tile::wide, options);
+  add_round(narrow_, attention_tile::narrow, options);
+}
+
+}  // namespace troupe::gpu::cuda

@@ -1,0 +1,18 @@
+// Random numbers on the device, for weights nobody downloads. Counter-based: value i depends on seed and i alone.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/result.hpp"
+
+namespace troupe::gpu::cuda {
+
+// Uniform with the standard deviation `deviation`.
+result<void> fill_random(__nv_bfloat16* to, std::size_t count, std::uint64_t seed, float deviation, cudaStream_t stream);
+result<void> fill_constant(float* to, std::size_t count, float value, cudaStream_t stream);
+
+}  // namespace troupe::gpu::cuda

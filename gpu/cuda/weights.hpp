@@ -1,0 +1,45 @@
+// A model's weights on the device: bf16 matrices in one arena, fused and laid out as the kernels want them.
+//
+// Immutable once made; owned by the runner.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "base/result.hpp"
+#include "gpu/cuda/buffer.hpp"
+#include "gpu/cuda/gemm.hpp"
+#include "model/model.hpp"
+
+namespace troupe::gpu::cuda {
+
+struct device_layer {
+  const float* attn_norm = nullptr;  // [hidden]
+  weight_matrix qkv;                 // q, k and v rows one after the other
+  const float* qkv_bias = nullptr;   // optional
+  const float *q_norm = nullptr, *k_norm = nullptr;  // optional [head_dim]
+  weight_matrix o;
+  const float* ffn_norm = nullptr;   // [hidden]
+  weight_matrix gate_up;             // gate and up in alternating groups of 8 rows
+  weight_matrix down;
+};
+
+struct device_weights {
+  device_buffer<std::byte> arena;
+  weight_matrix embed, lm_head;  // the same memory when tied
+  const float* norm = nullptr;
+  std::vector<device_layer> layers;
+};
+
+// Bytes that the weights of such a model take.
+std::size_t weight_arena_bytes(const model::model_config& config, bool has_bias, bool has_qk_norm);
+
+result<device_weights> upload_weights(const model::loaded_model& model, const std::function<void(double)>& progress,
+                                      cudaStream_t stream);
+// Seeded normal weights of a scale that keeps activations near one, made on the device.
+result<device_weights> synthesize_weights(const model::model_config& config, std::uint64_t seed, cudaStream_t stream);
+
+}  // namespace troupe::gpu::cuda
