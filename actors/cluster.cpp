@@ -2,6 +2,7 @@
 
 #include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
+#include <random>
 
 #include "actors/children.hpp"
 #include "actors/directory.hpp"
@@ -64,6 +65,7 @@ class server : public serve_process {
   std::shared_ptr<local_nodes> neighbours_ = std::make_shared<local_nodes>();
   directory_actor directory_;
   router_actor router_;
+  std::shared_ptr<gateway_context> context_;
   gateway_actor gateway_;
   std::uint16_t cluster_port_ = 0, gateway_port_ = 0;
   std::unique_ptr<generation_service> service_;
@@ -76,7 +78,7 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
   m.expected_model = to_hex(model.digest);
   m.expected_model_text = "model " + options.model_name + " " + m.expected_model.substr(0, 12);
   directory_ = system_.spawn(directory, m);
-  auto context = std::make_shared<gateway_context>();
+  auto context = context_ = std::make_shared<gateway_context>();
   context->directory = directory_;
   context->neighbours = neighbours_;
   context->metrics = std::make_shared<gateway_metrics>("gateway");
@@ -96,6 +98,14 @@ result<void> server::publish(const serve_options& options) {
   auto door = system_.middleman().publish(gateway_, 0, net.host.c_str());
   if (!door) return fail(ec::address_in_use, "cannot listen on " + net.host + " for programs");
   gateway_port_ = *door;
+  auto& info = context_->info;
+  info.name = "gateway-" + std::to_string(gateway_port_);
+  info.start = (std::uint64_t{std::random_device{}()} << 32) | gateway_port_;
+  info.kind = role::gateway;
+  info.host = net.host;
+  info.port = gateway_port_;
+  info.model_name = options.model_name;
+  context_->published = true;
   return {};
 }
 

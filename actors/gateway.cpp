@@ -268,6 +268,7 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       [this](const drain_request&) { draining = true; },
       [this](caf::tick_atom) {
         self->delayed_send(self, tick_interval, caf::tick_atom_v);
+        beat();
         check_deadlines();
         reroute_waiting();
       },

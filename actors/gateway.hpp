@@ -8,6 +8,7 @@
 // Every request has a deadline of its own and ends by it. Scheduled actor; state is touched by its handlers only.
 #pragma once
 
+#include <atomic>
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
 #include <map>
@@ -33,11 +34,13 @@ struct gateway_options {
 
 struct gateway_context {
   gateway_options options;
-  std::string name = "gateway";
   directory_actor directory;
   router_actor router;
   std::shared_ptr<local_nodes> neighbours;
   std::shared_ptr<gateway_metrics> metrics;
+  // How programs reach this gateway; complete once `published`, and then it joins the directory.
+  node_info info;
+  std::atomic<bool> published{false};
 };
 
 struct gateway_state {
@@ -87,6 +90,7 @@ struct gateway_state {
   void connect_node(const node_info& info);
   void drop_node(std::uint64_t start, const std::string& why);
   void on_membership(const membership& m);
+  void beat();  // joins the directory, then heartbeats, so that programs find the gateway
 
   gateway_actor::pointer self;
   std::shared_ptr<gateway_context> context;
@@ -96,7 +100,7 @@ struct gateway_state {
   std::set<caf::actor_addr> clients;  // monitored
   std::map<caf::actor_addr, membership_listener> subscribers;
   membership latest;
-  bool draining = false;
+  bool draining = false, member = false;
 };
 
 gateway_actor::behavior_type gateway(gateway_actor::stateful_pointer<gateway_state> self,

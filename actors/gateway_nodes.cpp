@@ -50,8 +50,24 @@ void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
   for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
 }
 
+void gateway_state::beat() {
+  if (!context->published) return;
+  const auto& info = context->info;
+  if (!member) {  // membership tells whether it worked; until then every beat asks again
+    self->request(context->directory, context->options.route_timeout, join_request{info})
+        .then([](const join_reply&) {}, [](const caf::error&) {});
+    return;
+  }
+  heartbeat h{info.name, info.start, draining ? node_state::draining : node_state::ready, {}, {}};
+  h.load.running = static_cast<std::uint32_t>(requests.size());
+  self->send(context->directory, std::move(h));
+}
+
 void gateway_state::on_membership(const membership& m) {
   latest = m;
+  member = false;
+  for (const auto& n : m.members)
+    member = member || (n.info.start == context->info.start && n.state != node_state::lost);
   self->send(context->router, m);
   for (auto& [addr, listener] : subscribers) self->send(listener, m);
   std::set<std::uint64_t> alive;
