@@ -1,0 +1,400 @@
+#include "gpu/host/forward_pass.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "gpu/host/forward_pass_limits.hpp"
+#include "gpu/host/rope_angles.hpp"
+
+namespace troupe::gpu::host {
+namespace {
+
+// Hands out consecutive parts of a buffer, each on its own cache line; with no buffer it only counts.
+class placer {
+ public:
+  explicit placer(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(std::size_t n) {
+    T* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (n * sizeof(T) + 63) / 64 * 64;
+    return p;
+  }
+  std::size_t used() const { return used_; }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+std::uint32_t groups_of(std::uint32_t columns) {
+  return (columns + group_size - 1) / group_size;
+}
+
+result<void> check_config(const model::model_config& c) {
+  const auto refuse = [](const std::string& what) {
+    return fail(ec::unsupported, "the host device cannot run this model: " + what);
+  };
+  if (c.head_dim == 0 || c.head_dim % 16 != 0 || c.head_dim > head_dim_max) {
+    return refuse("head_dim " + std::to_string(c.head_dim) + " is not a multiple of 16 up to 256");
+  }
+  if (c.num_key_value_heads == 0 || c.num_attention_heads % c.num_key_value_heads != 0) {
+    return refuse("its query heads are not a multiple of its KV heads");
+  }
+  if (c.num_attention_heads / c.num_key_value_heads > queries_per_row_max) {
+    return refuse("more than 16 query heads share a KV head");
+  }
+  if (c.rope.dimensions % 2 != 0 || c.rope.dimensions > c.head_dim) {
+    return refuse("rope dimensions " + std::to_string(c.rope.dimensions));
+  }
+  if (c.intermediate_size % 16 != 0) return refuse("its intermediate size is not a multiple of 16");
+  if (c.hidden_size % 16 != 0) return refuse("its hidden size is not a multiple of 16");
+  return {};
+}
+
+}  // namespace
+
+forward_pass::forward_pass(const model::model_config& config, const kv_layout& layout,
+                           const host_weights& weights, const kernel_table& kernels,
+                           thread_pool& pool)
+    : config_(config),
+      layout_(layout),
+      frequencies_(model::frequencies(config.rope)),
+      weights_(weights),
+      kernels_(kernels),
+      pool_(pool),
+      group_(config.num_attention_heads / config.num_key_value_heads) {}
+
+result<std::unique_ptr<forward_pass>> forward_pass::make(const model::model_config& config,
+                                                         const kv_layout& layout,
+                                                         const host_weights& weights,
+                                                         const kernel_table& kernels,
+                                                         thread_pool& pool) {
+  TROUPE_CHECK(check_config(config));
+  std::unique_ptr<forward_pass> f(new forward_pass(config, layout, weights, kernels, pool));
+  TROUPE_CHECK(f->allocate());
+  return f;
+}
+
+result<void> forward_pass::allocate() {
+  const auto note = [&](const packed_matrix& m) {
+    (info(m.format).bits == 0 ? needs_values_ : needs_integers_) = true;
+  };
+  for (const host_layer& l : weights_.layers) {
+    for (const packed_matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) note(*m);
+  }
+  note(weights_.lm_head);
+  for (const source s : {source::attn_norm, source::attention, source::inner}) {
+    groups_max_ = std::max(groups_max_, groups_of(columns(s)));
+  }
+  workers_.resize(pool_.size());
+  TROUPE_TRY(buffers_, aligned_memory::make(place(nullptr)));
+  place(buffers_.data());
+  return {};
+}
+
+std::size_t forward_pass::place(std::byte* base) {
+  placer p(base);
+  const std::size_t head_dim = config_.head_dim;
+  const auto take_activations = [&](std::uint32_t rows) {
+    activations a;
+    a.rows = rows;
+    a.groups = groups_max_;
+    const std::size_t n = std::size_t{rows} * groups_max_;
+    if (needs_integers_) {
+      a.quantized = p.take<std::int8_t>(n * 64);
+      a.sums = p.take<group_sums>(n);
+      a.scales = p.take<float>(rows);
+    }
+    if (needs_values_) a.values = p.take<float>(n * group_size);
+    return a;
+  };
+  hidden_ = p.take<float>(std::size_t{rows_max} * config_.hidden_size);
+  queries_ = p.take<float>(std::size_t{rows_max} * config_.num_attention_heads * head_dim);
+  inner_ = p.take<float>(std::size_t{rows_max} * config_.intermediate_size);
+  cosine_ = p.take<float>(std::size_t{rows_max} * config_.rope.dimensions);
+  sine_ = p.take<float>(std::size_t{rows_max} * config_.rope.dimensions);
+  many_ = take_activations(rows_max);
+  for (worker_memory& w : workers_) {
+    w.few = take_activations(few_rows_max);
+    w.scratch = p.take<float>(std::size_t{groups_max_} * group_size);
+    w.tile_a = p.take<float>(row_chunk_max * head_dim);
+    w.tile_b = p.take<float>(row_chunk_max * tile_outputs);
+    w.keys = p.take<float>(head_dim * attention_tile);
+    w.values = p.take<float>(head_dim * attention_tile);
+    w.outputs = p.take<float>(2 * attention_rows_max * group_ * head_dim);
+  }
+  return p.used();
+}
+
+void forward_pass::run(const pass& p) {
+  TROUPE_ASSERT(!p.rows.empty() && p.rows.size() <= rows_max);
+  pass_ = &p;
+  few_ = rows() <= few_rows_max;
+  row_chunks_ = (rows() + row_chunk_max - 1) / row_chunk_max;
+  plan_attention();
+  build_program();
+  pool_.run(program_);
+  pass_ = nullptr;
+}
+
+template <void (forward_pass::*method)(std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t)>
+void forward_pass::add(std::uint32_t layer, std::uint32_t tasks) {
+  const auto call = [](void* self, std::uint32_t l, std::uint32_t task, std::uint32_t worker,
+                       std::uint32_t serial) {
+    (static_cast<forward_pass*>(self)->*method)(l, task, worker, serial);
+  };
+  program_.push_back({call, this, layer, tasks});
+}
+
+void forward_pass::build_program() {
+  program_.clear();
+  const std::uint32_t preparations = (rows() + prepare_rows - 1) / prepare_rows;
+  const auto heads = config_.num_attention_heads + 2 * config_.num_key_value_heads;
+  add<&forward_pass::embed>(0, preparations);
+  for (std::uint32_t l = 0; l < weights_.layers.size(); ++l) {
+    const bool last = l + 1 == weights_.layers.size();
+    if (!few_) add<&forward_pass::prepare<source::attn_norm>>(l, preparations);
+    add<&forward_pass::qkv>(l, heads * row_chunks_);
+    if (last && pass_->logits_rows.empty()) break;  // only the cache was wanted
+    add<&forward_pass::attend>(l, static_cast<std::uint32_t>(attention_tasks_.size()));
+    if (!merge_tasks_.empty())
+      add<&forward_pass::merge>(l, static_cast<std::uint32_t>(merge_tasks_.size()));
+    if (!few_) add<&forward_pass::prepare<source::attention>>(l, preparations);
+    add<&forward_pass::output>(l, matmul_tasks(weights_.layers[l].o.tiles));
+    if (!few_) add<&forward_pass::prepare<source::ffn_norm>>(l, preparations);
+    add<&forward_pass::gate_up>(l, matmul_tasks(weights_.layers[l].gate.tiles));
+    if (!few_) add<&forward_pass::prepare<source::inner>>(l, preparations);
+    add<&forward_pass::down>(l, matmul_tasks(weights_.layers[l].down.tiles));
+  }
+  if (pass_->logits_rows.empty()) return;
+  const auto wanted = static_cast<std::uint32_t>(pass_->logits_rows.size());
+  if (!few_)
+    add<&forward_pass::prepare<source::logits>>(0, (wanted + prepare_rows - 1) / prepare_rows);
+  const std::uint32_t tiles = weights_.lm_head.tiles;
+  add<&forward_pass::lm_head>(0, (tiles + tiles_per_task(tiles) - 1) / tiles_per_task(tiles));
+}
+
+std::uint32_t forward_pass::tiles_per_task(std::uint32_t tiles) const {
+  // Some tasks more than workers, so that one who was held up does not hold up the others.
+  constexpr std::uint32_t tasks_per_worker = 6;
+  return std::max(1u, tiles / (tasks_per_worker * pool_.size()));
+}
+
+std::uint32_t forward_pass::matmul_tasks(std::uint32_t tiles) const {
+  const std::uint32_t n = tiles_per_task(tiles);
+  return (tiles + n - 1) / n * row_chunks_;
+}
+
+forward_pass::part forward_pass::part_of(std::uint32_t task, std::uint32_t tiles) const {
+  const std::uint32_t n = tiles_per_task(tiles), first = task / row_chunks_ * n;
+  const std::uint32_t row = task % row_chunks_ * row_chunk_max;
+  return {first, std::min(first + n, tiles), row, std::min(row_chunk_max, rows() - row)};
+}
+
+// -- activations ----------------------------------------------------------------------------------
+
+std::uint32_t forward_pass::columns(source from) const {
+  switch (from) {
+    case source::attention:
+      return config_.num_attention_heads * config_.head_dim;
+    case source::inner:
+      return config_.intermediate_size;
+    default:
+      return config_.hidden_size;
+  }
+}
+
+activations forward_pass::sized(const activations& a, source from) const {
+  activations s = a;
+  s.groups = groups_of(columns(from));
+  s.rows = from == source::logits ? static_cast<std::uint32_t>(pass_->logits_rows.size()) : rows();
+  return s;
+}
+
+void forward_pass::prepare_row(source from, std::uint32_t layer, std::uint32_t row,
+                               const activations& out, float* scratch) const {
+  quantize_args a{};
+  a.columns = columns(from);
+  a.epsilon = config_.rms_norm_eps;
+  a.out = &out;
+  a.row = row;
+  a.scratch = scratch;
+  switch (from) {
+    case source::attn_norm:
+      a.in = hidden_ + std::size_t{row} * a.columns;
+      a.weight = weights_.layers[layer].attn_norm.data();
+      break;
+    case source::attention:
+      a.in = queries_ + std::size_t{row} * a.columns;
+      break;
+    case source::ffn_norm:
+      a.in = hidden_ + std::size_t{row} * a.columns;
+      a.weight = weights_.layers[layer].ffn_norm.data();
+      break;
+    case source::inner:
+      a.in = inner_ + std::size_t{row} * a.columns;
+      break;
+    case source::logits:
+      a.in = hidden_ + std::size_t{pass_->logits_rows[row]} * a.columns;
+      a.weight = weights_.norm.data();
+      break;
+  }
+  kernels_.quantize_row(a);
+}
+
+template <forward_pass::source from>
+void forward_pass::prepare(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                           std::uint32_t) {
+  const activations out = sized(many_, from);
+  const std::uint32_t first = task * prepare_rows, last = std::min(first + prepare_rows, out.rows);
+  for (std::uint32_t row = first; row < last; ++row)
+    prepare_row(from, layer, row, out, workers_[worker].scratch);
+}
+
+const activations& forward_pass::input(source from, std::uint32_t layer, std::uint32_t worker,
+                                       std::uint32_t serial) {
+  worker_memory& w = workers_[worker];
+  if (w.serial == serial) return w.current;
+  w.serial = serial;
+  w.current = sized(few_ ? w.few : many_, from);
+  if (few_) {
+    for (std::uint32_t row = 0; row < w.current.rows; ++row)
+      prepare_row(from, layer, row, w.current, w.scratch);
+  }
+  return w.current;
+}
+
+// -- linear layers --------------------------------------------------------------------------------
+
+void forward_pass::tile(const packed_matrix& m, const activations& in, std::uint32_t tile,
+                        std::uint32_t first_row, std::uint32_t num_rows, float* out,
+                        std::size_t stride, bool accumulate) const {
+  kernels_.matmul[static_cast<std::size_t>(m.format)](
+      {&m, tile, &in, first_row, num_rows, out, stride, accumulate});
+}
+
+void forward_pass::embed(std::uint32_t, std::uint32_t task, std::uint32_t, std::uint32_t) {
+  const std::uint32_t dimensions = config_.rope.dimensions;
+  const std::uint32_t first = task * prepare_rows, last = std::min(first + prepare_rows, rows());
+  for (std::uint32_t row = first; row < last; ++row) {
+    const row_info& r = pass_->rows[row];
+    weights_.embed(r.token,
+                   {hidden_ + std::size_t{row} * config_.hidden_size, config_.hidden_size});
+    rope_lanes(config_.rope, frequencies_, r.position,
+               {cosine_ + std::size_t{row} * dimensions, dimensions},
+               {sine_ + std::size_t{row} * dimensions, dimensions});
+  }
+}
+
+// A task is one head: query heads first, then K, then V.
+void forward_pass::qkv(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                       std::uint32_t serial) {
+  const activations& in = input(source::attn_norm, layer, worker, serial);
+  const host_layer& w = weights_.layers[layer];
+  const std::uint32_t head = task / row_chunks_, row = task % row_chunks_ * row_chunk_max;
+  const std::uint32_t n = std::min(row_chunk_max, rows() - row), head_dim = config_.head_dim;
+  const std::uint32_t q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
+
+  const bool query = head < q_heads;
+  const packed_matrix& m = query ? w.q : head < q_heads + kv_heads ? w.k : w.v;
+  const std::uint32_t index = query ? head : (head - q_heads) % kv_heads;
+  const std::size_t stride = query ? std::size_t{q_heads} * head_dim : head_dim;
+  float* out =
+      query ? queries_ + row * stride + std::size_t{head} * head_dim : workers_[worker].tile_a;
+  const std::uint32_t tiles = head_dim / tile_outputs;
+  for (std::uint32_t t = 0; t < tiles; ++t)
+    tile(m, in, index * tiles + t, row, n, out + t * tile_outputs, stride, false);
+  for (std::uint32_t r = 0; r < n; ++r) finish_head(layer, head, row + r, out + r * stride);
+}
+
+void forward_pass::finish_head(std::uint32_t layer, std::uint32_t head, std::uint32_t row,
+                               float* values) {
+  const host_layer& w = weights_.layers[layer];
+  const std::uint32_t q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
+  const std::uint32_t head_dim = config_.head_dim, dimensions = config_.rope.dimensions;
+  const bool query = head < q_heads, value = head >= q_heads + kv_heads;
+  const std::uint32_t index = query ? head : (head - q_heads) % kv_heads;
+
+  const std::vector<float>& bias = query ? w.q_bias : value ? w.v_bias : w.k_bias;
+  if (!bias.empty()) kernels_.add(values, bias.data() + std::size_t{index} * head_dim, head_dim);
+  if (!value) {
+    const std::vector<float>& norm = query ? w.q_norm : w.k_norm;
+    if (!norm.empty())
+      kernels_.rms_norm(values, norm.data(), config_.rms_norm_eps, head_dim, values);
+    const std::size_t at = std::size_t{row} * dimensions;
+    kernels_.rope({values, cosine_ + at, sine_ + at, dimensions, config_.rope.interleaved});
+  }
+  if (query) {
+    kernels_.scale(values, 1.0f / std::sqrt(static_cast<float>(head_dim)), head_dim);
+  } else {
+    const row_info& r = pass_->rows[row];
+    kernels_.store_f16(values, kv(layer, value, index, pass_->sequences[r.sequence], r.position),
+                       head_dim);
+  }
+}
+
+void forward_pass::output(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                          std::uint32_t serial) {
+  const activations& in = input(source::attention, layer, worker, serial);
+  const packed_matrix& m = weights_.layers[layer].o;
+  const part p = part_of(task, m.tiles);
+  const std::size_t stride = config_.hidden_size;
+  for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
+    tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
+         stride, true);
+  }
+}
+
+void forward_pass::gate_up(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                           std::uint32_t serial) {
+  const activations& in = input(source::ffn_norm, layer, worker, serial);
+  const host_layer& w = weights_.layers[layer];
+  const part p = part_of(task, w.gate.tiles);
+  const std::size_t stride = config_.intermediate_size;
+  float *gate = workers_[worker].tile_a, *up = workers_[worker].tile_b;
+  for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
+    tile(w.gate, in, t, p.first_row, p.num_rows, gate, tile_outputs, false);
+    tile(w.up, in, t, p.first_row, p.num_rows, up, tile_outputs, false);
+    kernels_.silu_multiply(gate, up, p.num_rows, inner_ + p.first_row * stride + t * tile_outputs,
+                           stride);
+  }
+}
+
+void forward_pass::down(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                        std::uint32_t serial) {
+  const activations& in = input(source::inner, layer, worker, serial);
+  const packed_matrix& m = weights_.layers[layer].down;
+  const part p = part_of(task, m.tiles);
+  const std::size_t stride = config_.hidden_size;
+  for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
+    tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
+         stride, true);
+  }
+}
+
+void forward_pass::lm_head(std::uint32_t, std::uint32_t task, std::uint32_t worker,
+                           std::uint32_t serial) {
+  const activations& in = input(source::logits, 0, worker, serial);
+  const packed_matrix& m = weights_.lm_head;
+  const std::uint32_t n = tiles_per_task(m.tiles), first = task * n,
+                      last = std::min(first + n, m.tiles);
+  const std::size_t stride = config_.vocab_size;
+  for (std::uint32_t t = first; t < last; ++t) {
+    const std::uint32_t outputs = std::min(tile_outputs, m.outputs - t * tile_outputs);
+    if (outputs == tile_outputs) {
+      tile(m, in, t, 0, in.rows, pass_->logits + t * tile_outputs, stride, false);
+      continue;
+    }
+    float* whole = workers_[worker].tile_a;  // the vocabulary ends inside this tile
+    for (std::uint32_t row = 0; row < in.rows; row += rows_per_block) {
+      const std::uint32_t rows_here = std::min(rows_per_block, in.rows - row);
+      tile(m, in, t, row, rows_here, whole, tile_outputs, false);
+      for (std::uint32_t r = 0; r < rows_here; ++r) {
+        std::copy_n(whole + r * tile_outputs, outputs,
+                    pass_->logits + (row + r) * stride + t * tile_outputs);
+      }
+    }
+  }
+}
+
+}  // namespace troupe::gpu::host

@@ -1,0 +1,157 @@
+#include <algorithm>
+#include <cmath>
+
+#include "gpu/host/forward_pass.hpp"
+#include "gpu/host/forward_pass_limits.hpp"
+
+namespace troupe::gpu::host {
+
+void forward_pass::plan_attention() {
+  attention_tasks_.clear();
+  merge_tasks_.clear();
+  const std::uint32_t kv_heads = config_.num_key_value_heads;
+  const std::uint32_t tasks_wanted = 4 * pool_.size();
+  // Small enough for some tasks a worker, large enough that a tile of keys is read for several rows.
+  const std::uint32_t chunk = std::clamp(rows() * kv_heads / tasks_wanted, 4u, attention_rows_max);
+  const bool split = rows() <= split_rows_max && rows() * kv_heads < tasks_wanted;
+  std::uint32_t partials = 0;
+  for (std::uint32_t s = 0; s < pass_->sequences.size(); ++s) {
+    const pass_sequence& seq = pass_->sequences[s];
+    for (std::uint32_t row = 0; row < seq.num_rows; row += chunk) {
+      const std::uint32_t n = std::min(chunk, seq.num_rows - row);
+      const std::uint32_t tokens = seq.first_position + row + n;
+      const std::uint32_t segments = (tokens + attention_segment - 1) / attention_segment;
+      for (std::uint32_t h = 0; h < kv_heads; ++h) {
+        const std::uint32_t first_row = seq.first_row + row;
+        if (!split || segments == 1) {
+          attention_tasks_.push_back({s, h, first_row, n, 0, segments, none});
+          continue;
+        }
+        merge_tasks_.push_back({h, first_row, n, partials, segments});
+        for (std::uint32_t k = 0; k < segments; ++k, partials += n * group_) {
+          attention_tasks_.push_back({s, h, first_row, n, k, 1, partials});
+        }
+      }
+    }
+  }
+  // The longest first: the others fill up what is left of the phase.
+  std::stable_sort(attention_tasks_.begin(), attention_tasks_.end(),
+                   [&](const auto& a, const auto& b) {
+                     return a.num_segments * a.num_rows > b.num_segments * b.num_rows;
+                   });
+  partials_.resize(std::max<std::size_t>(partials_.size(), partials));
+  partial_outputs_.resize(partials_.size() * config_.head_dim);
+}
+
+std::uint16_t* forward_pass::kv(std::uint32_t layer, bool value, std::uint32_t kv_head,
+                                const pass_sequence& s, std::uint32_t position) const {
+  const std::size_t block = s.block_table[position / layout_.block_tokens];
+  const std::size_t heads = layout_.num_kv_heads;
+  std::byte* at = arena_ + block * layout_.block_bytes() + layer * layout_.layer_bytes() +
+                  ((value ? heads : 0) + kv_head) * layout_.head_bytes();
+  return reinterpret_cast<std::uint16_t*>(at) +
+         std::size_t{position % layout_.block_tokens} * layout_.head_dim;
+}
+
+void forward_pass::load_tile(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
+                             std::uint32_t first_token, std::uint32_t num_tokens,
+                             const worker_memory& w) const {
+  kv_tile_args a;
+  for (std::uint32_t t = 0; t < num_tokens; ++t) {
+    a.k[t] = kv(layer, false, kv_head, s, first_token + t);
+    a.v[t] = kv(layer, true, kv_head, s, first_token + t);
+  }
+  a.num_tokens = num_tokens;
+  a.head_dim = config_.head_dim;
+  a.keys = w.keys;
+  a.values = w.values;
+  kernels_.load_kv_tile(a);
+}
+
+// Fills the states [row * group + query head of the KV head] of rows that reach into the segment.
+void forward_pass::attend_segment(const attention_task& t, std::uint32_t layer,
+                                  std::uint32_t segment, const worker_memory& w,
+                                  attention_state* states) const {
+  const pass_sequence& s = pass_->sequences[t.sequence];
+  const std::uint32_t queries = t.num_rows * group_, head_dim = config_.head_dim;
+  const std::size_t stride = std::size_t{config_.num_attention_heads} * head_dim;
+  const std::uint32_t first_position = pass_->rows[t.first_row].position;
+  const std::uint32_t end = first_position + t.num_rows;  // tokens that the last row sees
+  const float* q[attention_rows_max * queries_per_row_max];
+  std::uint32_t visible[attention_rows_max * queries_per_row_max];
+  for (std::uint32_t k = 0; k < queries; ++k) {
+    q[k] = queries_ + (t.first_row + k / group_) * stride +
+           (std::size_t{t.kv_head} * group_ + k % group_) * head_dim;
+    states[k].highest = -HUGE_VALF;
+    states[k].sum = 0;
+    std::fill_n(states[k].output, head_dim, 0.0f);
+  }
+  const std::uint32_t segment_end = std::min(end, (segment + 1) * attention_segment);
+  for (std::uint32_t token = segment * attention_segment; token < segment_end;
+       token += attention_tile) {
+    // Rows before `token` see nothing of this tile.
+    const std::uint32_t skipped = token > first_position ? (token - first_position) * group_ : 0;
+    for (std::uint32_t k = skipped; k < queries; ++k) {
+      visible[k] = std::min(attention_tile, first_position + k / group_ + 1 - token);
+    }
+    load_tile(s, layer, t.kv_head, token, std::min(attention_tile, end - token), w);
+    kernels_.attend({w.keys, w.values, head_dim, queries - skipped, q + skipped, visible + skipped,
+                     states + skipped});
+  }
+}
+
+void forward_pass::attend(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                          std::uint32_t) {
+  const attention_task& t = attention_tasks_[task];
+  const worker_memory& w = workers_[worker];
+  const std::uint32_t queries = t.num_rows * group_, head_dim = config_.head_dim;
+  attention_state total[attention_rows_max * queries_per_row_max],
+      one[attention_rows_max * queries_per_row_max];
+  for (std::uint32_t k = 0; k < queries; ++k) {
+    total[k].output = t.partial == none
+                          ? w.outputs + std::size_t{k} * head_dim
+                          : partial_outputs_.data() + std::size_t{t.partial + k} * head_dim;
+    one[k].output = w.outputs + std::size_t{attention_rows_max * group_ + k} * head_dim;
+  }
+  attend_segment(t, layer, t.first_segment, w, total);
+  if (t.partial != none) {
+    std::copy_n(total, queries, partials_.data() + t.partial);
+    return;
+  }
+  const std::uint32_t first_position = pass_->rows[t.first_row].position;
+  for (std::uint32_t s = 1; s < t.num_segments; ++s) {
+    attend_segment(t, layer, s, w, one);
+    for (std::uint32_t k = 0; k < queries; ++k) {
+      if (first_position + k / group_ >= s * attention_segment)
+        kernels_.merge(total[k], one[k], head_dim);
+    }
+  }
+  for (std::uint32_t k = 0; k < queries; ++k) {
+    write_output(total[k], t.first_row + k / group_, t.kv_head * group_ + k % group_);
+  }
+}
+
+void forward_pass::merge(std::uint32_t, std::uint32_t task, std::uint32_t, std::uint32_t) {
+  const merge_task& t = merge_tasks_[task];
+  const std::uint32_t queries = t.num_rows * group_;
+  for (std::uint32_t k = 0; k < queries; ++k) {
+    const std::uint32_t row = t.first_row + k / group_;
+    attention_state& total = partials_[t.first_partial + k];
+    for (std::uint32_t s = 1; s < t.num_segments; ++s) {
+      if (pass_->rows[row].position < s * attention_segment) break;
+      kernels_.merge(total, partials_[t.first_partial + s * queries + k], config_.head_dim);
+    }
+    write_output(total, row, t.kv_head * group_ + k % group_);
+  }
+}
+
+// The output takes the place of the query, which nobody reads any more.
+void forward_pass::write_output(const attention_state& s, std::uint32_t row,
+                                std::uint32_t head) const {
+  const std::uint32_t head_dim = config_.head_dim;
+  float* out = queries_ + (std::size_t{row} * config_.num_attention_heads + head) * head_dim;
+  std::copy_n(s.output, head_dim, out);
+  kernels_.scale(out, 1.0f / s.sum, head_dim);
+}
+
+}  // namespace troupe::gpu::host

@@ -1,0 +1,12 @@
+#include "gpu/host/simd_avx2.hpp"
+
+#include "gpu/host/kernel_table.hpp"
+
+namespace troupe::gpu::host {
+
+const kernel_table& kernels_avx2() {
+  static constexpr kernel_table table = make_table<simd>("AVX2");
+  return table;
+}
+
+}  // namespace troupe::gpu::host
