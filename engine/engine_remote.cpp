@@ -1,0 +1,131 @@
+// Prompts whose KV a peer computes: reserve, pull, join; or compute here after all.
+#include <algorithm>
+
+#include "engine/engine_impl.hpp"
+
+namespace troupe::engine {
+
+result<remote_reservation> engine_impl::add_remote(generation_request request, time_point now) {
+  if (request.prefill_only || (request.sampling.prompt_logprobs && request.output.empty()))
+    return fail(ec::unsupported,
+                "prefill_only and prompt_logprobs requests are computed where they are");
+  TROUPE_CHECK(check_request(request));
+  auto owned = make_sequence(std::move(request), now);
+  sequence& s = *owned;
+  if (!kv_.admit_remote(s, scheduler_.blocks_spoken_for()))
+    return fail(ec::out_of_memory,
+                "KV blocks for " + std::to_string(s.num_context) + " tokens are short now");
+  changed(now);
+  const auto blocks = static_cast<std::uint32_t>(s.table.size());
+  s.was_remote = true;
+  s.remote = remote_prefill{s.num_sealed, blocks, std::vector<bool>(blocks), s.num_sealed,
+                            time_point::max()};
+  std::fill_n(s.remote->arrived.begin(), s.num_sealed, true);
+  sequences_.emplace(s.request.id, std::move(owned));
+  scheduler_.add_remote(&s);
+  watch(s);
+  const remote_reservation reservation{s.remote->first_block, blocks - s.remote->first_block};
+  finish_if_nothing_to_do(s);
+  return reservation;
+}
+
+pull_plan engine_impl::start_pull(request_id id, attempt try_number, std::uint32_t first_block,
+                                  std::span<const block_descriptor> remote) {
+  sequence* s = find(id, try_number);
+  if (s == nullptr || s->state != sequence_state::waiting_for_remote_kv) return {};
+  block_pool& pool = kv_.pool();
+  pull_plan plan;
+  pull p{id, try_number, s->age, {}};
+  for (std::size_t i = 0; i < remote.size(); ++i) {
+    const std::uint64_t index = std::uint64_t{first_block} + i;
+    if (index < s->remote->first_block || index >= s->remote->num_blocks) continue;
+    const auto at = static_cast<std::uint32_t>(index);
+    const block_id local = s->table[at];
+    const std::uint32_t valid =
+        std::min(kv_.block_tokens(), s->num_context - at * kv_.block_tokens());
+    if (pool.state(local) != block_state::pulling || pool.in_flight(local) ||
+        s->remote->arrived[at] || remote[i].valid_tokens != valid)
+      continue;
+    pool.begin_pull(local);
+    plan.pieces.push_back({remote[i].block, local, remote[i]});
+    p.pieces.push_back({local, at});
+  }
+  if (plan.pieces.empty()) return {};
+  s->remote->first_pull = std::min(s->remote->first_pull, now_);
+  plan.id = pull_id{next_pull_};
+  pulls_.emplace(next_pull_++, std::move(p));
+  return plan;
+}
+
+void engine_impl::pull_ended(pull_id id, const std::vector<bool>& ok, std::uint64_t bytes,
+                             time_point now) {
+  changed(now);
+  const auto at = pulls_.find(static_cast<std::uint64_t>(id));
+  if (at == pulls_.end()) return;
+  const pull p = std::move(at->second);
+  pulls_.erase(at);
+  for (const pull::piece& piece : p.pieces) kv_.pool().end_pull(piece.local);
+
+  sequence* s = find(p.id, p.try_number);
+  const bool wanted =
+      s != nullptr && s->age == p.age && s->state == sequence_state::waiting_for_remote_kv;
+  bool all_ok = true;
+  for (std::size_t i = 0; i < p.pieces.size(); ++i) {
+    const bool arrived = i < ok.size() && ok[i];
+    if (!arrived) ++counters_.fence_failures;
+    all_ok = all_ok && arrived;
+    if (!wanted || !arrived) continue;
+    kv_.arrived(*s, p.pieces[i].table_index);
+    s->remote->arrived[p.pieces[i].table_index] = true;
+    ++s->remote->num_arrived;
+  }
+  if (!wanted) return;
+  s->usage.transfer_bytes += bytes;
+  s->usage.transfer_us = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(now_ - s->remote->first_pull).count());
+  if (all_ok) {
+    join_if_complete(*s);
+  } else {
+    compute_here(*s);
+  }
+}
+
+void engine_impl::remote_first_token(request_id id, attempt try_number, token_output first,
+                                     time_point now) {
+  changed(now);
+  sequence* s = find(id, try_number);
+  // Taken only in its place: not twice, and not after the token was computed here.
+  if (s == nullptr || !s->was_remote) return;
+  if (first.index != s->num_output() || s->num_tokens() != s->num_context ||
+      first.token >= options_.vocab_size)
+    return;
+  deliver(*s, std::move(first));
+  s = find(id, try_number);
+  if (s != nullptr && s->state == sequence_state::waiting_for_remote_kv) join_if_complete(*s);
+}
+
+void engine_impl::remote_failed(request_id id, attempt try_number, time_point now) {
+  changed(now);
+  sequence* s = find(id, try_number);
+  if (s != nullptr && s->state == sequence_state::waiting_for_remote_kv) compute_here(*s);
+}
+
+// All blocks and the first token: the sequence decodes from here on.
+void engine_impl::join_if_complete(sequence& s) {
+  const remote_prefill& r = *s.remote;
+  if (r.num_arrived < r.num_blocks || s.num_tokens() == s.num_context) return;
+  s.usage.transferred_tokens = s.num_context - r.first_block * kv_.block_tokens();
+  kv_.finish_remote(s);
+  s.queued_since = now_;
+  scheduler_.remote_ended(&s);
+}
+
+void engine_impl::compute_here(sequence& s) {
+  const std::uint32_t first = s.remote->first_block * kv_.block_tokens();
+  kv_.abandon_remote(s);
+  s.usage.transferred_tokens = s.num_computed - std::min(s.num_computed, first);
+  s.queued_since = now_;
+  scheduler_.remote_ended(&s);
+}
+
+}  // namespace troupe::engine

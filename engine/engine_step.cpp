@@ -1,0 +1,177 @@
+// The step: watchdogs, plan, one pass, what it brought about.
+#include <algorithm>
+
+#include "engine/engine_impl.hpp"
+
+namespace troupe::engine {
+namespace {
+
+std::uint64_t microseconds(double seconds) {
+  return static_cast<std::uint64_t>(seconds * 1e6);
+}
+
+// Exponential average; the first value as it is.
+void smooth(double& average, double value) {
+  average = average == 0 ? value : 0.9 * average + 0.1 * value;
+}
+
+}  // namespace
+
+bool engine_impl::has_work() const {
+  if (!pending_.empty()) return true;
+  return !stalled_ && !(scheduler_.running().empty() && scheduler_.waiting().empty());
+}
+
+time_point engine_impl::next_deadline() const {
+  return next_expiry_;
+}
+
+result<step_report> engine_impl::step(time_point now) {
+  now_ = std::max(now_, now);
+  run_watchdogs();
+  step_report report;
+  auto ran = run_pass(report);
+  for (sequence* s : planned_) s->rows = 0;
+  planned_.clear();
+  TROUPE_CHECK(ran);
+  report.happened = std::move(pending_);
+  pending_ = {};
+  return report;
+}
+
+// Logits that a sequence's rows of this step must return: the last row's where a token follows, and
+// all rows of a prompt whose logprobs are wanted.
+std::uint32_t engine_impl::logits_wanted(const sequence& s) const {
+  if (s.wants_prompt_logprobs) return s.rows;
+  const bool token_follows =
+      s.rows == s.remaining() && (s.request.prefill_only || s.request.sampling.max_tokens > 0);
+  return token_follows ? 1 : 0;
+}
+
+void engine_impl::prepare(const std::vector<sequence*>& planned) {
+  planned_.assign(planned.begin(), planned.end());
+  rows_.clear();
+  for (sequence* s : planned_) {
+    if (!s->was_planned) {
+      s->was_planned = true;
+      s->usage.queue_us = static_cast<std::uint64_t>(
+          std::chrono::duration_cast<std::chrono::microseconds>(now_ - s->queued_since).count());
+    }
+    rows_.push_back({std::span(s->tokens).subspan(s->num_computed, s->rows), s->num_computed,
+                     s->table, logits_wanted(*s)});
+  }
+}
+
+result<void> engine_impl::run_pass(step_report& report) {
+  prepare(scheduler_.plan(times_));
+  stalled_ = planned_.empty();
+  if (planned_.empty()) return {};
+  step_size size;
+  for (const sequence* s : planned_) {
+    size.add(s->rows, s->num_computed);
+    (s->remaining() == 1 && s->num_output() > 0 ? report.decode_rows : report.prefill_rows) +=
+        s->rows;
+  }
+  const time_point start = options_.pass_clock();
+  TROUPE_TRY(const gpu::step_output out, runner_.forward({rows_}));
+  const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();
+  report.worked = true;
+  measure(size, report.prefill_rows, report.decode_rows, seconds);
+  std::uint64_t wanted = 0;
+  for (const gpu::sequence_rows& r : rows_) wanted += r.num_logits;
+  TROUPE_ASSERT(out.logits.size() == wanted * options_.vocab_size);
+  process(planned_, out.logits, seconds);
+  return {};
+}
+
+void engine_impl::measure(const step_size& size, std::uint32_t prefill_rows,
+                          std::uint32_t decode_rows, double seconds) {
+  times_.observe(size, seconds);
+  ++counters_.steps;
+  counters_.prefill_tokens += prefill_rows;
+  counters_.decode_tokens += decode_rows;
+  if (seconds <= 0) return;
+  if (decode_rows == 0) smooth(counters_.prefill_tokens_per_second, prefill_rows / seconds);
+  if (prefill_rows == 0) smooth(counters_.decode_step_seconds, seconds);
+}
+
+void engine_impl::process(const std::vector<sequence*>& planned, std::span<const float> logits,
+                          double seconds) {
+  for (std::size_t i = 0; i < planned.size(); ++i) {
+    sequence& s = *planned[i];
+    const std::uint32_t rows = s.rows;
+    s.rows = 0;
+    const std::size_t count = std::size_t{rows_[i].num_logits} * options_.vocab_size;
+    advance(s, rows, logits.first(count), seconds);  // may end s
+    logits = logits.subspan(count);
+  }
+  planned_.clear();
+}
+
+// The KV of `rows` more tokens is in place.
+void engine_impl::advance(sequence& s, std::uint32_t rows, std::span<const float> logits,
+                          double seconds) {
+  const bool first_token_pending = s.num_output() == 0 || s.remaining() > 1;
+  if (first_token_pending) s.usage.prefill_us += microseconds(seconds);
+  const std::uint32_t first = s.num_computed;
+  s.num_computed += rows;
+  kv_.commit(s);
+  if (s.wants_prompt_logprobs) {
+    if (auto scored = score_prompt(s, first, logits); !scored)
+      return finish(s, finish_reason::error, std::move(scored).error());
+  }
+  if (s.remaining() > 0) {
+    if (s.request.prefill_only) announce(s, false);
+    return;
+  }
+  if (!s.request.prefill_only && s.request.sampling.max_tokens == 0)
+    return finish(s, finish_reason::length);
+  const bool ignores_end = s.request.sampling.ignore_eos;
+  auto token = sampler_.sample(logits.last(options_.vocab_size),
+                               {s.request.sampling, s.num_output(), s.num_tokens(),
+                                ignores_end ? std::span<const token_id>()
+                                            : std::span<const token_id>(options_.end_of_generation),
+                                s.counts ? &*s.counts : nullptr});
+  if (!token) return finish(s, finish_reason::error, std::move(token).error());
+  if (s.request.prefill_only) {
+    kv_.seal_last(s);
+    announce(s, true);
+    deliver(s, std::move(*token));
+    hold(s);
+  } else {
+    deliver(s, std::move(*token));
+  }
+}
+
+// rows: logits of positions [first, ...). The row of position p predicts token p + 1.
+result<void> engine_impl::score_prompt(sequence& s, std::uint32_t first,
+                                       std::span<const float> rows) {
+  const std::uint32_t num_top = *s.request.sampling.prompt_logprobs;
+  s.prompt_logprobs[0].token = s.tokens[0];
+  for (std::uint32_t p = first; p + 1 < s.num_prompt && p < s.num_computed; ++p) {
+    const auto row =
+        rows.subspan(std::size_t{p - first} * options_.vocab_size, options_.vocab_size);
+    TROUPE_TRY(s.prompt_logprobs[p + 1], sampler_.score(row, s.tokens[p + 1], p + 1, num_top));
+  }
+  if (s.num_computed < s.num_prompt) return {};
+  s.wants_prompt_logprobs = false;
+  pending_.prompt_logprobs.push_back(
+      {s.request.id, s.request.try_number, std::move(s.prompt_logprobs)});
+  return {};
+}
+
+// Tells the reader of blocks that are complete and seals them for it.
+void engine_impl::announce(sequence& s, bool last) {
+  block_pool& pool = kv_.pool();
+  blocks_ready_event e{s.request.id, s.request.try_number, s.num_announced, {}, last};
+  for (; s.num_announced < s.num_sealed; ++s.num_announced) {
+    const block_id b = s.table[s.num_announced];
+    const std::uint32_t end = std::min((s.num_announced + 1) * kv_.block_tokens(), s.num_context);
+    e.blocks.push_back({b, pool.generation(b), end - s.num_announced * kv_.block_tokens()});
+    pool.write_fence(
+        b, tag_of(e.blocks.back(), incarnation{options_.owner_incarnation}, options_.kv_identity));
+  }
+  if (last || !e.blocks.empty()) pending_.blocks_ready.push_back(std::move(e));
+}
+
+}  // namespace troupe::engine

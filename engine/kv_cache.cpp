@@ -1,0 +1,129 @@
+#include "engine/kv_cache.hpp"
+
+#include <algorithm>
+
+namespace troupe::engine {
+
+kv_cache::kv_cache(const kv_cache_options& options, block_sealer& sealer)
+    : block_tokens_(options.block_tokens),
+      prefix_caching_(options.prefix_caching),
+      kv_identity_(options.kv_identity),
+      index_(options.num_blocks, options.block_tokens),
+      pool_(options.num_blocks, index_, sealer) {}
+
+void kv_cache::add_hashes(sequence& s, std::uint32_t blocks) {
+  while (s.hashes.size() < blocks) {
+    const auto i = static_cast<std::uint32_t>(s.hashes.size());
+    const hash128_t parent =
+        i == 0 ? root_hash(kv_identity_, s.request.cache_salt) : s.hashes.back();
+    s.hashes.push_back(chain_hash(parent, s.block_tokens(i, block_tokens_)));
+  }
+}
+
+bool kv_cache::admit(sequence& s, std::uint32_t spare) {
+  return admit_as(s, spare, block_state::writing, s.wants_prompt_logprobs ? 0 : reusable_blocks(s));
+}
+
+// The peer samples the first token, so not even the last block need be computed here; but it may be
+// partial.
+bool kv_cache::admit_remote(sequence& s, std::uint32_t spare) {
+  return admit_as(s, spare, block_state::pulling, s.num_tokens() / block_tokens_);
+}
+
+bool kv_cache::admit_as(sequence& s, std::uint32_t spare, block_state to, std::uint32_t reusable) {
+  TROUPE_ASSERT(s.table.empty() && s.num_computed == 0);
+  hits_.clear();
+  std::uint32_t idle_hits = 0;  // cached: counted as available until they are taken
+  if (prefix_caching_) {
+    for (std::uint32_t i = 0; i < reusable; ++i) {
+      add_hashes(s, i + 1);
+      const auto hit = index_.find(s.hashes[i], s.block_tokens(i, block_tokens_));
+      if (!hit) break;
+      hits_.push_back(*hit);
+      if (pool_.state(*hit) == block_state::cached) ++idle_hits;
+    }
+  }
+  const auto num_hits = static_cast<std::uint32_t>(hits_.size());
+  const std::uint32_t fresh = blocks_for(s.num_tokens()) - num_hits;
+  if (pool_.available() - idle_hits < fresh + spare) return false;
+  for (block_id b : hits_) pool_.ref(b);
+  s.table.assign(hits_.begin(), hits_.end());
+  for (std::uint32_t i = 0; i < fresh; ++i) s.table.push_back(pool_.allocate(to));
+  s.num_computed = num_hits * block_tokens_;
+  s.num_sealed = num_hits;
+  if (prefix_caching_ && !s.was_admitted) {
+    queried_tokens_ += s.num_tokens();
+    hit_tokens_ += s.num_computed;
+    s.usage.cached_tokens = std::min(s.num_computed, s.num_prompt);
+  }
+  return true;
+}
+
+bool kv_cache::grow(sequence& s) {
+  while (s.table.size() < blocks_for(s.num_tokens())) {
+    if (pool_.available() == 0) return false;
+    s.table.push_back(pool_.allocate(block_state::writing));
+  }
+  return true;
+}
+
+void kv_cache::publish(sequence& s, std::uint32_t i) {
+  if (!prefix_caching_) return;
+  add_hashes(s, i + 1);
+  // A twin of an equal block that another sequence computed at the same time stays without an
+  // address.
+  index_.insert(s.hashes[i], s.block_tokens(i, block_tokens_), s.table[i]);
+}
+
+void kv_cache::commit(sequence& s) {
+  for (; s.num_sealed < s.num_computed / block_tokens_; ++s.num_sealed) {
+    pool_.seal(s.table[s.num_sealed]);
+    publish(s, s.num_sealed);
+  }
+}
+
+void kv_cache::seal_last(sequence& s) {
+  if (s.num_sealed == s.table.size()) return;
+  TROUPE_ASSERT(s.num_sealed + 1 == s.table.size());
+  pool_.seal(s.table[s.num_sealed++]);
+}
+
+// From the end, so that of one prefix the tail is evicted first.
+void kv_cache::truncate(sequence& s, std::uint32_t blocks) {
+  while (s.table.size() > blocks) {
+    pool_.unref(s.table.back());
+    s.table.pop_back();
+  }
+  s.num_sealed = std::min(s.num_sealed, blocks);
+  s.num_announced = std::min(s.num_announced, blocks);
+  s.num_computed = std::min(s.num_computed, blocks * block_tokens_);
+}
+
+void kv_cache::release(sequence& s) {
+  truncate(s, 0);
+}
+
+void kv_cache::arrived(sequence& s, std::uint32_t i) {
+  // A partial block stays as it is: it will be written further.
+  if ((i + 1) * block_tokens_ > s.num_context) return;
+  pool_.seal(s.table[i]);
+  publish(s, i);
+}
+
+void kv_cache::finish_remote(sequence& s) {
+  if (s.num_context % block_tokens_ != 0) pool_.reopen(s.table[s.num_context / block_tokens_]);
+  s.num_computed = s.num_context;
+  s.num_sealed = s.num_context / block_tokens_;
+}
+
+void kv_cache::abandon_remote(sequence& s) {
+  std::uint32_t kept = 0;
+  while (kept < reusable_blocks(s) && kept < s.table.size() &&
+         pool_.state(s.table[kept]) == block_state::sealed)
+    ++kept;
+  truncate(s, kept);
+  s.num_computed = kept * block_tokens_;
+  s.num_sealed = kept;
+}
+
+}  // namespace troupe::engine

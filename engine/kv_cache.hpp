@@ -1,0 +1,76 @@
+// Block tables of sequences over block_pool and prefix_index: who gets which block, what is shared,
+// what is let go. Owner and thread: one engine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/block_pool.hpp"
+#include "engine/sequence.hpp"
+
+namespace troupe::engine {
+
+struct kv_cache_options {
+  std::uint32_t num_blocks = 0;
+  std::uint32_t block_tokens = 16;
+  bool prefix_caching = true;
+  hash128_t kv_identity;
+};
+
+class kv_cache {
+ public:
+  kv_cache(const kv_cache_options& options, block_sealer& sealer);
+
+  // Gives an empty table blocks for all tokens of the sequence: those that are cached, then new
+  // ones, of which `spare` more must be available. False: nothing was changed. With `remote` the
+  // new ones are for pulls.
+  bool admit(sequence& s, std::uint32_t spare);
+  bool admit_remote(sequence& s, std::uint32_t spare);
+  // Extends the table to cover all tokens. False: no block is available.
+  bool grow(sequence& s);
+  // Seals blocks that num_computed has filled and makes them findable.
+  void commit(sequence& s);
+  // The sequence's last block will not be written any more, full or not.
+  void seal_last(sequence& s);
+  // Lets go of every block; those under a pull become quarantined. The sequence's KV is gone.
+  void release(sequence& s);
+  // A verified block of a remote prefill; table index `i`.
+  void arrived(sequence& s, std::uint32_t i);
+  // All of the context is here: the last, partial block is opened for the next tokens.
+  void finish_remote(sequence& s);
+  // Keeps the arrived blocks before the first gap that can stay sealed, lets go of the rest.
+  void abandon_remote(sequence& s);
+
+  std::uint32_t blocks_for(std::uint32_t tokens) const {
+    return static_cast<std::uint32_t>((std::uint64_t{tokens} + block_tokens_ - 1) / block_tokens_);
+  }
+  std::uint32_t block_tokens() const { return block_tokens_; }
+  block_pool& pool() { return pool_; }
+  const block_pool& pool() const { return pool_; }
+  std::uint64_t queried_tokens() const { return queried_tokens_; }
+  std::uint64_t hit_tokens() const { return hit_tokens_; }
+
+  // Blocks before the one that holds the sequence's last token: the last token must be computed for
+  // its logits, so its block must stay writable.
+  std::uint32_t reusable_blocks(const sequence& s) const {
+    return (s.num_tokens() - 1) / block_tokens_;
+  }
+
+ private:
+  bool admit_as(sequence& s, std::uint32_t spare, block_state to, std::uint32_t reusable);
+  void add_hashes(sequence& s, std::uint32_t blocks);
+  void publish(sequence& s, std::uint32_t i);
+  void truncate(sequence& s, std::uint32_t blocks);
+
+  std::uint32_t block_tokens_;
+  bool prefix_caching_;
+  hash128_t kv_identity_;
+  prefix_index index_;
+  block_pool pool_;
+  std::vector<block_id> hits_;  // scratch
+  std::uint64_t queried_tokens_ = 0, hit_tokens_ = 0;
+};
+
+}  // namespace troupe::engine

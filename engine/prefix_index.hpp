@@ -1,0 +1,47 @@
+// Content addresses of full KV blocks: h_i = H(h_{i-1}, tokens of block i), XXH3 128, seeded by the
+// KV identity and the request's cache salt. The tokens of each block are kept and compared on a
+// hit, so that a collision of the hash cannot hand out another text's KV. Owner and thread: one
+// engine.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/hash.hpp"
+#include "base/ids.hpp"
+
+namespace troupe::engine {
+
+hash128_t root_hash(const hash128_t& kv_identity, std::string_view cache_salt);
+hash128_t chain_hash(const hash128_t& parent, std::span<const token_id> tokens);
+
+class prefix_index {
+ public:
+  prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens);
+
+  // The block that holds these tokens after that prefix.
+  std::optional<block_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
+  // False: another block has this content already.
+  bool insert(const hash128_t& hash, std::span<const token_id> tokens, block_id block);
+  void erase(block_id block);  // REQUIRES: contains(block)
+  bool contains(block_id block) const { return present_[block]; }
+  std::size_t size() const { return blocks_.size(); }
+  bool consistent() const;
+
+ private:
+  std::span<const token_id> tokens_of(block_id b) const {
+    return {tokens_.data() + std::size_t{b} * block_tokens_, block_tokens_};
+  }
+
+  std::uint32_t block_tokens_;
+  std::unordered_map<hash128_t, block_id> blocks_;
+  std::vector<hash128_t> hash_;   // [num_blocks], where present
+  std::vector<token_id> tokens_;  // [num_blocks][block_tokens]
+  std::vector<bool> present_;     // [num_blocks]
+};
+
+}  // namespace troupe::engine
