@@ -1,0 +1,108 @@
+#include "actors/membership_table.hpp"
+
+#include <gtest/gtest.h>
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct membership_table_test : ::testing::Test {
+  membership_options options() {
+    membership_options o;
+    o.expected_model = "M";
+    o.expected_model_text = "model M";
+    return o;
+  }
+  node_info node(const std::string& name, std::uint64_t start, std::uint16_t port = 1) {
+    node_info n;
+    n.name = name;
+    n.start = start;
+    n.host = "h";
+    n.port = port;
+    n.model_digest = "M";
+    n.kv_identity = "K";
+    n.identity_text = "model M, KV K";
+    return n;
+  }
+  heartbeat beat(const std::string& name, std::uint64_t start,
+                 node_state state = node_state::ready) {
+    return {name, start, state, {}, {}};
+  }
+  membership_table table{options()};
+  membership_table::time_point t0{};
+};
+
+TEST_F(membership_table_test, joins_hears_and_expires) {
+  EXPECT_EQ(table.join(node("a", 1), t0).code, ec::none);
+  EXPECT_TRUE(table.heard(beat("a", 1), t0 + milliseconds(100)));
+  EXPECT_EQ(table.snapshot(t0).members.at(0).state, node_state::ready);
+  EXPECT_FALSE(table.expire(t0 + milliseconds(3000)));
+  EXPECT_TRUE(table.expire(t0 + milliseconds(3200)));
+  EXPECT_EQ(table.snapshot(t0).members.at(0).state, node_state::lost);
+  // A node that was only slow must join again: others have given up on it.
+  EXPECT_FALSE(table.heard(beat("a", 1), t0 + milliseconds(3300)));
+  EXPECT_EQ(table.join(node("a", 1), t0 + milliseconds(3400)).code, ec::none);
+  EXPECT_TRUE(table.heard(beat("a", 1), t0 + milliseconds(3500)));
+}
+
+TEST_F(membership_table_test, forgets_what_was_lost_long_ago) {
+  table.join(node("a", 1), t0);
+  table.expire(t0 + milliseconds(4000));
+  EXPECT_EQ(table.snapshot(t0).members.size(), 1u);
+  table.expire(t0 + milliseconds(70'000));
+  EXPECT_TRUE(table.snapshot(t0).members.empty());
+}
+
+TEST_F(membership_table_test, refuses_another_model_and_names_both) {
+  auto other = node("b", 2);
+  other.model_digest = "X";
+  other.identity_text = "model X, KV K";
+  const auto reply = table.join(other, t0);
+  EXPECT_EQ(reply.code, ec::identity_mismatch);
+  EXPECT_NE(reply.detail.find("model M"), std::string::npos);
+  EXPECT_NE(reply.detail.find("model X"), std::string::npos);
+}
+
+TEST_F(membership_table_test, refuses_another_kv_layout_and_names_both) {
+  ASSERT_EQ(table.join(node("a", 1), t0).code, ec::none);
+  auto other = node("b", 2);
+  other.kv_identity = "L";
+  other.identity_text = "model M, KV L";
+  const auto reply = table.join(other, t0);
+  EXPECT_EQ(reply.code, ec::identity_mismatch);
+  EXPECT_NE(reply.detail.find("KV K"), std::string::npos);
+  EXPECT_NE(reply.detail.find("KV L"), std::string::npos);
+}
+
+TEST_F(membership_table_test, refuses_another_protocol) {
+  auto other = node("b", 2);
+  other.protocol = protocol_version + 1;
+  EXPECT_EQ(table.join(other, t0).code, ec::identity_mismatch);
+}
+
+TEST_F(membership_table_test, a_restarted_node_is_a_new_peer) {
+  table.join(node("a", 1), t0);
+  table.lost("a", 1, "connection ended", t0);
+  EXPECT_EQ(table.join(node("a", 2, 5), t0).code, ec::none);
+  EXPECT_FALSE(table.heard(beat("a", 1), t0));  // the old one may still speak
+  EXPECT_TRUE(table.heard(beat("a", 2), t0));
+  table.lost("a", 1, "late news of the old one", t0);
+  EXPECT_EQ(table.snapshot(t0).members.at(0).state, node_state::ready);
+}
+
+TEST_F(membership_table_test, two_live_nodes_cannot_share_a_name) {
+  table.join(node("a", 1, 1), t0);
+  table.heard(beat("a", 1), t0);
+  EXPECT_EQ(table.join(node("a", 2, 2), t0 + milliseconds(100)).code, ec::invalid_argument);
+}
+
+TEST_F(membership_table_test, a_drained_node_leaves_without_being_lost) {
+  table.join(node("a", 1), t0);
+  table.heard(beat("a", 1, node_state::draining), t0);
+  table.lost("a", 1, "connection ended", t0);
+  EXPECT_TRUE(table.snapshot(t0).members.empty());
+}
+
+}  // namespace
+}  // namespace troupe::actors
