@@ -75,8 +75,7 @@ class engine_fixture {
     auto r = engine->step(now);
     EXPECT_TRUE(r) << (r ? "" : to_string(r.error()));
     step_report report = std::move(*r);
-    events e = report.happened;
-    note(std::move(e));
+    note(events(report.happened));
     EXPECT_EQ(engine->check_invariants(), "");
     return report;
   }
