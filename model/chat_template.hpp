@@ -4,6 +4,7 @@
 // parses special tokens in the former only. Immutable after make, so any thread.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -16,20 +17,24 @@
 namespace troupe::model {
 
 struct template_limits {
-  std::uint64_t steps = 1'000'000;          // evaluated nodes
-  std::uint32_t depth = 100;                // nested expressions, blocks and macro calls
+  std::uint64_t steps = 1'000'000;  // evaluated nodes
+  std::uint32_t depth = 100;        // nested expressions, blocks and macro calls
   std::uint64_t output_bytes = 16u << 20;
 };
 
 class chat_template {
  public:
   // `source` is Jinja. Parse errors name line and column.
-  static result<std::shared_ptr<const chat_template>> make(std::string_view source, template_limits limits = {});
+  static result<std::shared_ptr<const chat_template>> make(std::string_view source,
+                                                           template_limits limits = {});
   virtual ~chat_template() = default;
 
   // `context` is an object: messages, tools, add_generation_prompt, bos_token, eos_token and the caller's
   // chat_template_kwargs. `raise_exception` in the template is ec::invalid_argument with its text.
   virtual result<std::vector<text_segment>> render(const nlohmann::json& context) const = 0;
+  // The same, keeping the order of keys: tools that the template prints as JSON stay as the caller wrote them.
+  virtual result<std::vector<text_segment>> render_ordered(
+      const nlohmann::ordered_json& context) const = 0;
   // The template reads message['content'] as a list of parts rather than as a string.
   virtual bool wants_content_parts() const = 0;
 };

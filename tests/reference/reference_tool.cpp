@@ -1,6 +1,7 @@
 // Tokenizes and renders for the Python references: one JSON value a line in, one a line out.
 //
 //   reference_tool tokenize MODEL   "text" -> [ids]
+//   reference_tool render           {"template": ..., "context": ...} -> {"text": ...} or {"error": ...}
 //   reference_tool speed MODEL      all of standard input as one text -> tokens, MB/s
 #include <chrono>
 #include <cstdio>
@@ -9,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "model/chat_template.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 
@@ -35,6 +37,22 @@ int speed(const model::tokenizer& tokenizer) {
   return 0;
 }
 
+nlohmann::json render_one(const nlohmann::ordered_json& request) {
+  const auto made = model::chat_template::make(request["template"].get<std::string>());
+  if (!made) return {{"error", to_string(made.error())}};
+  const auto segments = (*made)->render_ordered(request["context"]);
+  if (!segments) return {{"error", to_string(segments.error())}};
+  std::string text;
+  for (const auto& segment : *segments) text += segment.text;
+  return {{"text", text}, {"wants_content_parts", (*made)->wants_content_parts()}};
+}
+
+int render() {
+  for (std::string line; std::getline(std::cin, line);)
+    std::cout << render_one(nlohmann::ordered_json::parse(line)).dump() << '\n';
+  return 0;
+}
+
 int with_tokenizer(const std::string& path, int (*use)(const model::tokenizer&)) {
   const auto opened = model::open_model(path);
   if (!opened) return std::cerr << to_string(opened.error()) << '\n', 1;
@@ -48,8 +66,9 @@ int with_tokenizer(const std::string& path, int (*use)(const model::tokenizer&))
 int main(int argc, char** argv) {
   std::ios::sync_with_stdio(false);
   const std::string command = argc > 1 ? argv[1] : "";
+  if (command == "render" && argc == 2) return render();
   if (command == "tokenize" && argc == 3) return with_tokenizer(argv[2], tokenize);
   if (command == "speed" && argc == 3) return with_tokenizer(argv[2], speed);
-  std::cerr << "usage: reference_tool tokenize|speed MODEL\n";
+  std::cerr << "usage: reference_tool tokenize|speed MODEL, or reference_tool render\n";
   return 2;
 }
