@@ -1,0 +1,157 @@
+#include "api/application.hpp"
+
+#include <random>
+
+#include "api/application_call.hpp"
+#include "api/json_input.hpp"
+
+namespace troupe::api {
+namespace {
+
+// A client's own id is taken over if it is harmless in headers and logs.
+bool usable_id(std::string_view id) {
+  if (id.empty() || id.size() > 64) return false;
+  for (char c : id)
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+          c == '_' || c == '.'))
+      return false;
+  return true;
+}
+
+bool is_json(std::string_view content_type) {
+  const auto type = content_type.substr(0, content_type.find(';'));
+  static constexpr std::string_view json = "application/json";
+  if (type.empty()) return true;
+  std::string_view trimmed = type.substr(0, type.find_last_not_of(' ') + 1);
+  if (trimmed.size() != json.size()) return false;
+  for (std::size_t i = 0; i < json.size(); ++i)
+    if ((trimmed[i] | 0x20) != json[i] && trimmed[i] != json[i]) return false;
+  return true;
+}
+
+}  // namespace
+
+std::string random_id() {
+  // One generator a thread; ids only have to differ, they protect nothing.
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  static const char* digits = "0123456789abcdef";
+  std::string id;
+  for (int half = 0; half < 2; ++half) {
+    std::uint64_t bits = generator();
+    for (int i = 0; i < 12; ++i, bits >>= 4) id += digits[bits & 15];
+  }
+  return id;
+}
+
+std::string_view path_of(std::string_view target) {
+  for (std::string_view scheme : {"http://", "https://"})
+    if (target.substr(0, scheme.size()) == scheme) {
+      const auto slash = target.find('/', scheme.size());
+      target = slash == std::string_view::npos ? "/" : target.substr(slash);
+      break;
+    }
+  return target.substr(0, target.find_first_of("?#"));
+}
+
+struct application::route {
+  const char* method;
+  std::string_view path;
+  bool prefix;  // the path continues
+  bool open;    // no key needed
+  endpoint name;
+  void (application::*work)(call&);
+};
+
+const std::vector<application::route>& application::routes() {
+  using a = application;
+  static const std::vector<route> table{
+      {"POST", "/v1/chat/completions", false, false, endpoint::chat_completions,
+       &a::chat_completions},
+      {"POST", "/v1/completions", false, false, endpoint::completions, &a::completions},
+      {"GET", "/v1/models", false, false, endpoint::models, &a::list_models},
+      {"GET", "/v1/models/", true, false, endpoint::models, &a::one_model},
+      {"POST", "/tokenize", false, false, endpoint::tokenize, &a::tokenize},
+      {"POST", "/v1/tokenize", false, false, endpoint::tokenize, &a::tokenize},
+      {"POST", "/detokenize", false, false, endpoint::detokenize, &a::detokenize},
+      {"POST", "/v1/detokenize", false, false, endpoint::detokenize, &a::detokenize},
+      {"GET", "/health", false, true, endpoint::health, &a::health},
+      {"GET", "/ready", false, true, endpoint::ready, &a::health},
+      {"GET", "/live", false, true, endpoint::live, &a::live},
+      {"GET", "/metrics", false, false, endpoint::metrics, &a::metrics_text},
+      {"GET", "/version", false, false, endpoint::version, &a::version},
+      {"GET", "/v1/cluster", false, false, endpoint::cluster, &a::cluster},
+      {"GET", "/", false, false, endpoint::ui, &a::web_page},
+  };
+  return table;
+}
+
+application::application(application_options options, actors::generation_service& service,
+                         std::shared_ptr<const served_model> model,
+                         std::shared_ptr<frontend_metrics> metrics)
+    : options_(std::move(options)),
+      limits_([&] {
+        auto limits = options_.limits;
+        limits.vocab_size = static_cast<std::uint32_t>(model->tokenizer->vocab_size());
+        return limits;
+      }()),
+      service_(service),
+      model_(std::move(model)),
+      metrics_(std::move(metrics)),
+      fingerprint_("troupe-" + options_.version + "-" + model_->digest.substr(0, 8)) {
+  TROUPE_ASSERT(!model_->names.empty());
+}
+
+application::~application() = default;
+
+http_response application::refuse(const api_error& e) {
+  metrics_->answered(endpoint::other, e.status, 0);
+  http_response response;
+  response.status = e.status;
+  response.body = to_json_text(e);
+  response.close = true;
+  response.headers.emplace_back("X-Request-Id", "req-" + random_id());
+  if (e.retry_after > 0)
+    response.headers.emplace_back("Retry-After", std::to_string(e.retry_after));
+  return response;
+}
+
+void application::handle(http_request request, std::shared_ptr<exchange> to) {
+  auto c = std::make_shared<call>();
+  c->request = std::move(request);
+  c->to = std::move(to);
+  c->metrics = metrics_;
+  c->path = path_of(c->request.target);
+  const auto own = c->request.header("x-request-id");
+  c->id = usable_id(own) ? std::string(own) : "req-" + random_id();
+  metrics_->http_request_bytes->Increment(static_cast<double>(c->request.body.size()));
+
+  const std::string_view method =
+      c->request.method == "HEAD" ? "GET" : std::string_view(c->request.method);
+  const route* found = nullptr;
+  std::string allowed;
+  for (const auto& r : routes()) {
+    const bool matches =
+        r.prefix ? c->path.substr(0, r.path.size()) == r.path && c->path.size() > r.path.size()
+                 : c->path == r.path;
+    if (!matches) continue;
+    c->name = r.name;
+    allowed = r.method;
+    if (method == r.method) found = &r;
+  }
+  // Keys come first: who has none learns nothing about which paths exist.
+  if (!(found && found->open) && options_.keys.required() &&
+      !options_.keys.accepts(c->request.header("authorization"))) {
+    const char* scheme = c->path == "/" ? "Basic realm=\"troupe\"" : "Bearer";
+    return c->fail(invalid_api_key(), {{"WWW-Authenticate", scheme}});
+  }
+  if (allowed.empty()) return c->fail(http_error(404, "There is nothing at this URL."));
+  if (!found) {
+    if (allowed == "GET") allowed = "GET, HEAD";
+    return c->fail(http_error(405, "This URL does not support the method."), {{"Allow", allowed}});
+  }
+  if (method == "POST" && !is_json(c->request.header("content-type")))
+    return c->fail(http_error(415, "The Content-Type must be application/json."));
+  (this->*found->work)(*c);
+}
+
+}  // namespace troupe::api

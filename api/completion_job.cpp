@@ -1,0 +1,408 @@
+#include "api/completion_job.hpp"
+
+#include <algorithm>
+
+#include "api/sse.hpp"
+
+namespace troupe::api {
+namespace {
+
+// After a generation's own time limit the cluster has this long to say so.
+constexpr std::chrono::milliseconds grace{5'000};
+
+double seconds_between(std::chrono::steady_clock::time_point a,
+                       std::chrono::steady_clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
+
+}  // namespace
+
+struct completion_job::choice {
+  choice(std::uint32_t i, const answer_plan::prompt& p, const model::tokenizer& t,
+         const choice_options& o)
+      : index(i), prompt(p), output(t, o) {}
+
+  std::uint32_t index;
+  const answer_plan::prompt& prompt;
+  choice_output output;
+  request_id id{};
+  bool admitted = false;
+  bool closed = false;  // the client's view is complete
+  bool ended = false;   // the service's is
+  bool echoed = false;
+  std::string finish_reason;
+  std::chrono::steady_clock::time_point last_token{};
+  actors::generation_end end;
+  std::vector<logprob_entry> prompt_entries;
+  std::size_t prompt_points = 0;  // length of the echoed text, in code points
+  // Of an answer that is not streamed.
+  std::string text;
+  std::vector<logprob_entry> entries;
+};
+
+class completion_job::sink : public actors::generation_sink {
+ public:
+  sink(std::shared_ptr<completion_job> job, std::uint32_t choice)
+      : job_(std::move(job)), choice_(choice) {}
+  void on_accepted() override { job_->enqueue({choice_, false, accepted{}}); }
+  void on_prompt_logprobs(std::vector<engine::token_output> tokens) override {
+    job_->enqueue({choice_, true, std::move(tokens)});
+  }
+  void on_tokens(std::vector<engine::token_output> tokens) override {
+    job_->enqueue({choice_, false, std::move(tokens)});
+  }
+  void on_finished(actors::generation_end end) override {
+    job_->enqueue({choice_, false, std::move(end)});
+  }
+
+ private:
+  const std::shared_ptr<completion_job> job_;
+  const std::uint32_t choice_;
+};
+
+completion_job::completion_job(actors::generation_service& service,
+                               std::shared_ptr<const served_model> model,
+                               std::shared_ptr<frontend_metrics> metrics, answer_plan plan,
+                               std::shared_ptr<exchange> to, decorator decorate, on_done done)
+    : service_(service),
+      model_(std::move(model)),
+      metrics_(std::move(metrics)),
+      plan_(std::move(plan)),
+      exchange_(std::move(to)),
+      decorate_(std::move(decorate)),
+      done_task_(std::move(done)) {
+  const auto& c = plan_.common;
+  options_.stop = c.stop;
+  options_.include_stop_str_in_output = c.include_stop_str_in_output;
+  options_.skip_special_tokens = c.skip_special_tokens;
+  options_.logprobs = c.sampling.logprobs.has_value();
+  options_.ignore_eos = c.sampling.ignore_eos;
+  options_.stop_token_ids = c.sampling.stop_token_ids;
+  options_.min_tokens = c.sampling.min_tokens;
+  for (const auto& prompt : plan_.prompts)
+    for (std::uint32_t i = 0; i < c.n; ++i)
+      choices_.emplace_back(static_cast<std::uint32_t>(choices_.size()), prompt, *model_->tokenizer,
+                            options_);
+  metrics_->requests_in_flight->Increment();
+  metrics_->requests_queued->Increment();
+}
+
+completion_job::~completion_job() {
+  if (!done_) end(500);
+}
+
+void completion_job::start() {
+  auto self = shared_from_this();
+  exchange_->when_closed([self] {
+    if (self->done_) return;
+    self->metrics_->client_disconnects->Increment();
+    self->end(200);
+  });
+  if (done_) return;
+  exchange_->after(plan_.timeout + grace, [self] {
+    self->fail(from_error({ec::deadline_exceeded, {}}));
+  });
+  for (const auto& p : plan_.prompts)
+    metrics_->prompt_tokens->Increment(static_cast<double>(p.tokens.size()));
+  for (auto& c : choices_) {
+    actors::generation g;
+    g.prompt = c.prompt.tokens;
+    g.sampling = plan_.common.sampling;
+    g.sampling.sequence_index = c.index % plan_.common.n;
+    // Scoring a prompt still takes one step; its token is dropped.
+    g.sampling.max_tokens = std::max(1u, c.prompt.max_tokens);
+    g.sampling.min_tokens = std::min(g.sampling.min_tokens, g.sampling.max_tokens);
+    g.cache_salt = plan_.common.cache_salt;
+    g.timeout = plan_.timeout;
+    c.id = service_.submit(std::move(g), std::make_shared<sink>(self, c.index));
+  }
+}
+
+// -- events ----------------------------------------------------------------------------------------------------------------
+void completion_job::enqueue(event e) {
+  {
+    std::lock_guard lock(mutex_);
+    events_.push_back(std::move(e));
+    if (std::exchange(drain_posted_, true)) return;
+  }
+  exchange_->post([self = shared_from_this()] { self->drain(); });
+}
+
+void completion_job::drain() {
+  std::vector<event> events;
+  {
+    std::lock_guard lock(mutex_);
+    events.swap(events_);
+    drain_posted_ = false;
+  }
+  for (auto& e : events) on_event(e);
+  if (done_) return;
+  flush_stream();
+  if (!done_) try_finish();
+}
+
+void completion_job::on_event(event& e) {
+  choice& c = choices_[e.choice];
+  if (auto* end = std::get_if<actors::generation_end>(&e.what)) {
+    c.ended = true;
+    if (!done_) on_finished(c, std::move(*end));
+    return;
+  }
+  if (done_ || c.closed) return;
+  on_accepted(c);
+  if (auto* tokens = std::get_if<std::vector<engine::token_output>>(&e.what)) {
+    if (e.of_prompt) {
+      for (auto& t : *tokens) c.prompt_entries.push_back({std::move(t), 0});
+    } else {
+      on_tokens(c, std::move(*tokens));
+    }
+  }
+}
+
+void completion_job::on_accepted(choice& c) {
+  if (std::exchange(c.admitted, true)) return;
+  if (plan_.common.stream && plan_.head.chat)
+    frame(chunk(
+        plan_.head,
+        chat_choice_chunk(c.index, ojson{{"role", "assistant"}, {"content", ""}}, nullptr, ""),
+        plan_.common.include_usage));
+}
+
+void completion_job::on_tokens(choice& c, std::vector<engine::token_output> tokens) {
+  const auto now = std::chrono::steady_clock::now();
+  if (c.last_token == std::chrono::steady_clock::time_point{}) {
+    metrics_->first_token(seconds_between(plan_.received, now));
+    if (tokens.size() > 1) metrics_->next_tokens(0, tokens.size() - 1);
+  } else {
+    metrics_->next_tokens(seconds_between(c.last_token, now), tokens.size());
+  }
+  c.last_token = now;
+  if (c.prompt.max_tokens == 0) return;  // scoring
+  give_echo(c);
+  choice_delta delta;
+  for (auto& t : tokens) {
+    auto one = c.output.push(std::move(t));
+    metrics_->generation_tokens->Increment();
+    delta.text += one.text;
+    std::move(one.logprobs.begin(), one.logprobs.end(), std::back_inserter(delta.logprobs));
+    if (c.output.stopped()) break;
+  }
+  give(c, std::move(delta));
+  if (c.output.stopped()) {
+    service_.cancel(c.id);
+    close_choice(c, "stop");
+  }
+}
+
+void completion_job::on_finished(choice& c, actors::generation_end end) {
+  c.end = std::move(end);
+  if (c.closed) return;
+  using engine::finish_reason;
+  switch (c.end.reason) {
+    case finish_reason::stop:
+      return on_accepted(c), close_choice(c, "stop");
+    case finish_reason::length:
+      return on_accepted(c), close_choice(c, "length");
+    case finish_reason::error:
+      return fail(from_error(c.end.failure));
+    // Nobody here asked for it, so the cluster did.
+    case finish_reason::abort:
+      return fail(from_error(c.end.failure.code == ec::internal || c.end.failure.code == ec::none
+                                 ? error{ec::canceled, {}}
+                                 : c.end.failure));
+    case finish_reason::none:
+      break;
+  }
+  fail(from_error({ec::internal, "a generation finished without a reason"}));
+}
+
+void completion_job::close_choice(choice& c, std::string_view reason) {
+  give_echo(c);
+  choice_delta rest = c.output.flush();
+  c.closed = true;
+  // A stop string may be completed by what was withheld.
+  c.finish_reason = c.prompt.max_tokens == 0 ? "length"
+                    : c.output.stopped()     ? "stop"
+                                             : std::string(reason);
+  if (!plan_.common.stream) return give(c, std::move(rest));
+  ojson logprobs = options_.logprobs && !rest.logprobs.empty()
+                       ? logprobs_of(rest.logprobs, 0, c.prompt_points)
+                       : ojson();
+  if (plan_.head.chat) {
+    if (!rest.empty())
+      frame(
+          chunk(plan_.head,
+                chat_choice_chunk(c.index, ojson{{"content", rest.text}}, std::move(logprobs), ""),
+                plan_.common.include_usage));
+    frame(chunk(plan_.head, chat_choice_chunk(c.index, ojson::object(), nullptr, c.finish_reason),
+                plan_.common.include_usage));
+  } else {
+    frame(chunk(plan_.head,
+                completion_choice(c.index, rest.text, std::move(logprobs), c.finish_reason),
+                plan_.common.include_usage));
+  }
+}
+
+// -- the answer ------------------------------------------------------------------------------------------------------------
+void completion_job::give(choice& c, choice_delta delta) {
+  if (delta.empty()) return;
+  if (!plan_.common.stream) {
+    c.text += delta.text;
+    std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(c.entries));
+    return;
+  }
+  ojson logprobs = options_.logprobs ? logprobs_of(delta.logprobs, 0, c.prompt_points) : ojson();
+  ojson one = plan_.head.chat ? chat_choice_chunk(c.index, ojson{{"content", delta.text}},
+                                                  std::move(logprobs), "")
+                              : completion_choice(c.index, delta.text, std::move(logprobs), "");
+  frame(chunk(plan_.head, std::move(one), plan_.common.include_usage));
+}
+
+// The prompt's own text and logprobs, before the first of the answer's.
+void completion_job::give_echo(choice& c) {
+  if (!plan_.echo || std::exchange(c.echoed, true)) return;
+  c.prompt_points = code_points(c.prompt.text);
+  model::utf8_stream utf8;
+  std::size_t points = 0;
+  for (auto& entry : c.prompt_entries) {
+    entry.text_offset = points;
+    points += code_points(utf8.push(
+        model_->tokenizer->token_bytes(entry.output.token, !options_.skip_special_tokens)));
+  }
+  if (!plan_.common.stream) {
+    c.text = c.prompt.text;
+    c.entries = c.prompt_entries;
+    return;
+  }
+  ojson logprobs = c.prompt_entries.empty()
+                       ? ojson()
+                       : logprobs_of(c.prompt_entries, c.prompt_entries.size(), 0);
+  frame(chunk(plan_.head, completion_choice(c.index, c.prompt.text, std::move(logprobs), ""),
+              plan_.common.include_usage));
+}
+
+// The first prompt_entries of `entries` are the prompt's, whose first token has no logprob; the others' offsets
+// count from base_offset.
+ojson completion_job::logprobs_of(const std::vector<logprob_entry>& entries,
+                                  std::size_t prompt_entries, std::size_t base_offset) const {
+  const token_names names{*model_->tokenizer, plan_.common.return_tokens_as_token_ids};
+  if (plan_.head.chat) return chat_logprobs(names, entries);
+  auto shifted = entries;
+  for (std::size_t i = prompt_entries; i < shifted.size(); ++i)
+    shifted[i].text_offset += base_offset;
+  return completion_logprobs(names, shifted, prompt_entries > 0 ? 1 : 0, 0);
+}
+
+void completion_job::frame(const ojson& object) {
+  frames_ += sse_data(dump(object));
+}
+
+// Headers go out when every choice is admitted: until then a refusal can still have its own status.
+void completion_job::flush_stream() {
+  if (!plan_.common.stream) return;
+  if (!stream_started_) {
+    if (!std::all_of(choices_.begin(), choices_.end(),
+                     [](const choice& c) { return c.admitted || c.closed; }))
+      return;
+    stream_started_ = true;
+    if (std::exchange(queued_, false)) metrics_->requests_queued->Decrement();
+    http_response head;
+    head.content_type = "text/event-stream";
+    head.headers = {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}};
+    decorate_(head);
+    exchange_->start_stream(std::move(head), plan_.ping);
+  }
+  if (!frames_.empty() && !exchange_->write(std::exchange(frames_, {})) && !done_) end(200);
+}
+
+void completion_job::try_finish() {
+  if (queued_ &&
+      std::all_of(choices_.begin(), choices_.end(), [](const choice& c) { return c.admitted; })) {
+    queued_ = false;
+    metrics_->requests_queued->Decrement();
+  }
+  for (const auto& c : choices_)
+    if (!c.closed || (plan_.common.return_trace && !c.ended)) return;
+  plan_.common.stream ? finish_stream() : finish_whole();
+}
+
+void completion_job::finish_stream() {
+  if (plan_.common.include_usage || plan_.common.return_trace) {
+    ojson last = answer(plan_.head, true, ojson::array(), usage());
+    if (plan_.common.return_trace) last["trace"] = trace_object(choices_.front().end);
+    frame(last);
+  }
+  frames_ += sse_done;
+  exchange_->write(std::exchange(frames_, {}));
+  exchange_->end_stream();
+  end(200);
+}
+
+void completion_job::finish_whole() {
+  ojson list = ojson::array();
+  for (auto& c : choices_) {
+    ojson logprobs =
+        options_.logprobs
+            ? logprobs_of(c.entries, plan_.echo ? c.prompt_entries.size() : 0, c.prompt_points)
+            : ojson();
+    list.push_back(
+        plan_.head.chat
+            ? chat_choice(c.index, std::move(c.text), std::move(logprobs), c.finish_reason)
+            : completion_choice(c.index, std::move(c.text), std::move(logprobs), c.finish_reason));
+  }
+  ojson whole = answer(plan_.head, false, std::move(list), usage());
+  if (plan_.common.return_trace) whole["trace"] = trace_object(choices_.front().end);
+  http_response response;
+  response.body = dump(whole);
+  decorate_(response);
+  exchange_->respond(std::move(response));
+  end(200);
+}
+
+void completion_job::fail(const api_error& e) {
+  if (done_) return;
+  metrics_->rejected(e.code);
+  if (stream_started_) {
+    frames_ += sse_data(to_json_text(e));
+    frames_ += sse_done;
+    exchange_->write(std::exchange(frames_, {}));
+    exchange_->end_stream();
+  } else {
+    http_response response;
+    response.status = e.status;
+    response.body = to_json_text(e);
+    if (e.retry_after > 0)
+      response.headers.emplace_back("Retry-After", std::to_string(e.retry_after));
+    decorate_(response);
+    exchange_->respond(std::move(response));
+  }
+  end(e.status);
+}
+
+// Whatever the outcome, every generation that still runs is canceled.
+void completion_job::end(int status) {
+  if (std::exchange(done_, true)) return;
+  cancel_rest();
+  metrics_->requests_in_flight->Decrement();
+  if (std::exchange(queued_, false)) metrics_->requests_queued->Decrement();
+  done_task_(status);
+}
+
+void completion_job::cancel_rest() {
+  for (auto& c : choices_)
+    if (!c.ended && c.id != request_id{}) service_.cancel(c.id);
+}
+
+answer_usage completion_job::usage() const {
+  answer_usage u;
+  for (const auto& c : choices_) {
+    if (c.index % plan_.common.n == 0) {
+      u.prompt_tokens += c.prompt.tokens.size();
+      u.cached_tokens += c.end.usage.cached_tokens;
+    }
+    u.completion_tokens += c.output.tokens();
+  }
+  return u;
+}
+
+}  // namespace troupe::api

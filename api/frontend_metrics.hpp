@@ -1,0 +1,63 @@
+// What the doors count, for Prometheus. Every family and label value exists from the start, so rates begin at zero.
+// Label values that come from requests are bounded: unknown paths are "other". Any thread.
+#pragma once
+
+#include <prometheus/counter.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+namespace troupe::api {
+
+enum class endpoint : std::uint8_t {
+  chat_completions,
+  completions,
+  models,
+  tokenize,
+  detokenize,
+  health,
+  ready,
+  live,
+  metrics,
+  version,
+  cluster,
+  ui,
+  other
+};
+inline constexpr std::size_t num_endpoints = 13;
+std::string_view to_string(endpoint e);
+
+class frontend_metrics {
+ public:
+  explicit frontend_metrics(const prometheus::Labels& constant = {});
+
+  void answered(endpoint e, int status, double seconds);
+  // Of an answer's first and later tokens, as they reach the door.
+  void first_token(double seconds);
+  void next_tokens(double seconds_since_last, std::size_t count);
+  // A generation that the cluster refused or lost, by the error's code ("server_is_overloaded").
+  void rejected(std::string_view code);
+
+  std::string text() const;
+
+  prometheus::Counter *prompt_tokens, *generation_tokens, *client_disconnects, *http_request_bytes;
+  prometheus::Gauge *requests_in_flight, *requests_queued;
+
+ private:
+  prometheus::Counter& requests(endpoint e, int status);
+
+  const std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
+  std::map<std::pair<endpoint, int>, prometheus::Counter*>
+      requests_;  // immutable after construction
+  std::array<prometheus::Histogram*, num_endpoints> duration_{};
+  prometheus::Histogram *ttft_, *itl_;
+  std::map<std::string, prometheus::Counter*, std::less<>> rejections_;
+};
+
+}  // namespace troupe::api
