@@ -22,7 +22,7 @@ struct rope_config {
   std::uint32_t original_max_position_embeddings = 0;  // yarn, llama3
   float beta_fast = 32.0f, beta_slow = 1.0f, attention_factor = 1.0f;  // yarn
   // Per-pair divisors of the frequency [dimensions/2] from the file (`rope_freqs.weight`); empty: none.
-  std::vector<float> freq_factors;
+  std::vector<float> freq_factors = {};
 };
 
 // inv_freq[i] of pair i, [dimensions/2], after scaling; and the factor that multiplies cos and sin (1 but for yarn).

@@ -1,11 +1,10 @@
 // GGUF files that are right: the default model, tiny models of every type and architecture, shards.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
 #include "model/gguf.hpp"
 #include "model/metadata.hpp"
 #include "model/model.hpp"
+#include "tests/model/default_model.hpp"
 #include "tests/model/tiny_gguf.hpp"
 
 namespace troupe::testing {
@@ -13,13 +12,6 @@ namespace {
 
 using model::open_model;
 using model::tensor_type;
-
-std::filesystem::path default_model() {
-  if (const char* path = std::getenv("TROUPE_TEST_MODEL")) return path;
-  const char* home = std::getenv("HOME");
-  return std::filesystem::path(home ? home : "") /
-         ".cache/troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
 
 TEST(gguf, opens_the_default_model) {
   auto opened = open_model(default_model());
