@@ -129,23 +129,23 @@ void detail::blocks_portable(const block_job& job) {
   }
 }
 
-summing_copy::summing_copy(std::byte* to, const std::byte* from, std::size_t bytes, bool want_sum)
-    : to_(to), from_(from), bytes_(bytes), want_sum_(want_sum), lanes_(first_lanes) {}
+summing_copy::summing_copy(std::byte* to, std::size_t bytes, bool want_sum)
+    : to_(to), bytes_(bytes), want_sum_(want_sum), lanes_(first_lanes) {
+  static_assert(granule == sum_block_bytes);
+}
 
-bool summing_copy::advance(std::size_t bytes) {
-  std::size_t blocks_done = copied_ / sum_block_bytes;
-  std::size_t wanted = (bytes + sum_block_bytes - 1) / sum_block_bytes;
-  std::size_t blocks = std::min(whole_blocks(bytes_) - blocks_done, wanted);
+void summing_copy::append(const std::byte* from, std::size_t bytes) {
+  TROUPE_ASSERT(bytes <= left());
+  TROUPE_ASSERT(bytes % granule == 0 || bytes == left());
+  // All but the last block are the kernel's.
+  std::size_t by_kernel = whole_blocks(bytes_) * granule;
+  std::size_t blocks = copied_ < by_kernel ? std::min(bytes, by_kernel - copied_) / granule : 0;
   chosen()
       .load(std::memory_order_relaxed)
-      ->run(
-          {want_sum_ ? lanes_.data() : nullptr, to_ + copied_, from_ + copied_, blocks, secret()});
-  copied_ += blocks * sum_block_bytes;
-  if (blocks < wanted) {
-    std::memcpy(to_ + copied_, from_ + copied_, bytes_ - copied_);
-    copied_ = bytes_;
-  }
-  return done();
+      ->run({want_sum_ ? lanes_.data() : nullptr, to_ + copied_, from, blocks, secret()});
+  std::size_t tail = bytes - blocks * granule;
+  if (tail != 0) std::memcpy(to_ + copied_ + blocks * granule, from + blocks * granule, tail);
+  copied_ += bytes;
 }
 
 std::uint64_t summing_copy::sum() const {

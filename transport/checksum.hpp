@@ -12,22 +12,24 @@
 
 namespace troupe::transport {
 
-// A copy that sums what it copies, in slices. Long copies go past the cache (non-temporal stores):
-// a pulled block is larger than the cache that would be lost to it.
+// A copy of `bytes` bytes in parts that sums what it copies. Long copies go past the cache (non-temporal stores): a
+// pulled block is larger than the cache that would be lost to it.
 class summing_copy {
  public:
-  summing_copy(std::byte* to, const std::byte* from, std::size_t bytes, bool want_sum);
+  static constexpr std::size_t granule = 1024;
 
-  // Copies at least `bytes` more, or all that is left; true when everything is copied.
-  bool advance(std::size_t bytes);
+  summing_copy(std::byte* to, std::size_t bytes, bool want_sum);
+
+  // The next `bytes` bytes come from here. REQUIRES: bytes is a multiple of `granule` or all that is left.
+  void append(const std::byte* from, std::size_t bytes);
   std::size_t copied() const { return copied_; }
+  std::size_t left() const { return bytes_ - copied_; }
   bool done() const { return copied_ == bytes_; }
   // REQUIRES: done() and want_sum.
   std::uint64_t sum() const;
 
  private:
   std::byte* to_;
-  const std::byte* from_;
   std::size_t bytes_, copied_ = 0;
   bool want_sum_;
   alignas(64) std::array<std::uint64_t, 8> lanes_;

@@ -178,7 +178,7 @@ class ucx_fabric final : public fabric {
         {}};
     memory_.push_back(std::move(hello));
     progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_);
-    return {};
+    return progress_->listen();
   }
 
   void run(std::promise<result<void>>& started) {

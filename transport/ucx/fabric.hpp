@@ -19,6 +19,7 @@ struct ucx_options {
   incarnation self{};      // random, new at each start of the process
   std::string transports;  // UCX_TLS; empty: tcp,posix,self, and RDMA where there is a device
   std::string devices;     // UCX_NET_DEVICES; empty: all
+  bool cuda = false;       // GPU memory will be registered; needs a UCX with CUDA
   std::optional<path> force_path;  // tests and benchmarks: shm or tcp, whatever would be chosen
   std::chrono::milliseconds connect_timeout{5000};
   std::size_t max_pulls = 4096;  // accepted and not yet done, of all peers; beyond: ec::queue_full

@@ -1,25 +1,19 @@
-// One peer: its endpoint, the keys to its regions and the gets under way. Private to transport/ucx;
-// progress thread.
+// One peer that this node reads from: its endpoint, the keys to its regions and what was asked of it. Private to
+// transport/ucx; progress thread.
 //
-//   connecting --hello read--> up --failure, deadline, disconnect--> closing --endpoint closed,
-//        |                                                             ^      nothing
-//        outstanding--> gone
-//        +--timeout, failure, disconnect-------------------------------+
-//
-// The hello is a page in the peer that holds its incarnation. Reading it over the network proves
-// that the process answers and is the one that was meant, and opens the connection that will tell
-// of its death.
+//   connecting --welcome--> up --failure, deadline of a get, disconnect--> closing --endpoint closed, no get
+//        |                                                                    ^     outstanding--> gone
+//        +--timeout, failure, disconnect--------------------------------------+
 #pragma once
 
 #include <ucp/api/ucp.h>
 
 #include <deque>
 #include <functional>
-#include <memory>
 
 #include "transport/address.hpp"
+#include "transport/ucx/endpoint.hpp"
 #include "transport/ucx/pull_op.hpp"
-#include "transport/ucx/worker.hpp"
 
 namespace troupe::transport::ucx {
 
@@ -33,67 +27,67 @@ struct remote_region {
 class peer {
  public:
   enum class state { connecting, up, closing };
-  // Called when a get of a pull ended, whatever its outcome; outstanding counts are already
-  // lowered.
-  using get_ended = std::function<void(get_ticket&, ucs_status_t)>;
+  // Called when a get ended, whatever its outcome; outstanding counts are already lowered.
+  using get_ended = std::function<void(ticket&, ucs_status_t)>;
 
-  peer(worker& on, node_address address, time_point give_up_at, get_ended on_get_ended);
+  peer(worker& on, node_address address, std::uint64_t connection, time_point give_up_at,
+       get_ended on_get_ended);
   peer(const peer&) = delete;
   peer& operator=(const peer&) = delete;
-  ~peer();  // REQUIRES: gone(), or never opened
+  ~peer();  // REQUIRES: gone()
 
   // Our own process: memory is read where it is, there is no endpoint.
   void open_local(std::vector<remote_region> own);
-  // Makes the endpoint, unpacks keys, maps what may be mapped, asks for the hello.
-  result<void> open(bool may_map, bool may_get);
-  // The hello arrived and is right: chooses the path. Error: it is of another incarnation.
+  // Makes the endpoint, unpacks keys, maps what may be mapped, says hello.
+  result<void> open(incarnation self, std::optional<path> forced, bool same_host);
+  // The owner answered: chooses the paths. Error: it is of another incarnation, or no path is left.
   result<path> greet();
+  void hear_welcome(const welcome_header& welcome);
 
-  // Begins one get. Its end is told by get_ended, even if it ends at once.
-  void get(get_ticket& ticket);
+  void ask(ticket& t);  // messages
+  void get(ticket& t);  // its end is told by get_ended, even if it ends at once
+
+  // Sends what waits; false if something still does.
+  bool flush() { return endpoint_.flush(); }
 
   // Closes by force: every get ends soon, and then gone() becomes true.
   void close(error reason);
-  bool gone() const { return closed_ && outstanding_ == 0 && !hello_pending_; }
+  bool gone() const { return endpoint_.gone() && gets_ == 0; }
 
   incarnation id() const { return address_.owner; }
+  std::uint64_t connection() const { return connection_; }
   state now() const { return state_; }
-  bool hello_arrived() const { return hello_arrived_; }
-  // What UCX said about the endpoint; UCS_OK while it is well.
-  ucs_status_t failure() const { return failure_; }
+  bool welcomed() const { return welcome_.has_value(); }
+  ucs_status_t failure() const { return endpoint_.failure(); }
   const error& reason() const { return reason_; }
   time_point give_up_at() const { return give_up_at_; }
-  std::size_t outstanding() const { return outstanding_; }
   const remote_region& region_at(region_id id) const { return regions_.at(raw(id)); }
-  path get_path(memory_kind kind) const {
-    return kind == memory_kind::cuda ? cuda_path_ : net_path_;
-  }
+  // How memory of that region reaches local memory of that kind.
+  std::pair<mover, path> way(const remote_region& from, memory_kind to) const;
 
-  std::deque<pull_op*> ready;  // get path: pulls with pieces to begin, taken round robin
+  std::deque<pull_op*> ready;  // pulls with pieces to begin, taken round robin
+  std::size_t busy = 0;        // pieces asked for or being got
 
  private:
-  static void on_endpoint_error(void* self, ucp_ep_h, ucs_status_t status);
   static void on_get(void* request, ucs_status_t status, void* ticket);
-  static void on_hello(void* request, ucs_status_t status, void* self);
-  static void on_closed(void* request, ucs_status_t status, void* self);
   result<remote_region> unpack(const published_region& published, bool may_map);
   void learn_paths();
   void drop_keys();
 
   worker& worker_;
   node_address address_;
-  time_point give_up_at_;
-  get_ended get_ended_;
+  const std::uint64_t connection_;
+  const time_point give_up_at_;
+  const get_ended get_ended_;
   state state_ = state::connecting;
-  ucp_ep_h endpoint_ = nullptr;
+  endpoint endpoint_;
   std::vector<remote_region> regions_;
   remote_region hello_;
-  std::unique_ptr<std::uint64_t> hello_value_ = std::make_unique<std::uint64_t>(0);
-  bool hello_pending_ = false, hello_arrived_ = false, closed_ = true;
-  ucs_status_t failure_ = UCS_OK;
+  std::optional<welcome_header> welcome_;
+  bool has_rdma_ = false, has_cuda_ipc_ = false, is_local_ = false, maps_ = false;
+  std::optional<path> forced_;
   error reason_;
-  path net_path_ = path::tcp, cuda_path_ = path::tcp;
-  std::size_t outstanding_ = 0;
+  std::size_t gets_ = 0;
 };
 
 }  // namespace troupe::transport::ucx

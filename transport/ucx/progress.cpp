@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 
 #include "transport/fence.hpp"
 
@@ -13,27 +14,81 @@ namespace {
 constexpr int network_rounds = 32;
 // While an endpoint closes, look at it at least this often; UCX's event fd usually tells at once.
 constexpr std::chrono::milliseconds closing_tick{10};
+// The same while UCX takes no message.
+constexpr std::chrono::milliseconds blocked_tick{1};
 
 }  // namespace
 
+progress::progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink)
+    : options_(options), worker_(on), book_(book), sink_(sink), server_(on, book, options.self) {}
+
+result<void> progress::listen() {
+  struct handlers {
+    static ucs_status_t hello(void* self, const void* header, size_t header_bytes, void* data,
+                              size_t bytes, const ucp_am_recv_param_t* param) {
+      auto parsed = parse<hello_header>(header, header_bytes);
+      if (parsed && is_whole(param))
+        static_cast<progress*>(self)->server_.hear_hello(*parsed,
+                                                         {static_cast<char*>(data), bytes});
+      return UCS_OK;
+    }
+    static ucs_status_t welcome(void* self, const void* header, size_t header_bytes, void*, size_t,
+                                const ucp_am_recv_param_t*) {
+      if (auto parsed = parse<welcome_header>(header, header_bytes))
+        static_cast<progress*>(self)->hear_welcome(*parsed);
+      return UCS_OK;
+    }
+    static ucs_status_t read(void* self, const void* header, size_t header_bytes, void*, size_t,
+                             const ucp_am_recv_param_t*) {
+      if (auto parsed = parse<read_header>(header, header_bytes))
+        static_cast<progress*>(self)->server_.hear_read(*parsed);
+      return UCS_OK;
+    }
+    static ucs_status_t data(void* self, const void* header, size_t header_bytes, void* data,
+                             size_t bytes, const ucp_am_recv_param_t* param) {
+      auto parsed = parse<data_header>(header, header_bytes);
+      if (parsed && is_whole(param))
+        static_cast<progress*>(self)->hear_data(*parsed, static_cast<std::byte*>(data), bytes);
+      return UCS_OK;
+    }
+    // We never send a rendezvous; whoever does is not answered.
+    static bool is_whole(const ucp_am_recv_param_t* param) {
+      return (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0;
+    }
+  };
+  const std::pair<message, ucp_am_recv_callback_t> all[] = {{message::hello, handlers::hello},
+                                                            {message::welcome, handlers::welcome},
+                                                            {message::read, handlers::read},
+                                                            {message::data, handlers::data}};
+  for (auto [id, handler] : all) {
+    ucp_am_handler_param_t param{};
+    param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
+                       UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    param.id = static_cast<unsigned>(id);
+    param.flags = UCP_AM_FLAG_WHOLE_MSG;
+    param.cb = handler;
+    param.arg = this;
+    if (auto status = ucp_worker_set_am_recv_handler(worker_.handle(), &param); status != UCS_OK)
+      return tl::unexpected(to_error(status, "setting message handlers"));
+  }
+  return {};
+}
+
 void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
-  bool is_self = id == options_.self && !options_.force_path;
-  bool may_map = options_.force_path.value_or(path::shm) == path::shm &&
-                 (address.host == host_identity() || options_.force_path);
-  bool may_get = options_.force_path != path::shm;
+  bool same_host = address.host == host_identity();
   auto made = std::make_unique<peer>(
-      worker_, std::move(address), now + options_.connect_timeout,
-      [this](get_ticket& ticket, ucs_status_t status) { on_get_ended(ticket, status); });
+      worker_, std::move(address), next_connection_++, now + options_.connect_timeout,
+      [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
   peer& p = *made;
   peers_[id] = std::move(made);
-  if (is_self) {
+  if (id == options_.self && !options_.force_path) {
     std::vector<remote_region> own;
     for (region_id i{0}; auto r = book_.find_region(i); i = region_id{raw(i) + 1})
       own.push_back(
           {reinterpret_cast<std::uint64_t>(r->data), r->bytes, r->kind, nullptr, r->data});
     p.open_local(std::move(own));
-  } else if (auto opened = p.open(may_map, may_get); !opened) {
+  } else if (auto opened = p.open(options_.self, options_.force_path, same_host); !opened) {
     take_down(p, std::move(opened.error()), false);
   }
 }
@@ -73,7 +128,12 @@ bool progress::round(time_point now) {
   more_ = copy_slice(now);
   more_ |= worker_.progress(network_rounds);
   sum_landed();
-  for (auto& [id, p] : peers_) begin_gets(*p, now);
+  blocked_ = false;
+  for (auto& [id, p] : peers_) {
+    begin_pieces(*p);
+    blocked_ |= !p->flush();
+  }
+  more_ |= server_.round();
   expire(now);
   watch_peers(now);
   settle_all(now);
@@ -88,6 +148,8 @@ std::optional<time_point> progress::next_deadline() const {
     if (p->now() == peer::state::connecting) consider(p->give_up_at());
     if (p->now() == peer::state::closing) consider(clock::now() + closing_tick);
   }
+  if (blocked_ || server_.blocked()) consider(clock::now() + blocked_tick);
+  if (server_.closing()) consider(clock::now() + closing_tick);
   return next;
 }
 
@@ -95,6 +157,7 @@ void progress::close_all(time_point) {
   for (auto& [id, p] : peers_)
     if (p->now() != peer::state::closing)
       take_down(*p, {ec::canceled, "the transport is closing"}, true);
+  server_.close_all();
 }
 
 void progress::bring_up(peer& p) {
@@ -125,7 +188,7 @@ void progress::watch_peers(time_point now) {
   for (auto next = peers_.begin(); next != peers_.end();) {
     auto entry = next++;
     peer& p = *entry->second;
-    if (p.now() == peer::state::connecting && p.hello_arrived()) bring_up(p);
+    if (p.now() == peer::state::connecting && p.welcomed()) bring_up(p);
     if (p.now() != peer::state::closing && p.failure() != UCS_OK) {
       error reason = to_error(p.failure(), "connected to the peer");
       reason.code = ec::peer_lost;
@@ -143,54 +206,107 @@ void progress::watch_peers(time_point now) {
 }
 
 void progress::place(pull_op& op) {
-  const remote_region& from = op.from->region_at(op.request.remote);
-  bool copies = from.mapped != nullptr && op.local.kind == memory_kind::host;
-  op.via = copies ? path::shm : op.from->get_path(from.kind);
-  if (copies && op.from->get_path(from.kind) == path::local) op.via = path::local;
+  std::tie(op.by, op.via) = op.from->way(op.from->region_at(op.request.remote), op.local.kind);
   book_.begin(op.via, clock::now());
   if (op.request.checksum) op.checksums.resize(op.request.pieces.size());
-  if (copies) {
+  if (op.by == mover::copy) {
     copies_.push_back(&op);
-    return;
+  } else {
+    op.tickets.resize(op.request.pieces.size());
+    op.from->ready.push_back(&op);
   }
-  op.tickets.resize(op.request.pieces.size());
-  op.from->ready.push_back(&op);
 }
 
-void progress::begin_gets(peer& p, time_point) {
-  while (!p.ready.empty() && p.outstanding() < options_.max_gets) {
+void progress::begin_pieces(peer& p) {
+  while (!p.ready.empty() && p.busy < options_.max_gets) {
     pull_op& op = *p.ready.front();
     p.ready.pop_front();
     if (op.failure) continue;
-    auto piece = static_cast<std::uint32_t>(op.next_piece++);
-    op.tickets[piece] = {&op, piece};
+    auto index = static_cast<std::uint32_t>(op.next_piece++);
+    ticket& t = op.tickets[index];
+    t.op = &op;
+    t.piece = index;
     if (!op.all_begun()) p.ready.push_back(&op);
-    p.get(op.tickets[piece]);
+    ++p.busy;
     more_ = true;
+    if (op.by == mover::get) {
+      p.get(t);
+      continue;
+    }
+    ++op.asked;
+    t.id = next_ticket_++;
+    const piece& wanted = op.piece_of(t);
+    t.copy.emplace(op.local_data(wanted), op.summed_bytes(wanted), op.request.checksum);
+    wanted_[t.id] = &t;
+    p.ask(t);
   }
 }
 
-void progress::on_get_ended(get_ticket& ticket, ucs_status_t status) {
-  pull_op& op = *ticket.op;
+void progress::hear_welcome(const welcome_header& welcome) {
+  for (auto& [id, p] : peers_)
+    if (p->connection() == welcome.connection && p->now() == peer::state::connecting)
+      p->hear_welcome(welcome);
+}
+
+// Bytes come in order and are copied here and now, or not at all: nothing can land in a piece that was given up.
+void progress::hear_data(const data_header& header, const std::byte* bytes, std::size_t size) {
+  auto entry = wanted_.find(header.ticket);
+  if (entry == wanted_.end()) return;
+  ticket& t = *entry->second;
+  pull_op& op = *t.op;
+  if (op.failure) return;
+  const piece& wanted = op.piece_of(t);
+  std::uint64_t left = wanted.bytes - t.arrived;
+  bool fits = header.offset == t.arrived && size > 0 && size <= left &&
+              (size % summing_copy::granule == 0 || size == left);
+  if (header.refused != 0 || !fits) {
+    op.failure = {ec::io_error, header.refused != 0 ? "the owner refused to read that range"
+                                                    : "the owner sent other bytes than asked for"};
+    changed_.push_back(raw(op.request.op));
+    return;
+  }
+  std::size_t summed = std::min(size, t.copy->left());
+  t.copy->append(bytes, summed);
+  std::memcpy(op.local_data(wanted) + t.arrived + summed, bytes + summed, size - summed);
+  t.arrived += size;
+  if (size < left) return;
+  if (op.request.checksum) op.checksums[t.piece] = t.copy->sum();
+  wanted_.erase(entry);
+  t.id = 0;
+  --op.asked;
+  --op.from->busy;
+  if (op.complete()) changed_.push_back(raw(op.request.op));
+}
+
+void progress::forget_tickets(pull_op& op) {
+  for (ticket& t : op.tickets) {
+    if (t.id == 0) continue;
+    wanted_.erase(t.id);
+    --op.from->busy;
+  }
+}
+
+void progress::on_get_ended(ticket& t, ucs_status_t status) {
+  pull_op& op = *t.op;
+  --op.from->busy;
   if (status != UCS_OK && !op.failure) {
     op.failure = to_error(status, "pulling");
     if (status == UCS_ERR_CANCELED) op.failure->code = ec::peer_lost;
   }
   if (!op.failure && op.request.checksum) {
     ++op.unsummed;
-    landed_.push_back(&ticket);
+    landed_.push_back(&t);
   }
   if (op.quiescent()) changed_.push_back(raw(op.request.op));
 }
 
 // Soon after the bytes landed, while the cache still has them.
 void progress::sum_landed() {
-  for (get_ticket* ticket : landed_) {
-    pull_op& op = *ticket->op;
-    const piece& p = op.request.pieces[ticket->piece];
+  for (ticket* t : landed_) {
+    pull_op& op = *t->op;
+    const piece& p = op.piece_of(*t);
     --op.unsummed;
-    if (!op.failure)
-      op.checksums[ticket->piece] = checksum64({op.local_data(p), op.summed_bytes(p)});
+    if (!op.failure) op.checksums[t->piece] = checksum64({op.local_data(p), op.summed_bytes(p)});
     if (op.unsummed == 0) changed_.push_back(raw(op.request.op));
   }
   landed_.clear();
@@ -200,16 +316,17 @@ bool progress::copy_slice(time_point) {
   if (copies_.empty()) return false;
   pull_op& op = *copies_.front();
   copies_.pop_front();
+  if (op.failure) return true;  // its peer's mapping may be gone; settle() ends it
+  constexpr std::size_t granule = summing_copy::granule;
   const std::byte* remote = op.from->region_at(op.request.remote).mapped;
   for (std::size_t budget = options_.copy_slice; budget > 0 && !op.all_begun();) {
     const piece& p = op.request.pieces[op.next_piece];
-    std::size_t summed = op.request.checksum ? op.summed_bytes(p) : p.bytes;
-    if (!op.copy)
-      op.copy.emplace(op.local_data(p), remote + p.remote_offset, summed, op.request.checksum);
-    std::size_t before = op.copy->copied();
-    bool done = op.copy->advance(budget);
-    budget -= std::min(budget, op.copy->copied() - before);
-    if (!done) break;
+    if (!op.copy) op.copy.emplace(op.local_data(p), op.summed_bytes(p), op.request.checksum);
+    std::size_t slice = std::min((budget + granule - 1) / granule * granule, op.copy->left());
+    op.copy->append(remote + p.remote_offset + op.copy->copied(), slice);
+    budget -= std::min(budget, slice);
+    if (!op.copy->done()) break;
+    std::size_t summed = op.copy->copied();
     if (op.request.checksum) op.checksums[op.next_piece] = op.copy->sum();
     std::memcpy(op.local_data(p) + summed, remote + p.remote_offset + summed, p.bytes - summed);
     op.copy.reset();
@@ -241,6 +358,7 @@ void progress::settle(pull_op& op, time_point now) {
   if (op.failure) {
     std::erase(copies_, &op);
     if (op.from != nullptr) std::erase(op.from->ready, &op);
+    forget_tickets(op);
   }
   pull_done done;
   done.op = op.request.op;

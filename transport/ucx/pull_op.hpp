@@ -12,33 +12,48 @@ namespace troupe::transport::ucx {
 class peer;
 struct pull_op;
 
-// What a UCX callback needs to find its way back; lives in the pull_op until the callback ran.
-struct get_ticket {
-  pull_op* op = nullptr;
-  std::uint32_t piece = 0;
+// Who moves the bytes into the destination.
+enum class mover : std::uint8_t {
+  none,
+  copy,      // this thread, from mapped memory
+  messages,  // this thread, from messages that the owner sends when asked
+  get,       // UCX or the network card: only these can write after the pull was given up
 };
 
-// It may be destroyed only when `outstanding` is 0: then nothing of UCX points here or writes into
-// its pieces.
+// One piece that was asked for or is being read; what callbacks and messages find their way back by.
+struct ticket {
+  pull_op* op = nullptr;
+  std::uint32_t piece = 0;
+  std::uint64_t id = 0;              // messages: names it on the wire
+  std::uint64_t arrived = 0;         // messages: bytes so far
+  std::optional<summing_copy> copy;  // messages
+};
+
+// It may be destroyed only when `outstanding` is 0: then nothing of UCX points here or writes into its pieces.
 struct pull_op {
   pull_request request;
   region local;
   peer* from = nullptr;
-  path via = path::none;             // none: no byte has moved yet
+  path via = path::none;
+  mover by = mover::none;
   std::size_t next_piece = 0;        // the first not yet begun
-  std::size_t outstanding = 0;       // gets that UCX has not ended
-  std::size_t unsummed = 0;          // pieces that landed and wait for their checksum
+  std::size_t asked = 0;             // messages: pieces that have not arrived whole
+  std::size_t outstanding = 0;       // get: gets that UCX has not ended
+  std::size_t unsummed = 0;          // get: pieces that landed and wait for their checksum
   std::optional<error> failure;      // set: begin nothing more
-  std::optional<summing_copy> copy;  // mapped path: the piece being copied
-  std::vector<get_ticket> tickets;   // get path: one a piece
+  std::optional<summing_copy> copy;  // copy: the piece being copied
+  std::vector<ticket> tickets;       // messages, get: one a piece
   std::vector<std::uint64_t> checksums;
 
+  const piece& piece_of(const ticket& t) const { return request.pieces[t.piece]; }
   std::byte* local_data(const piece& p) const { return local.data + p.local_offset; }
   // How many of a piece's bytes its checksum covers: all but the fence.
   std::size_t summed_bytes(const piece& p) const;
   bool all_begun() const { return next_piece == request.pieces.size(); }
   bool quiescent() const { return outstanding == 0; }
-  bool complete() const { return all_begun() && quiescent() && unsummed == 0 && !copy; }
+  bool complete() const {
+    return all_begun() && asked == 0 && outstanding == 0 && unsummed == 0 && !copy;
+  }
 };
 
 }  // namespace troupe::transport::ucx

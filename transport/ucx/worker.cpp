@@ -20,9 +20,10 @@ ucs_log_func_rc_t log_ucx(const char*, unsigned, const char*, ucs_log_level_t le
                           va_list arguments) {
   char text[512];
   std::vsnprintf(text, sizeof text, format, arguments);
+  // Its errors are mostly peers that died, which we tell of ourselves.
   spdlog::level::level_enum at = spdlog::level::debug;
-  if (level <= UCS_LOG_LEVEL_WARN) at = spdlog::level::warn;
-  if (level <= UCS_LOG_LEVEL_ERROR) at = spdlog::level::err;
+  if (level <= UCS_LOG_LEVEL_ERROR) at = spdlog::level::warn;
+  if (level <= UCS_LOG_LEVEL_FATAL) at = spdlog::level::err;
   spdlog::log(at, "ucx: {}", text);
   return UCS_LOG_FUNC_RC_STOP;
 }
@@ -48,12 +49,23 @@ void set_defaults() {
   });
 }
 
+bool has_rdma_device() {
+  std::error_code missing;
+  bool empty = std::filesystem::is_empty("/sys/class/infiniband", missing);
+  return !missing && !empty;
+}
+
 std::string transports_of(const ucx_options& options) {
   if (!options.transports.empty()) return options.transports;
   std::string list = "tcp,posix,self";
-  std::error_code ignored;
-  if (!std::filesystem::is_empty("/sys/class/infiniband", ignored) && !ignored) list += ",ib";
+  if (has_rdma_device()) list += ",ib";
+  if (options.cuda) list += ",cuda_copy,cuda_ipc";
   return list;
+}
+
+// Without it UCX does not answer remote reads and writes that it emulates over TCP, which reach any address.
+bool wants_gets(const ucx_options& options) {
+  return options.cuda || has_rdma_device() || options.force_path == path::rdma;
 }
 
 ucs_memory_type_t memory_type(memory_kind kind) {
@@ -113,7 +125,8 @@ result<void> worker::start(const ucx_options& options) {
   if (status == UCS_OK) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES;
-    params.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
+    params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+    if (wants_gets(options)) params.features |= UCP_FEATURE_RMA;
     status = ucp_init(&params, config, &context_);
   }
   ucp_config_release(config);

@@ -1,0 +1,63 @@
+// The owner's side of pulls over TCP: answers hello and read messages of other processes from this process's regions,
+// and nothing outside them. Private to transport/ucx; progress thread.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "transport/ledger.hpp"
+#include "transport/ucx/endpoint.hpp"
+
+namespace troupe::transport::ucx {
+
+class server {
+ public:
+  server(worker& on, const ledger& book, incarnation self)
+      : worker_(on), book_(book), self_(self) {}
+
+  // From message handlers: only remembers; round() answers.
+  void hear_hello(const hello_header& hello, std::string_view worker_address);
+  void hear_read(const read_header& read);
+
+  // True if there is more to do at once.
+  bool round();
+  void close_all();
+  bool idle() const { return clients_.empty() && leaving_.empty(); }
+  bool closing() const { return !leaving_.empty(); }
+  // Something waits for the network to take it.
+  bool blocked() const { return blocked_; }
+
+ private:
+  struct job {
+    std::uint64_t ticket = 0;
+    const std::byte* data = nullptr;
+    std::uint64_t bytes = 0, sent = 0;
+    bool refused = false;
+  };
+  struct client {
+    incarnation who{};
+    endpoint back;
+    std::deque<job>
+        jobs;  // one chunk each in turn, so that a long read does not hold up a short one
+  };
+  struct stranger {
+    hello_header hello;
+    std::string address;
+  };
+  void welcome(const stranger& s);
+  void dismiss(std::map<std::uint64_t, std::unique_ptr<client>>::iterator entry);
+  bool serve(client& c);
+
+  worker& worker_;
+  const ledger& book_;
+  const incarnation self_;
+  std::uint64_t next_client_ = 1;
+  bool blocked_ = false;
+  std::deque<stranger> strangers_;
+  std::map<std::uint64_t, std::unique_ptr<client>> clients_;
+  std::deque<std::unique_ptr<client>> leaving_;
+};
+
+}  // namespace troupe::transport::ucx
