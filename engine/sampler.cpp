@@ -1,6 +1,7 @@
 #include "engine/sampler.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -10,6 +11,7 @@ namespace troupe::engine {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float lowest = std::numeric_limits<float>::lowest();  // leaves masked tokens out
 // A temperature so low that only the largest logit can be drawn (vLLM's bound).
 constexpr float greedy_below = 1e-5f;
 
@@ -105,7 +107,7 @@ void sampler::collect_from(std::span<const float> logits, float least) {
 // candidates_ = the k best in order. The k-th largest chunk maximum is reached by at least k
 // tokens.
 void sampler::collect_best(std::span<const float> logits, std::size_t k) {
-  float least = -infinity;
+  float least = lowest;
   if (k <= chunk_max_.size()) {
     order_ = chunk_max_;
     std::nth_element(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(k - 1),
@@ -208,8 +210,6 @@ vocab_cut sampler::find_cut(std::span<const float> logits, const sampling_params
 // is lowered until they do, so that a peaked distribution costs a short list.
 void sampler::collect_weight(std::span<const float> logits, double needed) {
   const float max = max_logit();
-  // Distances of about 5, 10, 20, ... in units of the temperature, found from the weights' own
-  // scale.
   for (float least_weight : {7e-3f, 5e-5f, 2e-9f}) {
     float least = max;
     for (std::size_t c = 0; c < chunk_max_.size(); ++c) {
@@ -223,26 +223,33 @@ void sampler::collect_weight(std::span<const float> logits, double needed) {
     for (const candidate& c : candidates_) sum += c.weight;
     if (sum >= needed) return;
   }
-  collect_from(logits, -infinity);
+  collect_from(logits, lowest);
 }
 
-// The last of the shortest run of best candidates that weighs at least `needed`, by selection:
-// halves are weighed, not sorted. When rounding leaves the whole below `needed`, the last
-// candidate.
+// The last of the shortest run of best candidates that weighs at least `needed`. Candidates are weighed in buckets by
+// logit, and only the bucket where the sum is reached is looked into, until it is small enough to sort. When rounding
+// leaves the whole below `needed`, the last candidate.
 sampler::candidate sampler::last_within(std::span<candidate> c, double needed) const {
-  while (c.size() > 32) {
-    const std::span<candidate>::iterator middle =
-        c.begin() + static_cast<std::ptrdiff_t>(c.size() / 2);
-    std::nth_element(c.begin(), middle, c.end(), before);
-    const std::size_t upper = c.size() / 2;
-    double sum = 0;
-    for (const candidate& x : c.first(upper)) sum += x.weight;
-    if (sum >= needed) {
-      c = c.first(upper);
-    } else {
-      needed -= sum;
-      c = c.subspan(upper);
-    }
+  constexpr std::size_t few = 256;
+  while (c.size() > few) {
+    const auto [low, high] = std::minmax_element(
+        c.begin(), c.end(),
+        [](const candidate& a, const candidate& b) { return a.logit < b.logit; });
+    const float top = high->logit;
+    const float scale = static_cast<float>(few) / (top - low->logit);
+    if (!(scale > 0) || !std::isfinite(scale)) break;  // all equal, or too far apart to tell
+    const auto bucket = [&](const candidate& x) {
+      return std::min(few - 1, static_cast<std::size_t>((top - x.logit) * scale));
+    };
+    std::array<double, few> weight{};
+    for (const candidate& x : c) weight[bucket(x)] += x.weight;
+    std::size_t reached = 0;
+    while (reached + 1 < few && weight[reached] < needed) needed -= weight[reached++];
+    std::size_t kept = 0;
+    for (const candidate& x : c)
+      if (bucket(x) == reached) c[kept++] = x;
+    TROUPE_ASSERT(kept > 0 && kept < c.size());  // the extremes are in different buckets
+    c = c.first(kept);
   }
   std::sort(c.begin(), c.end(), before);
   for (const candidate& x : c) {

@@ -67,10 +67,13 @@ inline void add_doubles(vd* sum, vf v) {  // sum[0], sum[1]: the lower and the u
   sum[1] += __builtin_convertvector(high, vd);
 }
 
-inline double reduce(const vd* sum) {
-  double s[logical_lanes];
+// Lane l takes lane l + 8, then l + 4, l + 2, l + 1: whole registers first, then within one.
+inline double reduce(vd* sum) {
+  for (size_t width = parts; width > 0; width /= 2)
+    for (size_t i = 0; i < width; ++i) sum[i] += sum[i + width];
+  double s[half];
   __builtin_memcpy(s, sum, sizeof s);
-  for (size_t width = logical_lanes / 2; width > 0; width /= 2)
+  for (size_t width = half / 2; width > 0; width /= 2)
     for (size_t l = 0; l < width; ++l) s[l] += s[l + width];
   return s[0];
 }

@@ -1,0 +1,157 @@
+// The real thing in one room: the default model on the host device. Answers must not depend on how the engine cut and
+// mixed the work.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "model/model.hpp"
+#include "model/tokenizer.hpp"
+#include "tests/engine/harness.hpp"
+
+namespace troupe::engine::testing {
+namespace {
+
+std::filesystem::path model_path() {
+  if (const char* path = std::getenv("TROUPE_TEST_MODEL")) return path;
+  const char* home = std::getenv("HOME");
+  return std::filesystem::path(home ? home : "") /
+         ".cache/troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+struct served {
+  std::unique_ptr<gpu::model_runner> runner;
+  std::vector<std::byte> storage;
+  std::unique_ptr<troupe::engine::engine> engine;
+};
+
+class host_model : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    auto opened = model::open_model(model_path());
+    ASSERT_TRUE(opened) << to_string(opened.error()) << "; get it with deploy/get-model";
+    model_ = *opened;
+  }
+  static void TearDownTestSuite() { model_.reset(); }
+
+  static served serve(const std::function<void(engine_options&)>& change) {
+    served s;
+    gpu::runner_options r;
+    r.device = "cpu";
+    r.num_threads = 2;
+    r.max_batch_tokens = 512;
+    auto runner = gpu::make_runner(model_, r);
+    EXPECT_TRUE(runner) << (runner ? "" : to_string(runner.error()));
+    s.runner = std::move(*runner);
+    engine_options o;
+    o.num_blocks = 128;
+    o.vocab_size = model_->config.vocab_size;
+    o.max_model_len = 2048;
+    o.kv_identity = identity;
+    change(o);
+    const std::size_t bytes = o.num_blocks * s.runner->layout().block_bytes();
+    s.storage.resize(bytes + 64);
+    const std::size_t offset = 64 - reinterpret_cast<std::uintptr_t>(s.storage.data()) % 64;
+    const auto arena = std::span(s.storage).subspan(offset, bytes);
+    EXPECT_TRUE(s.runner->attach_kv(arena, o.num_blocks));
+    auto made = troupe::engine::engine::make(*s.runner, arena, o);
+    EXPECT_TRUE(made) << (made ? "" : to_string(made.error()));
+    s.engine = std::move(*made);
+    return s;
+  }
+
+  // Prompts of ordinary words: token ids of any tokenizer's middle range do.
+  static generation_request prompt(std::uint64_t id, std::uint32_t length) {
+    auto r = make_request(id, make_prompt(id, length, 20'000), 24);
+    r.sampling.ignore_eos = true;
+    r.sampling.logprobs = 2;
+    if (id % 2 == 0) {
+      r.sampling.temperature = 0.8f;
+      r.sampling.top_p = 0.9f;
+      r.sampling.seed = id;
+    }
+    return r;
+  }
+
+  static std::map<request_id, std::vector<token_output>> run(
+      served& s, const std::vector<generation_request>& requests) {
+    std::map<request_id, std::vector<token_output>> outputs;
+    for (const auto& r : requests) EXPECT_TRUE(s.engine->add(r, {}));
+    for (int i = 0; i < 2000 && s.engine->has_work(); ++i) {
+      auto report = s.engine->step({});
+      EXPECT_TRUE(report) << (report ? "" : to_string(report.error()));
+      if (!report) break;
+      for (auto& e : report->happened.tokens) outputs[e.id].push_back(e.tokens.front());
+      EXPECT_EQ(s.engine->check_invariants(), "");
+    }
+    return outputs;
+  }
+
+  static void expect_equal(const std::vector<token_output>& a, const std::vector<token_output>& b) {
+    ASSERT_EQ(a.size(), b.size());
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].token, b[i].token) << "token " << i;
+      EXPECT_EQ(a[i].logprob, b[i].logprob) << "token " << i;
+    }
+  }
+
+  static std::shared_ptr<const model::loaded_model> model_;
+};
+std::shared_ptr<const model::loaded_model> host_model::model_;
+
+TEST_F(host_model, answers_do_not_depend_on_chunks_batches_caches_or_preemption) {
+  std::vector<generation_request> requests;
+  for (std::uint64_t id = 1; id <= 5; ++id)
+    requests.push_back(prompt(id, static_cast<std::uint32_t>(20 + 47 * id)));
+  std::map<request_id, std::vector<token_output>> alone;
+  {
+    auto s = serve([](engine_options& o) { o.prefix_caching = false; });
+    for (const auto& r : requests) alone.merge(run(s, {r}));
+  }
+  ASSERT_EQ(alone.size(), requests.size());
+  for (const auto& [id, tokens] : alone) ASSERT_EQ(tokens.size(), 24u);
+  const auto compare = [&](served s, const char* what) {
+    SCOPED_TRACE(what);
+    const auto together = run(s, requests);
+    for (const auto& r : requests) {
+      SCOPED_TRACE("request " + std::to_string(raw(r.id)));
+      expect_equal(together.at(r.id), alone.at(r.id));
+    }
+    return s.engine->stats();
+  };
+  compare(serve([](engine_options&) {}), "together");
+  compare(serve([](engine_options& o) {
+            o.max_prefill_chunk = 16;
+            o.max_num_batched_tokens = 90;
+          }),
+          "small chunks");
+  const auto stats = compare(serve([](engine_options& o) { o.num_blocks = 30; }), "a tiny arena");
+  EXPECT_GT(stats.prefill_tokens, 0u);
+  auto s = serve([](engine_options&) {});
+  run(s, requests);
+  std::vector<generation_request> again = requests;
+  const auto cached = run(s, again);
+  for (const auto& r : again) expect_equal(cached.at(r.id), alone.at(r.id));
+  EXPECT_GT(s.engine->stats().prefix_hits, 500u);
+}
+
+TEST_F(host_model, knows_the_capital_of_france) {
+  auto tokenizer = model::tokenizer::make(*model_);
+  ASSERT_TRUE(tokenizer) << to_string(tokenizer.error());
+  auto s =
+      serve([&](engine_options& o) { o.end_of_generation = (*tokenizer)->end_of_generation(); });
+  const auto ids =
+      (*tokenizer)
+          ->encode(
+              "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n",
+              false, true);
+  const auto outputs = run(s, {make_request(1, ids, 40)});
+  std::vector<token_id> text;
+  for (const auto& t : outputs.at(request_id{1})) text.push_back(t.token);
+  EXPECT_NE((*tokenizer)->decode(text).find("Paris"), std::string::npos)
+      << (*tokenizer)->decode(text);
+  EXPECT_LT(text.size(), 40u) << "it ends by itself";
+}
+
+}  // namespace
+}  // namespace troupe::engine::testing
