@@ -1,7 +1,5 @@
 #include "model/digest.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <map>
 
@@ -38,32 +36,24 @@ void add(hash128_stream& hash, const metadata_value& value) {
   for (auto text : value.strings) add(hash, text);
 }
 
-// Asks the kernel to read a tensor's pages ahead of the hash. Only advice: its failure costs time
-// alone.
-void read_ahead(std::span<const std::byte> data) {
-  constexpr std::uintptr_t page = 4096;
-  const auto begin = reinterpret_cast<std::uintptr_t>(data.data()) & ~(page - 1);
-  const auto end = reinterpret_cast<std::uintptr_t>(data.data()) + data.size();
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
-}
-
 }  // namespace
 
 hash128_t digest(const model_source& source) {
-  // In the order of the file: sequential reads where the pages are not in memory yet.
+  // In the order of the file: sequential reads, with the kernel's longest readahead, where the pages are not in memory.
+  for (const auto& file : source.files) file->expect_sequential_reads(true);
   std::vector<const stored_tensor*> order;
   for (const auto& entry : source.tensors) order.push_back(&entry);
   std::sort(order.begin(), order.end(),
             [](auto* a, auto* b) { return a->data.data() < b->data.data(); });
   std::map<std::string_view, hash128_t> tensors;
   for (auto* entry : order) {
-    read_ahead(entry->data);
     hash128_stream hash;
     add(hash, entry->raw_type);
     for (auto extent : entry->shape) add(hash, extent);
     hash.update(entry->data);
     tensors.emplace(entry->name, hash.digest());
   }
+  for (const auto& file : source.files) file->expect_sequential_reads(false);
   hash128_stream hash;
   add(hash, static_cast<std::uint32_t>(source.interleaved_rope));
   for (const auto& [key, value] : source.meta->values()) {

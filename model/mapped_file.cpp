@@ -103,6 +103,11 @@ mapped_file::~mapped_file() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+void mapped_file::expect_sequential_reads(bool expect) const {
+  ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(),
+            expect ? MADV_SEQUENTIAL : MADV_NORMAL);
+}
+
 result<void> mapped_file::verify() const {
   struct stat status {};
   if (::fstat(fd_, &status) != 0)

@@ -25,6 +25,8 @@ class mapped_file {
 
   std::span<const std::byte> bytes() const { return bytes_; }
   const std::filesystem::path& path() const { return path_; }
+  // Tells the kernel that the bytes are about to be read from front to back, or no longer are. Only advice.
+  void expect_sequential_reads(bool expect) const;
   // io_error when size or modification time differ from those at open.
   result<void> verify() const;
 

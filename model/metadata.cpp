@@ -1,5 +1,6 @@
 #include "model/metadata.hpp"
 
+#include <algorithm>
 #include <bit>
 
 namespace troupe::model {
@@ -161,9 +162,17 @@ bool metadata::set_strings(std::string_view key, std::span<const std::string_vie
                        .bytes = {},
                        .strings = {}};
   if (!values.empty()) {
+    // A vocabulary has 10^5 of them: one allocation for all the views and one for all the text.
+    std::size_t total = 0;
+    for (auto text : values) total += text.size();
     auto* to = static_cast<std::string_view*>(
         arena_.allocate(values.size() * sizeof(std::string_view), alignof(std::string_view)));
-    for (std::size_t i = 0; i < values.size(); ++i) new (to + i) std::string_view(copy(values[i]));
+    auto* text_to = static_cast<char*>(arena_.allocate(std::max<std::size_t>(total, 1), 1));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      std::copy(values[i].begin(), values[i].end(), text_to);
+      new (to + i) std::string_view(text_to, values[i].size());
+      text_to += values[i].size();
+    }
     value.strings = {to, values.size()};
   }
   return insert(key, value);
