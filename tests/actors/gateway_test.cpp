@@ -1,0 +1,315 @@
+// The real gateway and router under CAF's test coordinator: virtual time, one thread, no sockets. Decode nodes and the
+// client are scripted, so that each moment of a failure can be chosen.
+#include "actors/gateway.hpp"
+
+#include <gtest/gtest.h>
+
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
+#include <caf/scheduler/test_coordinator.hpp>
+#include <caf/scoped_actor.hpp>
+#include <caf/send.hpp>
+
+#include "actors/router.hpp"
+#include "actors/wire.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+
+struct decode_log {
+  std::vector<generate_request> requests;
+  std::vector<std::uint64_t> canceled;
+};
+
+decode_actor::behavior_type scripted_decode(decode_actor::pointer,
+                                            std::shared_ptr<decode_log> log) {
+  return {
+      [log](const generate_request& r) { log->requests.push_back(r); },
+      [log](const cancel_request& c) { log->canceled.push_back(c.id); },
+      [](const blocks_ready&) {},
+      [](const first_token&) {},
+      [](const prefill_failed&) {},
+      [](const membership&) {},
+      [](const metrics_request&) -> std::string { return "# HELP x y\n# TYPE x gauge\nx 1\n"; },
+      [](const drain_request&) {},
+      [](const engine_happened&) {},
+      [](const pull_happened&) {},
+      [](const link_lost&) {},
+      [](const request_refused&) {},
+      [](const request_admitted&) {},
+      [](caf::tick_atom) {},
+  };
+}
+
+struct client_log {
+  int accepted = 0;
+  std::vector<std::uint32_t> tokens;
+  std::vector<generation_finished> ends;
+};
+
+stream_sink_actor::behavior_type scripted_client(stream_sink_actor::pointer,
+                                                 std::shared_ptr<client_log> log) {
+  return {
+      [log](const generation_accepted&) { ++log->accepted; },
+      [log](const generation_tokens& m) {
+        for (const auto& t : m.tokens) {
+          EXPECT_EQ(t.index, log->tokens.size());  // no gap, no duplicate
+          log->tokens.push_back(t.token);
+        }
+      },
+      [log](const generation_finished& m) { log->ends.push_back(m); },
+  };
+}
+
+directory_actor::behavior_type silent_directory(directory_actor::pointer) {
+  return {
+      [](const join_request&) -> join_reply { return {}; },
+      [](const heartbeat&) {},
+      [](const subscribe_request&) {},
+      [](const metrics_request&) -> std::string { return {}; },
+      [](caf::tick_atom) {},
+  };
+}
+
+struct gateway_test : ::testing::Test {
+  struct config : caf::actor_system_config {
+    config() {
+      add_message_types<caf::id_block::troupe>();
+      set("scheduler.policy", caf::atom("testing"));
+    }
+  };
+
+  gateway_test() {
+    context->neighbours = std::make_shared<local_nodes>();
+    context->metrics = std::make_shared<gateway_metrics>("gateway");
+    context->directory = system.spawn(silent_directory);
+    context->router = system.spawn(router, context->metrics);
+    door = system.spawn(gateway, context);
+    client = system.spawn(scripted_client, received);
+    scheduler.run();
+  }
+  ~gateway_test() override {
+    for (auto& actor : {caf::actor_cast<caf::actor>(door), caf::actor_cast<caf::actor>(client),
+                        caf::actor_cast<caf::actor>(context->router),
+                        caf::actor_cast<caf::actor>(context->directory)})
+      caf::anon_send_exit(actor, caf::exit_reason::kill);
+    for (auto& [start, actor] : decodes) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    context->neighbours = nullptr;
+    scheduler.run();
+  }
+
+  std::shared_ptr<decode_log> add_decode(const std::string& name, std::uint64_t start) {
+    auto log = std::make_shared<decode_log>();
+    auto actor = system.spawn(scripted_decode, log);
+    decodes[start] = actor;
+    context->neighbours->add(start, caf::actor_cast<caf::strong_actor_ptr>(actor));
+    member m;
+    m.info.name = name;
+    m.info.start = start;
+    m.info.block_tokens = 16;
+    m.state = node_state::ready;
+    members.members.push_back(m);
+    publish();
+    return log;
+  }
+  void publish() {
+    ++members.version;
+    caf::anon_send(door, members);
+    scheduler.run();
+  }
+  void submit(std::uint64_t id, std::uint64_t timeout_ms = 60'000) {
+    generate_request r;
+    r.id = id;
+    r.prompt = {1, 2, 3};
+    r.sampling.seed = 77;
+    r.timeout_ms = timeout_ms;
+    caf::send_as(client, door, std::move(r));
+    scheduler.run();
+  }
+  template <class Message>
+  void say(Message m) {
+    caf::anon_send(door, std::move(m));
+    scheduler.run();
+  }
+  void tokens(std::uint64_t id, std::uint32_t try_number, std::uint32_t first,
+              std::vector<std::uint32_t> ids) {
+    generation_tokens m{id, try_number, false, {}};
+    for (auto t : ids) m.tokens.push_back({first++, t, 0, {}, {}});
+    say(m);
+  }
+  void finished(std::uint64_t id, std::uint32_t try_number, engine::finish_reason reason,
+                ec code = ec::none) {
+    generation_finished m;
+    m.id = id;
+    m.try_number = try_number;
+    m.reason = static_cast<std::uint8_t>(reason);
+    m.code = code;
+    say(m);
+  }
+  void kill_decode(std::uint64_t start) {
+    caf::anon_send_exit(decodes.at(start), caf::exit_reason::kill);
+    scheduler.run();
+  }
+  void pass(milliseconds t) {
+    for (milliseconds step{0}; step < t; step += milliseconds(50)) {
+      scheduler.advance_time(milliseconds(50));
+      scheduler.run();
+    }
+  }
+
+  config cfg;
+  caf::actor_system system{cfg};
+  caf::scheduler::test_coordinator& scheduler =
+      dynamic_cast<caf::scheduler::test_coordinator&>(system.scheduler());
+  std::shared_ptr<gateway_context> context = std::make_shared<gateway_context>();
+  std::shared_ptr<client_log> received = std::make_shared<client_log>();
+  std::map<std::uint64_t, decode_actor> decodes;
+  membership members;
+  gateway_actor door;
+  stream_sink_actor client;
+};
+
+TEST_F(gateway_test, streams_an_answer) {
+  auto d = add_decode("decode-0", 1);
+  submit(5);
+  ASSERT_EQ(d->requests.size(), 1u);
+  say(generation_accepted{5, 0});
+  tokens(5, 0, 0, {10, 11});
+  tokens(5, 0, 2, {12});
+  finished(5, 0, engine::finish_reason::stop);
+  EXPECT_EQ(received->accepted, 1);
+  EXPECT_EQ(received->tokens, (std::vector<std::uint32_t>{10, 11, 12}));
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].reason, static_cast<std::uint8_t>(engine::finish_reason::stop));
+  EXPECT_EQ(received->ends[0].migrations, 0u);
+}
+
+TEST_F(gateway_test, a_dead_decode_node_is_replaced_where_it_stopped) {
+  auto a = add_decode("decode-0", 1);
+  auto b = add_decode("decode-1", 2);
+  submit(5);
+  auto& first = a->requests.empty() ? b : a;
+  auto& second = a->requests.empty() ? a : b;
+  const std::uint64_t dead = first == a ? 1 : 2;
+  tokens(5, 0, 0, {10, 11});
+  kill_decode(dead);
+  ASSERT_EQ(second->requests.size(), 1u);
+  EXPECT_EQ(second->requests[0].try_number, 1u);
+  EXPECT_EQ(second->requests[0].output, (std::vector<std::uint32_t>{10, 11}));
+  EXPECT_EQ(second->requests[0].sampling.seed, 77u);
+  tokens(5, 0, 2, {99});      // late words of the dead node's attempt
+  tokens(5, 1, 1, {11, 12});  // an overlap is delivered once
+  finished(5, 1, engine::finish_reason::length);
+  EXPECT_EQ(received->tokens, (std::vector<std::uint32_t>{10, 11, 12}));
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].migrations, 1u);
+}
+
+TEST_F(gateway_test, waits_for_a_restarted_decode_node) {
+  auto a = add_decode("decode-0", 1);
+  submit(5);
+  tokens(5, 0, 0, {10});
+  kill_decode(1);
+  EXPECT_TRUE(received->ends.empty());
+  members.members.clear();
+  auto b = add_decode("decode-0", 2);
+  pass(milliseconds(300));
+  ASSERT_EQ(b->requests.size(), 1u);
+  EXPECT_EQ(b->requests[0].output, (std::vector<std::uint32_t>{10}));
+}
+
+TEST_F(gateway_test, without_any_decode_node_the_error_is_typed_and_in_time) {
+  submit(5);
+  pass(milliseconds(3500));
+  EXPECT_TRUE(received->ends.empty());
+  pass(milliseconds(1500));
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::no_worker);
+}
+
+TEST_F(gateway_test, a_full_node_is_not_asked_again) {
+  auto a = add_decode("decode-0", 1);
+  submit(5);
+  finished(5, 0, engine::finish_reason::error, ec::queue_full);
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::queue_full);
+  EXPECT_EQ(a->requests.size(), 1u);
+}
+
+TEST_F(gateway_test, gives_up_after_its_attempts) {
+  for (std::uint64_t i = 1; i <= 5; ++i) add_decode("decode-" + std::to_string(i), i);
+  submit(5);
+  for (std::uint32_t attempt = 0; attempt < 3; ++attempt)
+    finished(5, attempt, engine::finish_reason::error, ec::device_lost);
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::device_lost);
+}
+
+TEST_F(gateway_test, a_gap_is_never_delivered) {
+  auto a = add_decode("decode-0", 1);
+  auto b = add_decode("decode-1", 2);
+  submit(5);
+  tokens(5, 0, 0, {10});
+  tokens(5, 0, 2, {12});  // token 1 is missing: another node computes it
+  EXPECT_EQ(received->tokens, (std::vector<std::uint32_t>{10}));
+  EXPECT_EQ(a->requests.size() + b->requests.size(), 2u);
+}
+
+TEST_F(gateway_test, a_deadline_ends_a_silent_request) {
+  auto a = add_decode("decode-0", 1);
+  submit(5, 1000);
+  pass(milliseconds(2500));
+  EXPECT_TRUE(received->ends.empty());  // the node ends it first, if it can
+  pass(milliseconds(1000));
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::deadline_exceeded);
+  EXPECT_EQ(a->canceled, (std::vector<std::uint64_t>{5}));
+}
+
+TEST_F(gateway_test, a_client_that_dies_cancels) {
+  auto a = add_decode("decode-0", 1);
+  submit(5);
+  caf::anon_send_exit(client, caf::exit_reason::kill);
+  scheduler.run();
+  EXPECT_EQ(a->canceled, (std::vector<std::uint64_t>{5}));
+}
+
+TEST_F(gateway_test, a_node_lost_by_heartbeat_is_dropped) {
+  auto a = add_decode("decode-0", 1);
+  auto b = add_decode("decode-1", 2);
+  submit(5);
+  auto& second = a->requests.empty() ? a : b;
+  members.members.at(a->requests.empty() ? 1 : 0).state = node_state::lost;
+  publish();
+  EXPECT_EQ(second->requests.size(), 1u);
+}
+
+TEST_F(gateway_test, draining_refuses_new_requests_and_ends_old_ones) {
+  add_decode("decode-0", 1);
+  submit(5);
+  say(drain_request{});
+  submit(6);
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].id, 6u);
+  EXPECT_EQ(received->ends[0].code, ec::draining);
+  finished(5, 0, engine::finish_reason::stop);
+  EXPECT_EQ(received->ends.size(), 2u);
+}
+
+TEST_F(gateway_test, metrics_of_all_nodes_are_gathered) {
+  add_decode("decode-0", 1);
+  caf::scoped_actor self{system, true};
+  auto pending = self->request(door, milliseconds(5000), metrics_request{});
+  scheduler.run();
+  pending.receive(
+      [](const std::string& text) {
+        EXPECT_NE(text.find("troupe_route_decisions_total"), std::string::npos);
+        EXPECT_NE(text.find("\nx 1\n"), std::string::npos);
+      },
+      [](const caf::error&) { FAIL() << "no metrics"; });
+}
+
+}  // namespace
+}  // namespace troupe::actors
