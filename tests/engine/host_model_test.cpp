@@ -62,7 +62,7 @@ class host_model : public ::testing::Test {
 
   // Prompts of ordinary words: token ids of any tokenizer's middle range do.
   static generation_request prompt(std::uint64_t id, std::uint32_t length) {
-    auto r = make_request(id, make_prompt(id, length, 20'000), 24);
+    auto r = make_request(id, make_prompt(id, length, 20'000), 16);
     r.sampling.ignore_eos = true;
     r.sampling.logprobs = 2;
     if (id % 2 == 0) {
@@ -101,15 +101,15 @@ std::shared_ptr<const model::loaded_model> host_model::model_;
 
 TEST_F(host_model, answers_do_not_depend_on_chunks_batches_caches_or_preemption) {
   std::vector<generation_request> requests;
-  for (std::uint64_t id = 1; id <= 5; ++id)
-    requests.push_back(prompt(id, static_cast<std::uint32_t>(20 + 47 * id)));
+  for (std::uint64_t id = 1; id <= 4; ++id)
+    requests.push_back(prompt(id, static_cast<std::uint32_t>(15 + 40 * id)));
   std::map<request_id, std::vector<token_output>> alone;
   {
     auto s = serve([](engine_options& o) { o.prefix_caching = false; });
     for (const auto& r : requests) alone.merge(run(s, {r}));
   }
   ASSERT_EQ(alone.size(), requests.size());
-  for (const auto& [id, tokens] : alone) ASSERT_EQ(tokens.size(), 24u);
+  for (const auto& [id, tokens] : alone) ASSERT_EQ(tokens.size(), 16u);
   const auto compare = [&](served s, const char* what) {
     SCOPED_TRACE(what);
     const auto together = run(s, requests);
@@ -125,14 +125,14 @@ TEST_F(host_model, answers_do_not_depend_on_chunks_batches_caches_or_preemption)
             o.max_num_batched_tokens = 90;
           }),
           "small chunks");
-  const auto stats = compare(serve([](engine_options& o) { o.num_blocks = 30; }), "a tiny arena");
+  const auto stats = compare(serve([](engine_options& o) { o.num_blocks = 20; }), "a tiny arena");
   EXPECT_GT(stats.prefill_tokens, 0u);
   auto s = serve([](engine_options&) {});
   run(s, requests);
   std::vector<generation_request> again = requests;
   const auto cached = run(s, again);
   for (const auto& r : again) expect_equal(cached.at(r.id), alone.at(r.id));
-  EXPECT_GT(s.engine->stats().prefix_hits, 500u);
+  EXPECT_GT(s.engine->stats().prefix_hits, 300u);
 }
 
 TEST_F(host_model, knows_the_capital_of_france) {

@@ -168,6 +168,42 @@ TEST_F(remote, blocks_under_a_pull_outlive_a_canceled_request) {
   EXPECT_EQ(small.of(1).end->reason, finish_reason::abort);
 }
 
+TEST_F(remote, a_late_pull_is_not_taken_for_one_of_a_new_request_of_the_same_name) {
+  const auto r = request(1, 16);
+  const auto expected = run_alone(r).ids();
+  const answer& peer = compute_at_peer(r);
+  const auto blocks = all_blocks(peer);
+  ASSERT_TRUE(decode.engine->add_remote(r, decode.now));
+  const auto late = decode.engine->start_pull(r.id, 0, 0, blocks);
+  decode.engine->cancel(r.id, decode.now);
+  decode.step();
+  decode.answers.clear();
+  ASSERT_TRUE(decode.engine->add_remote(r, decode.now));
+  decode.engine->remote_first_token(r.id, 0, peer.tokens[0], decode.now);
+  end(late, transfer(late));  // into the old blocks
+  decode.run();
+  EXPECT_EQ(decode.of(1).tokens.size(), 1u) << "nothing arrived for this one";
+  const auto plan = decode.engine->start_pull(r.id, 0, 0, blocks);
+  ASSERT_EQ(plan.pieces.size(), 4u);
+  end(plan, transfer(plan));
+  decode.run();
+  EXPECT_EQ(decode.of(1).ids(), expected);
+}
+
+TEST_F(remote, only_the_first_token_comes_from_the_peer) {
+  const auto r = request(1, 16);
+  const auto expected = run_alone(r).ids();
+  ASSERT_TRUE(decode.engine->add_remote(r, decode.now));
+  const answer& peer = compute_at_peer(r);
+  decode.engine->remote_first_token(r.id, 0, peer.tokens[0], decode.now);
+  token_output second = peer.tokens[0];
+  second.index = 1;
+  decode.engine->remote_first_token(r.id, 0, second, decode.now);
+  decode.engine->remote_failed(r.id, 0, decode.now);
+  decode.run();
+  EXPECT_EQ(decode.of(1).ids(), expected);
+}
+
 TEST_F(remote, a_failure_keeps_what_arrived_in_order) {
   for (bool with_token : {false, true}) {
     const auto r = request(with_token ? 1 : 2, 38);

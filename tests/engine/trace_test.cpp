@@ -102,6 +102,14 @@ class trace {
     const auto whole = make_prompt(dice(5), 40);
     r.prompt.assign(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(1 + dice(40)));
     if (chance(30)) r.prompt.push_back(static_cast<token_id>(2 + dice(38)));
+    // And prompts of equal blocks after different prefixes.
+    if (chance(30)) {
+      r.prompt.clear();
+      for (std::uint64_t blocks = 1 + dice(8); blocks > 0; --blocks) {
+        const auto block = make_prompt(100 + dice(2), 4);
+        r.prompt.insert(r.prompt.end(), block.begin(), block.end());
+      }
+    }
     auto& p = r.sampling;
     p.max_tokens = static_cast<std::uint32_t>(1 + dice(24));
     p.temperature = chance(50) ? 0.0f : 0.8f;
