@@ -109,17 +109,10 @@ void tell(const std::string& line) {
   if (::write(3, text.data(), text.size()) < 0) ::_exit(1);
 }
 
-std::optional<path> forced() {
-  std::string name = std::getenv("TROUPE_TEST_PATH") ? std::getenv("TROUPE_TEST_PATH") : "";
-  if (name == "shm") return path::shm;
-  if (name == "tcp") return path::tcp;
-  return std::nullopt;
-}
-
 std::unique_ptr<fabric> child_fabric(incarnation self, event_sink sink) {
   ucx_options options;
   options.self = self;
-  options.force_path = forced();
+  options.force_path = path_named(std::getenv("TROUPE_TEST_PATH"));
   auto made = make_ucx_fabric(options, std::move(sink));
   if (!made) {
     tell("failed " + to_string(made.error()));

@@ -309,7 +309,8 @@ TEST_P(fabric_suite, gpu_memory_without_cuda_names_the_way_out) {
   EXPECT_EQ(refused.error().code, ec::unsupported);
 }
 
-INSTANTIATE_TEST_SUITE_P(over, fabric_suite, ::testing::Values("sim", "ucx_tcp", "ucx_shm"),
+INSTANTIATE_TEST_SUITE_P(over, fabric_suite,
+                         ::testing::Values("sim", "ucx_tcp", "ucx_shm", "ucx_rdma"),
                          [](const auto& kind) { return std::string(kind.param); });
 
 }  // namespace
