@@ -301,7 +301,7 @@ __global__ void __launch_bounds__(128) merge_kernel(const merge_arguments a, std
   const std::uint32_t row = index / num_heads, head = index % num_heads;
   if (row >= rows) return;
   const merge_row m = a.rows[row];
-  if (m.count == 0) return;
+  if (m.count == 0 || m.round != a.round) return;
   float highest = -INFINITY;
   for (std::uint32_t i = 0; i < m.count; ++i) {
     highest = fmaxf(highest, a.partial_softmax[std::size_t{m.first + i * m.stride} * num_heads + head].x);
@@ -352,8 +352,9 @@ result<void> attend(const attention_shape& shape, const kv_layout& layout, const
                     cudaStream_t stream) {
   if (layout.dtype != kv_dtype::f16 || layout.block_tokens % copy_rows != 0 ||
       (shape.head_dim != 64 && shape.head_dim != 128)) {
-    return fail(ec::unsupported, "CUDA attention needs f16 KV, blocks of a multiple of 16 tokens and heads of 64 or "
-                                 "128; this model has " + layout.description());
+    return fail(ec::unsupported, "CUDA attention needs f16 KV, blocks of a multiple of 16 tokens and heads of 64 or 128; "
+                                 "this model has heads of " + std::to_string(shape.head_dim) + ", blocks of " +
+                                     std::to_string(layout.block_tokens));
   }
   const kernel_parameters p{arguments, shape.num_heads, shape.num_kv_heads, shape.group(), layout.block_tokens,
                             static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.head_dim)))};

@@ -35,9 +35,10 @@ struct attention_item {
   std::uint32_t reserved;
 };
 
-// Partials of one batch row: first, first + stride, ... (count of them). count == 0: the row was stored directly.
+// Partials of one batch row: first, first + stride, ... (count of them), made in a round. count == 0: the row was stored
+// directly.
 struct merge_row {
-  std::uint32_t first, stride, count;
+  std::uint32_t first, stride, count, round;
 };
 
 struct attention_shape {
@@ -71,6 +72,7 @@ struct merge_arguments {
   const float* partial_output;
   const float2* partial_softmax;
   __nv_bfloat16* output;
+  std::uint32_t round = 0;  // rows of other rounds are left alone: their partials are not these
 };
 result<void> merge_partials(const attention_shape& shape, std::uint32_t rows, const merge_arguments& arguments,
                             bool early, cudaStream_t stream);

@@ -44,6 +44,8 @@ class buffer {
       TROUPE_CHECK(checked(cudaMalloc(&memory, bytes), doing));
       made.data_ = static_cast<T*>(memory);
       TROUPE_CHECK(checked(cudaMemset(memory, 0, bytes), "clearing memory"));
+      // The runner's stream does not wait for the legacy stream by itself.
+      TROUPE_CHECK(checked(cudaStreamSynchronize(cudaStreamLegacy), "clearing memory"));
     }
     made.size_ = count;
     return made;

@@ -139,7 +139,7 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
   copy_to(plan.positions, host.positions, rows, 0u);
   copy_to(plan.slots, host.slots, rows, no_slot);
   copy_to(plan.gather, host.gather, 0, 0u);
-  copy_to(plan.merges, host.merges, rows, merge_row{0, 0, 0});
+  copy_to(plan.merges, host.merges, rows, merge_row{});
   for (std::size_t i = 0; i < plan.rounds.size(); ++i) host.num_items[i] = plan.rounds[i].items;
   std::copy(plan.items.begin(), plan.items.end(), items_host_.data());
   std::copy(plan.block_tables.begin(), plan.block_tables.end(), tables_host_.data());
@@ -194,7 +194,8 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     TROUPE_CHECK(attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
     if (!round.merge) continue;
     const std::size_t offset = std::size_t{round.first_row} * config_.num_attention_heads * config_.head_dim;
-    const merge_arguments m{step.merges + round.first_row, a.partial_output, a.partial_softmax, attended_.data + offset};
+    const merge_arguments m{step.merges + round.first_row, a.partial_output, a.partial_softmax, attended_.data + offset,
+                            static_cast<std::uint32_t>(i)};
     TROUPE_CHECK(merge_partials(planning_.shape, round.rows, m, true, stream));
   }
   return {};

@@ -35,7 +35,7 @@ void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& 
   round.items += parts;
   if (parts == 1) return;
   round.merge = true;
-  for (std::uint32_t t = 0; t < p.tokens; ++t) merges[p.row + t] = {partial_row + t, p.tokens, parts};
+  for (std::uint32_t t = 0; t < p.tokens; ++t) merges[p.row + t] = {partial_row + t, p.tokens, parts, static_cast<std::uint32_t>(rounds.size() - 1)};
   partial_row += parts * p.tokens;
 }
 
@@ -49,8 +49,8 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
       keys += std::uint64_t{p.position + p.tokens} * options.shape.num_kv_heads;
       longest = std::max(longest, std::uint64_t{p.position + p.tokens});
     }
-    const std::uint32_t slots = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
-    const std::uint64_t fair = std::max({(keys + slots - 1) / slots, std::uint64_t{min_split}, longest / max_parts});
+    const std::uint32_t places = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
+    const std::uint64_t fair = std::max({(keys + places - 1) / places, std::uint64_t{min_split}, longest / max_parts});
     split = round_up(fair, tile_keys(tile));
   }
   std::uint32_t partial_row = 0;
@@ -91,7 +91,7 @@ void step_plan::build(const batch& b, const plan_options& options) {
   block_tables.clear();
   narrow_.clear();
   wide_.clear();
-  merges.assign(rows, merge_row{0, 0, 0});
+  merges.assign(rows, merge_row{});
   const std::uint32_t group = options.shape.group();
   for (const auto& sequence : b.sequences) {
     const auto count = static_cast<std::uint32_t>(sequence.tokens.size());

@@ -1,0 +1,154 @@
+// The whole device: logits against a double reference, and the bits that `exact` promises.
+#include <cstring>
+
+#include "gpu/device_registry.hpp"
+#include "tests/gpu/cuda/gpu_fixture.hpp"
+#include "tests/gpu/cuda/reference_model.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+class runner_test : public gpu_test {
+ protected:
+  std::unique_ptr<model_runner> start(const std::shared_ptr<const model::loaded_model>& m, bool exact, std::uint32_t blocks = 600) {
+    runner_options options;
+    options.device = "cuda";
+    options.exact = exact;
+    options.max_batch_tokens = 2048;
+    auto made = make_cuda_runner(m, options);
+    EXPECT_TRUE(made.has_value()) << to_string(made.error());
+    auto runner = std::move(*made);
+    const auto arena = runner->allocate_kv(blocks);
+    EXPECT_TRUE(arena.has_value());
+    EXPECT_TRUE(runner->attach_kv(*arena, blocks).has_value());
+    return runner;
+  }
+  std::vector<token_id> tokens(std::size_t count, std::uint32_t vocab) {
+    std::vector<token_id> t(count);
+    for (auto& x : t) x = random() % vocab;
+    return t;
+  }
+  static std::vector<block_id> table(std::uint32_t first, std::size_t count) {
+    std::vector<block_id> t(count);
+    for (std::size_t i = 0; i < count; ++i) t[i] = first + static_cast<block_id>((i * 7) % count);
+    return t;
+  }
+  static std::vector<float> run(model_runner& runner, std::span<const sequence_rows> rows) {
+    const auto out = runner.forward({rows});
+    EXPECT_TRUE(out.has_value()) << to_string(out.error());
+    return {out->logits.begin(), out->logits.end()};
+  }
+};
+
+TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature) {
+  const reference_options cases[] = {
+      {.heads = 6, .kv_heads = 2, .tied = true},
+      {.heads = 8, .kv_heads = 2, .head_dim = 128, .interleaved = false, .bias = true},
+      {.heads = 4, .kv_heads = 1, .head_dim = 128, .interleaved = false, .qk_norm = true},
+  };
+  for (const auto& o : cases) {
+    const auto m = make_random_model(o, random);
+    const auto prompt = tokens(330, o.vocab);
+    const auto wanted = reference_logits(*m, prompt);
+    for (const bool exact : {false, true}) {
+      const auto runner = start(m, exact);
+      const auto blocks = table(3, 30);
+      relative_error error;
+      const auto compare = [&](std::uint32_t first, std::uint32_t count, std::uint32_t num_logits) {
+        const sequence_rows rows{std::span(prompt).subspan(first, count), first, blocks, num_logits};
+        const auto got = run(*runner, {&rows, 1});
+        for (std::uint32_t i = 0; i < num_logits; ++i) {
+          for (std::uint32_t v = 0; v < o.vocab; ++v) {
+            error.add(got[i * o.vocab + v], wanted[(first + count - num_logits + i) * o.vocab + v]);
+          }
+        }
+      };
+      compare(0, 280, 3);    // the wide kernels
+      compare(280, 40, 40);  // a short chunk, logits of every row
+      for (std::uint32_t p = 320; p < 330; ++p) compare(p, 1, 1);  // graphs
+      EXPECT_LT(error.value(), 1.5e-2) << o.heads << " heads of " << o.head_dim << (exact ? ", exact" : "");
+    }
+  }
+}
+
+TEST_F(runner_test, exact_logits_have_the_same_bits_in_any_batch_chunk_and_split) {
+  const reference_options o{.heads = 8, .kv_heads = 2, .head_dim = 128};
+  const auto m = make_random_model(o, random);
+  const auto runner = start(m, true);
+  const auto prompt = tokens(1300, o.vocab), other = tokens(900, o.vocab);
+  const auto whole_table = table(0, 82), part_table = table(100, 82), other_table = table(200, 60);
+  const sequence_rows whole{prompt, 0, whole_table, 1};
+  const auto wanted = run(*runner, {&whole, 1});
+  const auto expect_same = [&](const std::vector<float>& got, const char* what) {
+    ASSERT_GE(got.size(), o.vocab);
+    EXPECT_EQ(0, std::memcmp(got.data(), wanted.data(), o.vocab * sizeof(float))) << what;
+  };
+  expect_same(run(*runner, {&whole, 1}), "again");
+  std::uint32_t at = 0;
+  std::vector<float> last;
+  for (const std::uint32_t count : {1u, 15u, 200u, 7u, 300u, 64u, 500u, 200u}) {
+    const sequence_rows part{std::span(prompt).subspan(at, count), at, part_table, 1};
+    last = run(*runner, {&part, 1});
+    at += count;
+  }
+  for (; at < 1300; ++at) {
+    const sequence_rows part{std::span(prompt).subspan(at, 1), at, part_table, 1};
+    last = run(*runner, {&part, 1});
+  }
+  expect_same(last, "chunks, then one by one");
+  for (const std::uint32_t others : {1u, 5u, 40u, 150u, 255u}) {
+    std::vector<sequence_rows> rows = {{std::span(prompt).subspan(1299, 1), 1299, part_table, 1}};
+    for (std::uint32_t i = 0; i < others; ++i) rows.push_back({std::span(other).subspan(i, 1), 0, std::span(other_table).subspan(i % 60, 1), 1});
+    expect_same(run(*runner, rows), "among decode rows");
+  }
+  const std::vector<sequence_rows> mixed = {{std::span(prompt).subspan(1200, 100), 1200, part_table, 1}, {other, 0, other_table, 1}};
+  expect_same(run(*runner, mixed), "beside a prefill");
+}
+
+TEST_F(runner_test, argmax_agrees_with_logits) {
+  const reference_options o{};
+  const auto m = make_random_model(o, random);
+  const auto runner = start(m, false);
+  const auto prompt = tokens(20, o.vocab);
+  const auto blocks = table(0, 2);
+  const sequence_rows rows{prompt, 0, blocks, 20};
+  const auto out = runner->forward({{&rows, 1}});
+  ASSERT_TRUE(out.has_value());
+  ASSERT_EQ(out->argmax.size(), 20u);
+  for (std::size_t i = 0; i < 20; ++i) {
+    const auto row = out->logits.subspan(i * o.vocab, o.vocab);
+    EXPECT_EQ(out->argmax[i], static_cast<token_id>(std::max_element(row.begin(), row.end()) - row.begin()));
+  }
+  const auto only = runner->forward({.sequences = {&rows, 1}, .argmax_suffices = true});
+  ASSERT_TRUE(only.has_value());
+  EXPECT_TRUE(only->logits.empty());
+  EXPECT_EQ(only->argmax.size(), 20u);
+}
+
+TEST_F(runner_test, refusals_name_the_way_out) {
+  const auto m = make_random_model({}, random);
+  const auto runner = start(m, false, 40);
+  EXPECT_EQ(runner->allocate_kv(200'000'000).error().code, ec::out_of_memory);
+  std::vector<std::byte> host(40 * runner->layout().block_bytes());
+  EXPECT_EQ(runner->attach_kv(host, 40).error().code, ec::invalid_argument);
+  const auto prompt = tokens(10, 500);
+  const auto blocks = table(0, 300);
+  const sequence_rows beyond{prompt, 4090, blocks, 1};
+  EXPECT_EQ(runner->submit({{&beyond, 1}}).error().code, ec::context_exceeded);
+  const sequence_rows fine{prompt, 0, blocks, 1};
+  EXPECT_TRUE(runner->forward({{&fine, 1}}).has_value()) << "a refused batch must leave the runner usable";
+  EXPECT_EQ(open_device("cuda:99").error().code, ec::invalid_argument);
+  EXPECT_EQ(open_device("cuda:x").error().code, ec::invalid_argument);
+}
+
+// Needs no GPU: what a machine without one answers.
+TEST(cuda_device, absence_is_a_typed_error_with_a_way_out) {
+  if (cuda_available()) GTEST_SKIP() << "this machine has a GPU";
+  const auto opened = open_device("cuda");
+  ASSERT_FALSE(opened.has_value());
+  EXPECT_EQ(opened.error().code, ec::unsupported);
+  EXPECT_NE(opened.error().detail.find("--device cpu"), std::string::npos) << opened.error().detail;
+}
+
+}  // namespace
+}  // namespace troupe::gpu::cuda
