@@ -29,7 +29,8 @@ TEST(errors, our_faults_say_nothing_about_the_inside) {
   for (int i = 0; i <= static_cast<int>(ec::internal); ++i) {
     const auto code = static_cast<ec>(i);
     const auto e = from_error({code, "/home/x/model.gguf at 10.0.0.7:9000 0x7ffe"});
-    if (e.status >= 401) EXPECT_EQ(to_json_text(e).find("/home"), std::string::npos) << to_string(code);
+    if (e.status == 400) continue;  // written for the client
+    EXPECT_EQ(to_json_text(e).find("/home"), std::string::npos) << to_string(code);
   }
 }
 

@@ -77,6 +77,9 @@ class toy_template : public model::chat_template {
     if (context["add_generation_prompt"].get<bool>()) out.push_back({"<|assistant|>", true});
     return out;
   }
+  result<std::vector<model::text_segment>> render_ordered(const nlohmann::ordered_json& context) const override {
+    return render(nlohmann::json::parse(context.dump()));
+  }
   bool wants_content_parts() const override { return false; }
 };
 
@@ -114,6 +117,7 @@ class fake_service : public actors::generation_service {
     auto cancel = std::make_shared<std::atomic<bool>>(false);
     cancels_[id] = cancel;
     submitted_.push_back(g);
+    ++running_;
     threads_.emplace_back([this, g = std::move(g), sink = std::move(sink), cancel] { play(g, *sink, *cancel); });
     return id;
   }
@@ -151,7 +155,6 @@ class fake_service : public actors::generation_service {
     return true;
   }
   void play(const actors::generation& g, actors::generation_sink& sink, const std::atomic<bool>& cancel) {
-    ++running_;
     const script s = choose_(g);
     actors::generation_end end;
     end.reason = engine::finish_reason::abort;

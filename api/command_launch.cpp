@@ -1,0 +1,89 @@
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <set>
+#include <sstream>
+
+#include "actors/children.hpp"
+#include "api/commands.hpp"
+#include "api/launch_file.hpp"
+#include "api/stop_signals.hpp"
+
+namespace troupe::api {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Every name by which a file may call this host.
+std::set<std::string> own_names(const std::string& as) {
+  std::set<std::string> names{"", "localhost"};
+  if (!as.empty()) names.insert(as);
+  char host[256] = {};
+  if (::gethostname(host, sizeof host - 1) == 0) names.insert(host);
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0) return names;
+  for (const ifaddrs* a = list; a; a = a->ifa_next) {
+    char text[INET6_ADDRSTRLEN] = {};
+    if (!a->ifa_addr) continue;
+    if (a->ifa_addr->sa_family == AF_INET)
+      ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(a->ifa_addr)->sin_addr, text, sizeof text);
+    else if (a->ifa_addr->sa_family == AF_INET6)
+      ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(a->ifa_addr)->sin6_addr, text, sizeof text);
+    if (*text) names.insert(text);
+  }
+  ::freeifaddrs(list);
+  return names;
+}
+
+result<std::vector<launch_entry>> entries_here(const launch_config& c) {
+  std::ifstream file(c.file);
+  if (!file) return fail(ec::io_error, "cannot read the cluster file '" + c.file.string() + "'");
+  std::ostringstream text;
+  text << file.rdbuf();
+  TROUPE_TRY(auto entries, parse_launch_file(text.str()));
+  // A name of its own is the only one that counts: several "hosts" of a test may share a machine.
+  const auto names = c.as.empty() ? own_names(c.as) : std::set<std::string>{c.as};
+  std::erase_if(entries, [&](const launch_entry& e) { return !names.count(e.host); });
+  if (entries.empty())
+    return fail(ec::invalid_argument, "the cluster file '" + c.file.string() + "' has nothing for this host: use --as NAME");
+  return entries;
+}
+
+}  // namespace
+
+int run_command(const launch_config& c) {
+  stop_signals signals;
+  log_options log = c.log;
+  log.node = "launch";
+  if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);
+  auto entries = entries_here(c);
+  if (!entries) return complain(entries.error(), exit_configuration);
+  std::vector<actors::child_command> commands;
+  for (const auto& e : *entries) {
+    actors::child_command command{e.name, {"/proc/self/exe"}};
+    command.arguments.insert(command.arguments.end(), e.arguments.begin(), e.arguments.end());
+    std::string line = "troupe";
+    for (const auto& a : e.arguments) line += " " + a;
+    if (c.dry_run)
+      std::printf("%s\n", line.c_str());
+    else
+      spdlog::info("{}", line);
+    commands.push_back(std::move(command));
+  }
+  if (c.dry_run) return exit_clean;
+  actors::children running(std::move(commands));
+  while (!signals.wait(milliseconds(200)))
+    if (auto f = running.failure()) return complain(*f, exit_configuration);
+  // They drain by themselves; a second signal cuts that short.
+  running.terminate();
+  while (!running.all_gone())
+    if (signals.wait(milliseconds(50))) break;
+  running.stop(milliseconds(3000));
+  return exit_clean;
+}
+
+}  // namespace troupe::api

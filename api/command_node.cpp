@@ -1,0 +1,60 @@
+#include <chrono>
+
+#include "api/commands.hpp"
+#include "api/serving.hpp"
+#include "api/stop_signals.hpp"
+
+namespace troupe::api {
+namespace {
+
+using clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+result<actors::node_options> options_of(const node_config& c) {
+  actors::node_options o;
+  TROUPE_TRY(o.model, find_model(c.model));
+  TROUPE_TRY(auto target, parse_host_port(c.join, "--join"));
+  o.name = c.name;
+  o.role = c.role;
+  o.model_name = c.model.served_names.empty() ? o.model.stem().string() : c.model.served_names.front();
+  o.runner = c.node.runner;
+  o.engine = c.node.engine;
+  o.network = c.node.network;
+  o.join_host = target.first;
+  o.join_port = target.second;
+  return o;
+}
+
+// Which exit code a node leaves with when it cannot start or go on.
+int code_for(const error& e) {
+  switch (e.code) {
+    case ec::not_found:
+    case ec::corrupt_file: return exit_model;
+    case ec::unsupported:
+    case ec::device_lost:
+    case ec::out_of_memory: return exit_device;
+    default: return exit_configuration;
+  }
+}
+
+}  // namespace
+
+int run_command(const node_config& c) {
+  stop_signals signals;
+  log_options log = c.log;
+  log.node = c.name.empty() ? c.role : c.name;
+  if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);
+  auto options = options_of(c);
+  if (!options) return complain(options.error(), code_for(options.error()));
+  auto node = actors::node_process::start(*options);
+  if (!node) return complain(node.error(), code_for(node.error()));
+  while (!signals.wait(milliseconds(200)))
+    if (auto f = (*node)->failure()) return complain(*f, code_for(*f));
+  (*node)->drain();
+  const auto deadline = clock::now() + std::chrono::seconds(c.drain_timeout_s);
+  while (!(*node)->drained() && clock::now() < deadline && !(*node)->failure())
+    if (signals.wait(milliseconds(20))) break;
+  return exit_clean;
+}
+
+}  // namespace troupe::api

@@ -1,0 +1,90 @@
+#include <chrono>
+#include <cstdio>
+
+#include "api/command_line.hpp"
+#include "api/commands.hpp"
+#include "api/progress.hpp"
+#include "api/serving.hpp"
+#include "api/stop_signals.hpp"
+
+namespace troupe::api {
+namespace {
+
+using clock = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+std::string describe(const actors::cluster_status& status) {
+  std::string device;
+  std::uint64_t blocks = 0;
+  for (const auto& n : status.nodes) {
+    if (device.empty()) device = n.device;
+    blocks += n.blocks_total;
+  }
+  return device + ", " + std::to_string(blocks) + " KV blocks";
+}
+
+// Until ready: progress. Then: a line with all that people ask for.
+class announcer {
+ public:
+  explicit announcer(const serving& s) : serving_(s) {}
+  void look() {
+    if (announced_) return;
+    const auto status = serving_.service().status();
+    if (!status.ready) return progress_.show(status.loading);
+    progress_.finish();
+    announced_ = true;
+    const auto spent = std::chrono::duration<double>(clock::now() - started_).count();
+    const auto& m = serving_.model();
+    spdlog::info("ready after {:.2f} s: {} at {}/v1 ({}, context {} tokens)", spent, m.names.front(), serving_.url(),
+                 describe(status), m.max_model_len);
+    spdlog::info("nodes join at cluster port {}, programs at {}", serving_.cluster_port(), serving_.gateway_port());
+  }
+  bool announced() const { return announced_; }
+
+ private:
+  const serving& serving_;
+  const clock::time_point started_ = clock::now();
+  progress progress_;
+  bool announced_ = false;
+};
+
+// false: a second signal, or the time is over.
+bool drain(serving& s, stop_signals& signals, std::uint32_t limit_s) {
+  spdlog::info("draining: running requests have {} s; a second signal stops at once", limit_s);
+  s.drain();
+  const auto deadline = clock::now() + std::chrono::seconds(limit_s);
+  while (!s.drained()) {
+    if (signals.wait(milliseconds(20))) return spdlog::warn("stopped by a second signal"), false;
+    if (clock::now() >= deadline) return spdlog::warn("requests were cut off at the drain limit"), false;
+  }
+  return true;
+}
+
+}  // namespace
+
+int complain(const error& e, int exit_code) {
+  std::fprintf(stderr, "troupe: %s\n", e.detail.empty() ? std::string(to_string(e.code)).c_str() : e.detail.c_str());
+  return exit_code;
+}
+
+int run_command(const serve_config& c) {
+  stop_signals signals;
+  log_options log = c.log;
+  log.node = "gateway";
+  if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);
+  auto started = serving::start(c);
+  if (!started) return complain(started.error().cause, started.error().exit_code);
+  auto& s = **started;
+  announcer news(s);
+  for (;;) {
+    news.look();
+    if (auto f = s.failure()) return complain(f->cause, f->exit_code);
+    if (signals.wait(milliseconds(news.announced() ? 200 : 10))) break;
+  }
+  drain(s, signals, c.drain_timeout_s);
+  started->reset();
+  spdlog::info("stopped");
+  return exit_clean;
+}
+
+}  // namespace troupe::api

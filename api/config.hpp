@@ -1,0 +1,148 @@
+// Everything the command line can say, as plain structs with defaults; api/command_line fills them from flags,
+// environment and a TOML file. validate() checks what concerns several fields at once and names the flag.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "actors/cluster.hpp"
+#include "base/log.hpp"
+#include "base/result.hpp"
+
+namespace troupe::api {
+
+// Exit codes of the binary.
+inline constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3;
+
+struct model_choice {
+  std::filesystem::path path;             // empty: the default model
+  std::vector<std::string> served_names;  // empty: the model's own name
+};
+
+// How a node computes and where it listens; shared by serve, node, run, chat.
+struct node_settings {
+  gpu::runner_options runner;
+  actors::engine_settings engine;
+  actors::network_settings network;
+  std::filesystem::path secret_file;
+};
+
+struct http_settings {
+  std::string host = "127.0.0.1";
+  std::uint16_t port = 8000;
+  std::vector<std::string> keys;
+  std::filesystem::path key_file;
+  unsigned threads = 2;
+  std::uint32_t max_connections = 1024;
+  std::uint32_t max_body_mib = 8;
+  bool web_ui = true;
+  std::uint32_t request_timeout_s = 600;
+  std::uint32_t sse_ping_s = 15;
+};
+
+struct serve_config {
+  model_choice model;
+  node_settings node;
+  http_settings http;
+  std::uint32_t prefill = 1, decode = 1;
+  bool single_process = false;
+  std::uint32_t drain_timeout_s = 60;
+  log_options log;
+};
+
+struct node_config {
+  model_choice model;
+  node_settings node;
+  std::string role;
+  std::string name;
+  std::string join;  // HOST:PORT
+  std::uint32_t drain_timeout_s = 60;
+  log_options log;
+};
+
+struct launch_config {
+  std::filesystem::path file;
+  std::string as;  // this host's name in the file; empty: found by its addresses
+  bool dry_run = false;
+  log_options log;
+};
+
+// `run` and `chat`: of a server given by URL, or of a cluster in this process.
+struct ask_config {
+  bool chat = false;
+  std::string url, key;
+  model_choice model;
+  node_settings node;
+  std::string prompt;  // of run
+  std::string system;
+  float temperature = 0.7f, top_p = 0.95f;
+  std::uint32_t max_tokens = 0;  // 0: the rest of the context
+  std::int64_t seed = -1;        // -1: random
+  bool explain = false;
+  log_options log{"warn", "text", ""};
+};
+
+struct inspect_config {
+  model_choice model;
+  bool json = false;
+};
+
+struct tokenize_config {
+  model_choice model;
+  std::string text;
+  bool special = true;  // beginning and end as the model wants them
+};
+
+struct status_config {
+  std::string url = "http://127.0.0.1:8000", key;
+  bool json = false;
+};
+
+struct version_config {};
+
+struct bench_serve_config {
+  std::string url = "http://127.0.0.1:8000", key, model;
+  std::string backend = "openai";  // openai: /v1/completions; openai-chat
+  std::uint32_t num_prompts = 100;
+  double request_rate = 0;            // a second, Poisson; 0: all at once
+  std::uint32_t max_concurrency = 0;  // 0: no limit of its own
+  std::uint32_t input_len = 256, output_len = 64, prefix_len = 0;
+  std::uint64_t seed = 0;
+  bool ignore_eos = true;
+  std::vector<std::string> goodput;  // "ttft:200", milliseconds
+  std::filesystem::path output;      // JSON
+};
+
+struct bench_engine_config {
+  model_choice model;
+  gpu::runner_options runner;
+  std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16};
+  std::uint32_t repetitions = 5;
+  std::string output = "md";  // md, json
+};
+
+struct bench_kv_config {
+  std::vector<std::size_t> block_bytes{368704, 2097216};  // SmolLM2-135M's and Llama-3-8B's blocks in f16
+};
+
+using command = std::variant<serve_config, node_config, launch_config, ask_config, inspect_config, tokenize_config,
+                             status_config, version_config, bench_serve_config, bench_engine_config, bench_kv_config>;
+
+result<void> validate(serve_config& c);
+result<void> validate(node_config& c);
+
+// The model file to use: as given, else the default one, which deploy/get-model puts there.
+result<std::filesystem::path> find_model(const model_choice& choice);
+std::filesystem::path default_model_path();
+// "HOST:PORT"; IPv6 addresses in brackets.
+result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text, const std::string& flag);
+// Flags that make a node like these settings.
+std::vector<std::string> node_flags(const node_settings& s, const log_options& log);
+// "1.5GiB", "512M", "1000000" to bytes.
+result<std::uint64_t> parse_bytes(const std::string& text, const std::string& flag);
+
+}  // namespace troupe::api

@@ -1,0 +1,58 @@
+// A whole server in this process: model, cluster and HTTP door, in the order in which they must start and stop.
+// Used by `serve`, and by `run` and `chat` when no server's URL is given. Owner: the main thread.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "actors/cluster.hpp"
+#include "api/application.hpp"
+#include "api/config.hpp"
+#include "api/http_server.hpp"
+
+namespace troupe::api {
+
+struct serving_failure {
+  error cause;
+  int exit_code = exit_configuration;
+};
+template <class T>
+using serving_result = tl::expected<T, serving_failure>;
+
+class serving {
+ public:
+  static serving_result<std::unique_ptr<serving>> start(const serve_config& config);
+  ~serving();
+
+  std::string url() const;
+  const served_model& model() const { return *model_; }
+  actors::generation_service& service() const { return cluster_->service(); }
+  std::uint16_t cluster_port() const { return cluster_->cluster_port(); }
+  std::uint16_t gateway_port() const { return cluster_->gateway_port(); }
+
+  // A node cannot start, with the code to leave with.
+  std::optional<serving_failure> failure() const;
+  void drain();
+  bool drained() const;
+
+ private:
+  serving() = default;
+
+  std::string host_;
+  std::shared_ptr<const served_model> model_;
+  std::unique_ptr<actors::serve_process> cluster_;
+  std::shared_ptr<application> application_;
+  std::unique_ptr<http_server> server_;
+};
+
+// The model file with its tokenizer and template. A template that cannot be used is a warning: only
+// /v1/completions works then.
+struct opened_model {
+  std::shared_ptr<const model::loaded_model> loaded;
+  std::shared_ptr<served_model> served;
+  std::filesystem::path path;
+};
+serving_result<opened_model> open_served_model(const model_choice& choice, std::uint32_t max_model_len);
+int exit_code_of(ec code);
+
+}  // namespace troupe::api
