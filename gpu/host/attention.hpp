@@ -16,35 +16,66 @@ template <class S>
 struct attention_kernels {
   using f = typename S::f;
 
-  static void load_kv_tile(const kv_tile_args& a) {
-    const std::uint32_t blocks = (a.num_tokens + 15) / 16;
-    for (std::uint32_t b = 0; b < blocks; ++b) {
-      for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
-        f rows[16];
-        for (std::uint32_t t = 0; t < 16; ++t) {
-          const std::uint32_t token = 16 * b + t;
-          const bool there = token < a.num_tokens;
-          rows[t] = there ? S::load_f16(a.k[token] + d) : S::zero();
-          S::store(a.values + std::size_t{token} * a.head_dim + d,
-                   there ? S::load_f16(a.v[token] + d) : S::zero());
-        }
-        S::transpose16(rows, a.keys + std::size_t{d} * attention_tile + 16 * b, attention_tile);
+  // With fewer queries than this, values are converted where they are used rather than once for all.
+  static constexpr std::uint32_t few_queries = 2 * S::attention_rows;
+
+  static void attend(const attention_args& a) {
+    read_ahead(a);
+    load_keys(a);
+    if (a.num_queries > few_queries) {
+      load_values(a);
+      all_queries<float>(a);
+    } else {
+      all_queries<std::uint16_t>(a);
+    }
+  }
+
+  // Blocks lie apart in the arena: the hardware does not foresee the next one.
+  static void read_ahead(const attention_args& a) {
+    if (!a.next) return;
+    for (std::uint32_t t = 0; t < a.next->num_tokens; ++t) {
+      for (std::uint32_t d = 0; d < a.head_dim; d += 32) {
+        S::prefetch(a.next->k[t] + d);
+        S::prefetch(a.next->v[t] + d);
       }
     }
   }
 
-  static void attend(const attention_args& a) {
-    constexpr int step = S::attention_rows;
-    std::uint32_t q = 0;
-    for (; q + step <= a.num_queries; q += step) queries<step>(a, q);
-    if constexpr (step > 4)
-      if (q + 4 <= a.num_queries) queries<4>(a, q), q += 4;
-    if constexpr (step > 2)
-      if (q + 2 <= a.num_queries) queries<2>(a, q), q += 2;
-    for (; q < a.num_queries; ++q) queries<1>(a, q);
+  // Tokens become lanes; zeros past the tile's end in its last 16.
+  static void load_keys(const attention_args& a) {
+    const kv_tile& tile = *a.tile;
+    for (std::uint32_t first = 0; first < tile.num_tokens; first += 16) {
+      for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
+        f rows[16];
+        for (std::uint32_t t = 0; t < 16; ++t) {
+          rows[t] = first + t < tile.num_tokens ? S::load_f16(tile.k[first + t] + d) : S::zero();
+        }
+        S::transpose16(rows, a.keys + std::size_t{d} * attention_tile + first, attention_tile);
+      }
+    }
   }
 
-  template <int n>
+  static void load_values(const attention_args& a) {
+    const kv_tile& tile = *a.tile;
+    for (std::uint32_t t = 0; t < tile.num_tokens; ++t) {
+      for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
+        S::store(a.values + std::size_t{t} * a.head_dim + d, S::load_f16(tile.v[t] + d));
+      }
+    }
+  }
+
+  template <class V>
+  static void all_queries(const attention_args& a) {
+    constexpr int step = S::attention_rows;
+    std::uint32_t q = 0;
+    for (; q + step <= a.num_queries; q += step) queries<step, V>(a, q);
+    if constexpr (step > 3) {
+      if (q + 3 <= a.num_queries) queries<3, V>(a, q), q += 3;
+    }
+    for (; q < a.num_queries; ++q) queries<1, V>(a, q);
+  }
+
+  template <int n, class V>
   static void queries(const attention_args& a, std::uint32_t first) {
     constexpr int vectors = S::attention_vectors;
     std::uint32_t longest = 0;
@@ -69,10 +100,10 @@ struct attention_kernels {
     }
     for (std::uint32_t d = 0; d < a.head_dim; d += 16 * vectors) {
       if (d + 16 * vectors <= a.head_dim)
-        accumulate<n, vectors>(a, first, d, 16 * blocks, scores, change);
+        accumulate<n, vectors, V>(a, first, d, longest, scores, change);
       else
         for (std::uint32_t e = d; e < a.head_dim; e += 16)
-          accumulate<n, 1>(a, first, e, 16 * blocks, scores, change);
+          accumulate<n, 1, V>(a, first, e, longest, scores, change);
     }
   }
 
@@ -123,7 +154,8 @@ struct attention_kernels {
     return S::sum(s);
   }
 
-  template <int n, int vectors>
+  // V: float reads the scratch, std::uint16_t the cache.
+  template <int n, int vectors, class V>
   static void accumulate(const attention_args& a, std::uint32_t first, std::uint32_t d,
                          std::uint32_t tokens, const float (&weights)[n][attention_tile],
                          const float (&change)[16]) {
@@ -131,10 +163,15 @@ struct attention_kernels {
     for (int r = 0; r < n; ++r)
       for (int v = 0; v < vectors; ++v)
         o[r][v] = S::mul(S::load(a.states[first + r].output + d + 16 * v), S::set1(change[r]));
-    const float* values = a.values + d;
-    for (std::uint32_t t = 0; t < tokens; ++t, values += a.head_dim) {
+    for (std::uint32_t t = 0; t < tokens; ++t) {
       f x[vectors];
-      for (int v = 0; v < vectors; ++v) x[v] = S::load(values + 16 * v);
+      for (int v = 0; v < vectors; ++v) {
+        if constexpr (sizeof(V) == sizeof(float)) {
+          x[v] = S::load(a.values + std::size_t{t} * a.head_dim + d + 16 * v);
+        } else {
+          x[v] = S::load_f16(a.tile->v[t] + d + 16 * v);
+        }
+      }
       for (int r = 0; r < n; ++r) {
         const f w = S::set1(weights[r][t]);
         for (int v = 0; v < vectors; ++v) o[r][v] = S::fma(w, x[v], o[r][v]);

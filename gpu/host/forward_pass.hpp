@@ -128,8 +128,8 @@ class forward_pass {
   void finish_head(std::uint32_t layer, std::uint32_t head, std::uint32_t row, float* values);
   void attend_segment(const attention_task& t, std::uint32_t layer, std::uint32_t segment,
                       const worker_memory& w, attention_state* states) const;
-  void load_tile(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
-                 std::uint32_t first_token, std::uint32_t num_tokens, const worker_memory& w) const;
+  kv_tile tile_at(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
+                  std::uint32_t first_token, std::uint32_t end) const;
   void write_output(const attention_state& s, std::uint32_t row, std::uint32_t head) const;
   std::uint16_t* kv(std::uint32_t layer, bool value, std::uint32_t kv_head, const pass_sequence& s,
                     std::uint32_t position) const;

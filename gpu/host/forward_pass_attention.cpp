@@ -53,19 +53,23 @@ std::uint16_t* forward_pass::kv(std::uint32_t layer, bool value, std::uint32_t k
          std::size_t{position % layout_.block_tokens} * layout_.head_dim;
 }
 
-void forward_pass::load_tile(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
-                             std::uint32_t first_token, std::uint32_t num_tokens,
-                             const worker_memory& w) const {
-  kv_tile_args a;
-  for (std::uint32_t t = 0; t < num_tokens; ++t) {
-    a.k[t] = kv(layer, false, kv_head, s, first_token + t);
-    a.v[t] = kv(layer, true, kv_head, s, first_token + t);
+// Up to 64 tokens from first_token, none at `end` or beyond.
+kv_tile forward_pass::tile_at(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
+                              std::uint32_t first_token, std::uint32_t end) const {
+  kv_tile tile;
+  tile.num_tokens = first_token < end ? std::min(attention_tile, end - first_token) : 0;
+  for (std::uint32_t t = 0; t < tile.num_tokens;) {
+    const std::uint32_t position = first_token + t;
+    const std::uint32_t left = layout_.block_tokens - position % layout_.block_tokens;
+    const std::uint16_t* k = kv(layer, false, kv_head, s, position);
+    const std::uint16_t* v = kv(layer, true, kv_head, s, position);
+    const std::uint32_t last = std::min(tile.num_tokens, t + left);
+    for (; t < last; ++t, k += layout_.head_dim, v += layout_.head_dim) {
+      tile.k[t] = k;
+      tile.v[t] = v;
+    }
   }
-  a.num_tokens = num_tokens;
-  a.head_dim = config_.head_dim;
-  a.keys = w.keys;
-  a.values = w.values;
-  kernels_.load_kv_tile(a);
+  return tile;
 }
 
 // Fills the states [row * group + query head of the KV head] of rows that reach into the segment.
@@ -87,16 +91,17 @@ void forward_pass::attend_segment(const attention_task& t, std::uint32_t layer,
     std::fill_n(states[k].output, head_dim, 0.0f);
   }
   const std::uint32_t segment_end = std::min(end, (segment + 1) * attention_segment);
-  for (std::uint32_t token = segment * attention_segment; token < segment_end;
-       token += attention_tile) {
+  std::uint32_t token = segment * attention_segment;
+  kv_tile tiles[2] = {tile_at(s, layer, t.kv_head, token, segment_end)};
+  for (int now = 0; token < segment_end; token += attention_tile, now = 1 - now) {
+    tiles[1 - now] = tile_at(s, layer, t.kv_head, token + attention_tile, segment_end);
     // Rows before `token` see nothing of this tile.
     const std::uint32_t skipped = token > first_position ? (token - first_position) * group_ : 0;
     for (std::uint32_t k = skipped; k < queries; ++k) {
       visible[k] = std::min(attention_tile, first_position + k / group_ + 1 - token);
     }
-    load_tile(s, layer, t.kv_head, token, std::min(attention_tile, end - token), w);
-    kernels_.attend({w.keys, w.values, head_dim, queries - skipped, q + skipped, visible + skipped,
-                     states + skipped});
+    kernels_.attend({&tiles[now], &tiles[1 - now], head_dim, queries - skipped, q + skipped,
+                     visible + skipped, states + skipped, w.keys, w.values});
   }
 }
 

@@ -25,7 +25,6 @@ constexpr kernel_table make_table(const char* name) {
           rows::silu_multiply,
           rows::rope,
           rows::store_f16,
-          attention::load_kv_tile,
           attention::attend,
           attention::merge,
           rows::scale,

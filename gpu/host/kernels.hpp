@@ -67,12 +67,11 @@ inline constexpr std::uint32_t attention_tile = 64;  // tokens of one softmax st
 inline constexpr std::uint32_t attention_segment =
     512;  // tokens that are reduced before segments are merged
 
-struct kv_tile_args {
+// Keys and values of up to 64 consecutive tokens of one sequence and KV head, where they lie in the cache.
+struct kv_tile {
   const std::uint16_t* k[attention_tile];  // of each token [head_dim]
   const std::uint16_t* v[attention_tile];
-  std::uint32_t num_tokens, head_dim;
-  float* keys;    // out [head_dim][64], zero past num_tokens in the last 16
-  float* values;  // out [64][head_dim], the same
+  std::uint32_t num_tokens;
 };
 
 // Softmax state of one query: output is not yet divided by `sum`.
@@ -82,13 +81,16 @@ struct attention_state {
 };
 
 struct attention_args {
-  const float* keys;
-  const float* values;
+  const kv_tile* tile;
+  const kv_tile* next;  // read ahead; may be nullptr
   std::uint32_t head_dim;
   std::uint32_t num_queries;
-  const float* const* queries;      // [num_queries] of [head_dim], scaled
-  const std::uint32_t* num_tokens;  // [num_queries], visible tokens of this tile, 1 .. 64
-  attention_state* states;          // [num_queries]
+  const float* const* queries;  // [num_queries] of [head_dim], scaled
+  const std::uint32_t*
+      num_tokens;           // [num_queries], visible tokens of this tile, 1 .. tile->num_tokens
+  attention_state* states;  // [num_queries]
+  float* keys;              // scratch [head_dim][64]
+  float* values;            // scratch [64][head_dim]
 };
 
 struct kernel_table {
@@ -102,7 +104,6 @@ struct kernel_table {
                         std::size_t out_stride);
   void (*rope)(const rope_args&);
   void (*store_f16)(const float* in, std::uint16_t* out, std::uint32_t n);  // clamped to +-65504
-  void (*load_kv_tile)(const kv_tile_args&);
   void (*attend)(const attention_args&);
   void (*merge)(attention_state& total, const attention_state& segment, std::uint32_t head_dim);
   void (*scale)(float* x, float factor, std::uint32_t n);

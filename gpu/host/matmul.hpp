@@ -17,6 +17,7 @@ struct matmul_kernel {
   using f = typename S::f;
   using i = typename S::i;
   static constexpr format_info fi = info(format);
+  static constexpr std::size_t prefetch_distance = 4096;
 
   static void run(const matmul_args& a) {
     std::uint32_t row = a.first_row, left = a.num_rows;
@@ -67,33 +68,39 @@ struct matmul_kernel {
 
   template <int n>
   static void integer_rows(const matmul_args& a, std::uint32_t row, f (&sum)[n]) {
-    constexpr std::size_t bytes = group_bytes(fi.bits);
     const std::uint8_t* weights = a.matrix->data + a.tile * a.matrix->tile_bytes;
     const std::uint32_t groups = a.matrix->groups;
-    const std::uint8_t* scales = weights + groups * bytes;
-    const std::size_t first =
-        std::size_t{row} * groups;  // rows before this block have all their groups before it
+    // Rows before this block have all their groups before it.
+    const std::size_t first = std::size_t{row} * groups;
     const std::int8_t* act = a.input->quantized + first * 64;
     const group_sums* sums = a.input->sums + first;
-    for (std::uint32_t g = 0; g < groups; ++g, weights += bytes, act += 64 * n, sums += n) {
-      // A decode step reads weights only once: they come from memory, a few kilobytes ahead of their use.
-      if constexpr (n <= 4) {
-        for (std::size_t line = 0; line < bytes; line += 64) S::prefetch(weights + 4096 + line);
+    const std::uint8_t* super = weights;
+    for (std::uint32_t g = 0; g < groups;
+         ++g, weights += group_bytes(fi), act += 64 * n, sums += n) {
+      if constexpr (super_bytes(fi.scales) != 0) {
+        if (g % 8 == 0) {
+          super = weights;
+          weights += super_bytes(fi.scales);
+        }
       }
+      // A decode step reads weights only once: they come from memory, some kilobytes ahead of their use.
+      if constexpr (n <= 4) {
+        for (std::size_t line = 0; line < group_bytes(fi); line += 64)
+          S::prefetch(weights + prefetch_distance + line);
+      }
+      const std::uint8_t* scales = weights + integer_bytes(fi.bits);
       const auto group = S::template unpack<fi.bits>(weights);
       i dot[n];
       if constexpr (fi.scales == scale_layout::super_16) {
-        const f d = S::load_f16(
-            reinterpret_cast<const std::uint16_t*>(scales + super_offset(fi.scales, g)));
-        const std::uint8_t* own = scales + own_offset(fi.scales, g);
+        const f d = S::load_f16(reinterpret_cast<const std::uint16_t*>(super));
         S::template dot<0, 4>(group, act, dot);
-        add_group<n, 0>(dot, sums, S::mul(d, S::load_s8(own)), sum);
+        add_group<n, 0>(dot, sums, S::mul(d, S::load_s8(scales)), sum);
         S::template dot<4, 8>(group, act, dot);
-        add_group<n, 1>(dot, sums, S::mul(d, S::load_s8(own + 16)), sum);
+        add_group<n, 1>(dot, sums, S::mul(d, S::load_s8(scales + 16)), sum);
       } else {
         S::template dot<0, 8>(group, act, dot);
         f d, m = S::zero();
-        load_scales(scales, g, d, m);
+        load_scales(super, scales, d, m);
         add_group<n, -1>(dot, sums, d, sum);
         if constexpr (fi.scales == scale_layout::with_min || fi.scales == scale_layout::super) {
           for (int r = 0; r < n; ++r) sum[r] = S::fma(S::set1(sums[r].whole_f), m, sum[r]);
@@ -102,15 +109,13 @@ struct matmul_kernel {
     }
   }
 
-  static void load_scales(const std::uint8_t* scales, std::uint32_t g, f& d, f& m) {
-    constexpr std::size_t stride = fi.scales == scale_layout::with_min ? 64 : 32;
+  static void load_scales(const std::uint8_t* super, const std::uint8_t* scales, f& d, f& m) {
     if constexpr (fi.scales == scale_layout::super) {  // products of 11 and 6 bits: exact
-      const auto* s = reinterpret_cast<const std::uint16_t*>(scales + super_offset(fi.scales, g));
-      const std::uint8_t* own = scales + own_offset(fi.scales, g);
-      d = S::mul(S::load_f16(s), S::load_u8(own));
-      m = S::sub(S::zero(), S::mul(S::load_f16(s + 16), S::load_u8(own + 16)));
+      const auto* s = reinterpret_cast<const std::uint16_t*>(super);
+      d = S::mul(S::load_f16(s), S::load_u8(scales));
+      m = S::sub(S::zero(), S::mul(S::load_f16(s + 16), S::load_u8(scales + 16)));
     } else {
-      const auto* s = reinterpret_cast<const std::uint16_t*>(scales + g * stride);
+      const auto* s = reinterpret_cast<const std::uint16_t*>(scales);
       d = S::load_f16(s);
       if constexpr (fi.scales == scale_layout::with_min) m = S::load_f16(s + 16);
     }

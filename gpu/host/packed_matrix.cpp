@@ -133,28 +133,29 @@ void write_integers(int bits, const group_values (&v)[16], std::uint8_t* out) {
   }
 }
 
-void write_scales(scale_layout s, const group_values (&v)[16], std::uint32_t g, std::uint8_t* out) {
+void write_scales(scale_layout s, const group_values (&v)[16], std::uint8_t* super,
+                  std::uint8_t* own) {
   for (std::size_t o = 0; o < 16; ++o) {
     switch (s) {
       case scale_layout::none:
         break;
       case scale_layout::plain:
-        std::memcpy(out + g * 32 + 2 * o, &v[o].d, 2);
+        std::memcpy(own + 2 * o, &v[o].d, 2);
         break;
       case scale_layout::with_min:
-        std::memcpy(out + g * 64 + 2 * o, &v[o].d, 2);
-        std::memcpy(out + g * 64 + 32 + 2 * o, &v[o].m, 2);
+        std::memcpy(own + 2 * o, &v[o].d, 2);
+        std::memcpy(own + 32 + 2 * o, &v[o].m, 2);
         break;
       case scale_layout::super:
-        std::memcpy(out + super_offset(s, g) + 2 * o, &v[o].d, 2);
-        std::memcpy(out + super_offset(s, g) + 32 + 2 * o, &v[o].m, 2);
-        out[own_offset(s, g) + o] = v[o].scale[0];
-        out[own_offset(s, g) + 16 + o] = v[o].min;
+        std::memcpy(super + 2 * o, &v[o].d, 2);
+        std::memcpy(super + 32 + 2 * o, &v[o].m, 2);
+        own[o] = v[o].scale[0];
+        own[16 + o] = v[o].min;
         break;
       case scale_layout::super_16:
-        std::memcpy(out + super_offset(s, g) + 2 * o, &v[o].d, 2);
-        out[own_offset(s, g) + o] = v[o].scale[0];
-        out[own_offset(s, g) + 16 + o] = v[o].scale[1];
+        std::memcpy(super + 2 * o, &v[o].d, 2);
+        own[o] = v[o].scale[0];
+        own[16 + o] = v[o].scale[1];
         break;
     }
   }
@@ -164,15 +165,18 @@ void write_scales(scale_layout s, const group_values (&v)[16], std::uint32_t g, 
 void pack_nibbles(const model::tensor& t, const packed_matrix& m, std::uint32_t tile,
                   std::uint8_t* out) {
   const auto& type = model::info(t.type);
-  const std::size_t head = t.type == tensor_type::q4_1 ? 4 : 2;
-  std::uint8_t* scales = out + m.scales_offset();
-  for (std::uint32_t o = 0; o < tile_outputs && tile * tile_outputs + o < m.outputs; ++o) {
-    const auto* b = reinterpret_cast<const std::uint8_t*>(t.data.data()) +
-                    (std::uint64_t{tile} * tile_outputs + o) * t.row_bytes();
-    for (std::uint32_t g = 0; g < m.groups; ++g, b += type.block_bytes) {
-      for (int j = 0; j < 4; ++j) std::memcpy(out + 256 * g + 64 * j + 4 * o, b + head + 4 * j, 4);
-      std::memcpy(scales + 16 * head * g + 2 * o, b, 2);
-      if (head == 4) std::memcpy(scales + 64 * g + 32 + 2 * o, b + 2, 2);
+  const format_info f = info(m.format);
+  const bool has_min = t.type == model::tensor_type::q4_1;
+  const std::uint64_t first = std::uint64_t{tile} * tile_outputs;
+  for (std::uint32_t o = 0; o < tile_outputs && first + o < m.outputs; ++o) {
+    const auto* b =
+        reinterpret_cast<const std::uint8_t*>(t.data.data()) + (first + o) * t.row_bytes();
+    std::uint8_t* to = out;
+    for (std::uint32_t g = 0; g < m.groups; ++g, b += type.block_bytes, to += group_bytes(f)) {
+      const std::uint8_t* nibbles = b + (has_min ? 4 : 2);
+      for (std::uint32_t j = 0; j < 4; ++j) std::memcpy(to + 64 * j + 4 * o, nibbles + 4 * j, 4);
+      std::memcpy(to + 256 + 2 * o, b, 2);
+      if (has_min) std::memcpy(to + 288 + 2 * o, b + 2, 2);
     }
   }
 }
@@ -196,8 +200,9 @@ void pack_integers(const model::tensor& t, const packed_matrix& m, std::uint32_t
     for (std::uint32_t o = 0; o < tile_outputs && tile * tile_outputs + o < m.outputs; ++o) {
       v[o] = read_group(t, std::uint64_t{tile} * tile_outputs + o, g);
     }
-    write_integers(f.bits, v, out + g * group_bytes(f.bits));
-    write_scales(f.scales, v, g, out + m.scales_offset());
+    std::uint8_t* to = out + group_offset(f, g);
+    write_integers(f.bits, v, to);
+    write_scales(f.scales, v, out + super_offset(f, g), to + integer_bytes(f.bits));
   }
 }
 
@@ -238,6 +243,37 @@ int integer_at(const std::uint8_t* p, int bits, std::uint32_t output, std::uint3
   return q;
 }
 
+// The arithmetic of ggml's reference: d * (q - offset) + m, with one rounding each.
+void unpack_group(format_info f, const std::uint8_t* super, const std::uint8_t* group,
+                  std::uint32_t o, std::span<float> out) {
+  const std::uint8_t* own = group + integer_bytes(f.bits);
+  const auto half_at = [o](const std::uint8_t* p) { return half_to_float(read16(p + 2 * o)); };
+  float d[2] = {}, m = 0;
+  switch (f.scales) {
+    case scale_layout::none:
+      break;
+    case scale_layout::plain:
+      d[0] = d[1] = half_at(own);
+      break;
+    case scale_layout::with_min:
+      d[0] = d[1] = half_at(own);
+      m = half_at(own + 32);
+      break;
+    case scale_layout::super:
+      d[0] = d[1] = half_at(super) * static_cast<float>(own[o]);
+      m = -(half_at(super + 32) * static_cast<float>(own[16 + o]));
+      break;
+    case scale_layout::super_16:
+      for (std::uint32_t h = 0; h < 2; ++h) {
+        d[h] = half_at(super) * static_cast<float>(static_cast<std::int8_t>(own[16 * h + o]));
+      }
+      break;
+  }
+  for (std::uint32_t k = 0; k < out.size(); ++k) {
+    out[k] = d[k / 16] * static_cast<float>(integer_at(group, f.bits, o, k) - f.offset) + m;
+  }
+}
+
 }  // namespace
 
 result<packed_matrix> plan(const model::tensor& t) {
@@ -257,7 +293,7 @@ result<packed_matrix> plan(const model::tensor& t) {
   m.tiles = (m.outputs + tile_outputs - 1) / tile_outputs;
   const format_info f = info(m.format);
   const std::size_t bytes =
-      f.bits ? m.groups * group_bytes(f.bits) + scale_bytes(f.scales, m.groups)
+      f.bits ? (m.groups + 7) / 8 * super_bytes(f.scales) + m.groups * group_bytes(f)
              : std::size_t{m.groups} * 32 * tile_outputs * (m.format == weight_format::f32 ? 4 : 2);
   m.tile_bytes = (bytes + 63) / 64 * 64;
   return m;
@@ -293,36 +329,10 @@ void unpack_row(const packed_matrix& m, std::uint32_t output, std::span<float> o
     }
     return;
   }
-  const std::uint8_t* scales = tile + m.scales_offset();
-  for (std::uint32_t k = 0; k < m.inputs; ++k) {
-    const std::uint32_t g = k / 32;
-    const int q = integer_at(tile + g * group_bytes(f.bits), f.bits, o, k % 32) - f.offset;
-    float d = 0, min = 0;
-    switch (f.scales) {
-      case scale_layout::none:
-        break;
-      case scale_layout::plain:
-        d = half_to_float(read16(scales + 32 * g + 2 * o));
-        break;
-      case scale_layout::with_min:
-        d = half_to_float(read16(scales + 64 * g + 2 * o));
-        min = half_to_float(read16(scales + 64 * g + 32 + 2 * o));
-        break;
-      case scale_layout::super: {
-        const std::uint8_t* s = scales + super_offset(f.scales, g);
-        const std::uint8_t* own = scales + own_offset(f.scales, g);
-        d = half_to_float(read16(s + 2 * o)) * static_cast<float>(own[o]);
-        min = -(half_to_float(read16(s + 32 + 2 * o)) * static_cast<float>(own[16 + o]));
-        break;
-      }
-      case scale_layout::super_16: {
-        const std::uint8_t* own = scales + own_offset(f.scales, g) + 16 * (k % 32 / 16);
-        d = half_to_float(read16(scales + super_offset(f.scales, g) + 2 * o)) *
-            static_cast<float>(static_cast<std::int8_t>(own[o]));
-        break;
-      }
-    }
-    out[k] = d * static_cast<float>(q) + min;
+  for (std::uint32_t g = 0; g < m.groups; ++g) {
+    const std::uint8_t* group = tile + group_offset(f, g);
+    const std::uint32_t first = g * 32, count = std::min(32u, m.inputs - first);
+    unpack_group(f, tile + super_offset(f, g), group, o, out.subspan(first, count));
   }
 }
 

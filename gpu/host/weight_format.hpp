@@ -3,7 +3,8 @@
 //
 // Plain structs only: the kernels include this under flags for their instruction set.
 //
-// A tile holds 16 outputs: first the integers of all groups, then their scales.
+// A tile holds 16 outputs. Its groups lie one after the other, each with its scales behind its integers, so that a
+// decode step reads memory in one direction.
 //   integers of a group: byte [j][output][t], j < 4, t < 4 has input 4j+t in its low and 16+4j+t in its high nibble;
 //     5 bits: then for each quad j < 8 a 64-bit mask, bit 4*output+t; 6 bits: then 2 x 64 bytes with two bits of quads
 //     4h..4h+3 each; 8 bits: byte [j][output][t], j < 8.
@@ -37,8 +38,8 @@ enum class scale_layout : std::uint8_t {
   none,
   plain,     // a group: f16 d[16]
   with_min,  // a group: f16 d[16], f16 m[16]
-  super,     // eight groups: f16 d[16], f16 dmin[16], then a group u8 scale[16], u8 min[16]
-  super_16,  // eight groups: f16 d[16], then each half of a group s8 scale[16]
+  super,     // before eight groups: f16 d[16], f16 dmin[16]; a group: u8 scale[16], u8 min[16]
+  super_16,  // before eight groups: f16 d[16]; each half of a group: s8 scale[16]
 };
 
 // weight = d * (integer - offset) + m
@@ -69,31 +70,23 @@ constexpr format_info info(weight_format f) {
       return {0, scale_layout::none, 0};
   }
 }
-constexpr std::size_t group_bytes(int bits) {
+constexpr std::size_t integer_bytes(int bits) {
   return bits == 4 ? 256 : bits == 5 ? 320 : bits == 6 ? 384 : 512;
 }
-// Bytes of the scales of `groups` groups of a tile.
-constexpr std::size_t scale_bytes(scale_layout s, std::size_t groups) {
-  switch (s) {
-    case scale_layout::none:
-      return 0;
-    case scale_layout::plain:
-      return groups * 32;
-    case scale_layout::with_min:
-      return groups * 64;
-    case scale_layout::super:
-      return (groups + 7) / 8 * 64 + groups * 32;
-    case scale_layout::super_16:
-      return (groups + 7) / 8 * 32 + groups * 32;
-  }
-  return 0;
+// Of a group with its own scales.
+constexpr std::size_t group_bytes(format_info f) {
+  return integer_bytes(f.bits) + (f.scales == scale_layout::with_min ? 64 : 32);
 }
-// Where the scales of group g begin: of its eight, and its own.
-constexpr std::size_t super_offset(scale_layout s, std::size_t g) {
-  return g / 8 * ((s == scale_layout::super ? 64 : 32) + 8 * 32);
+// Scales of eight groups, before them.
+constexpr std::size_t super_bytes(scale_layout s) {
+  return s == scale_layout::super ? 64 : s == scale_layout::super_16 ? 32 : 0;
 }
-constexpr std::size_t own_offset(scale_layout s, std::size_t g) {
-  return super_offset(s, g) + (s == scale_layout::super ? 64 : 32) + g % 8 * 32;
+// Where group g begins in its tile, and the scales of its eight.
+constexpr std::size_t super_offset(format_info f, std::size_t g) {
+  return g / 8 * (super_bytes(f.scales) + 8 * group_bytes(f));
+}
+constexpr std::size_t group_offset(format_info f, std::size_t g) {
+  return super_offset(f, g) + super_bytes(f.scales) + g % 8 * group_bytes(f);
 }
 
 struct packed_matrix {
@@ -105,7 +98,6 @@ struct packed_matrix {
   const std::uint8_t* data = nullptr;  // [tiles][tile_bytes], 64-byte aligned; the arena's
 
   const std::uint8_t* tile(std::uint32_t t) const { return data + t * tile_bytes; }
-  std::size_t scales_offset() const { return groups * group_bytes(info(format).bits); }
   std::size_t bytes() const { return tiles * tile_bytes; }
   bool exists() const { return data != nullptr; }
 };
