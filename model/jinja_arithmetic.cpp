@@ -141,7 +141,8 @@ result<value> calculate(interpreter& in, operation how, const value& a, const va
     made.append(*b.string());
     return in.make_string(std::move(made));
   }
-  if (how == operation::add && a.as_list() && b.as_list()) {
+  if (how == operation::add && a.as_list() && b.as_list() &&
+      a.as_list()->tuple == b.as_list()->tuple) {
     TROUPE_CHECK(in.spend(a.as_list()->items.size() + b.as_list()->items.size()));
     std::vector<value> made = a.as_list()->items;
     made.insert(made.end(), b.as_list()->items.begin(), b.as_list()->items.end());
@@ -282,6 +283,9 @@ result<bool> interpreter::contains(const value& container, const value& element)
     return string->bytes().find(part->bytes()) != std::string::npos;
   }
   if (const dict* held = container.as_dict(); held != nullptr && !held->is_namespace) {
+    if (element.as_list() || element.as_dict())
+      return fail(ec::invalid_argument,
+                  "unhashable type: '" + std::string(element.type_name()) + "'");
     TROUPE_TRY(const value* found, find(*held, element));
     return found != nullptr;
   }

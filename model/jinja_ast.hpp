@@ -87,8 +87,7 @@ enum class statement_kind : std::uint8_t {
   macro,      // id(parameters): body
   call,       // value is the call, parameters and body its caller()
   filter,     // body through value
-  scope,      // with and its targets: assignments in value order, then body
-  block,      // body as it is: {% generation %}
+  scope,      // with: values to targets, then body; also {% generation %}
   evaluate,   // {% do %}
   break_,
   continue_,

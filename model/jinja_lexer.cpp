@@ -262,8 +262,6 @@ result<void> lexer::number_token() {
       take_digits();
     }
   }
-  if (at_ < source_.size() && is_name_part(source_[at_]))
-    return wrong(here(), "a number does not end so");
   add(real ? token_type::real : token_type::integer, std::move(digits), start);
   return {};
 }

@@ -17,8 +17,12 @@ bool flag(const arguments& args, std::size_t index, std::string_view name) {
 // "a.0.b": attributes or items, one after the other; an integer is one item.
 result<value> path(interpreter& in, value of, const value& attribute) {
   const text* names = attribute.string();
-  if (names == nullptr) return in.item(of, attribute);
-  for (const text& part : split(*names, ".", -1)) {
+  if (names == nullptr && !of.is_undefined()) return in.item(of, attribute);
+  const std::vector<text> parts = names != nullptr ? split(*names, ".", -1) : std::vector<text>(1);
+  for (const text& part : parts) {
+    if (of.is_undefined())
+      return fail(ec::invalid_argument,
+                  "the attribute '" + part.bytes() + "' is of something undefined");
     const std::string& name = part.bytes();
     const bool index =
         !name.empty() && name.size() < 10 && name.find_first_not_of("0123456789") == name.npos;
@@ -150,6 +154,7 @@ result<value> sort(interpreter& in, const value& self, const arguments& args) {
 }
 
 result<value> dict_sort(interpreter& in, const value& self, const arguments& args) {
+  if (self.as_dict() == nullptr) return fail(ec::invalid_argument, "dictsort takes a mapping");
   const value* by = args.get(1, "by");
   const bool by_value =
       by != nullptr && by->string() != nullptr && by->string()->bytes() == "value";
@@ -165,6 +170,9 @@ result<value> unique(interpreter& in, const value& self, const arguments& args) 
              keys_of(in, self, args.get(1, "attribute"), flag(args, 0, "case_sensitive")));
   std::vector<keyed> kept;
   for (keyed& one : items) {
+    if (one.key.as_list() || one.key.as_dict())
+      return fail(ec::invalid_argument,
+                  "unhashable type: '" + std::string(one.key.type_name()) + "'");
     bool known = false;
     for (std::size_t i = 0; i < kept.size() && !known; ++i) {
       TROUPE_TRY(known, in.equal(kept[i].key, one.key));
@@ -222,6 +230,12 @@ result<value> group_by(interpreter& in, const value& self, const arguments& args
   return in.make_list(std::move(groups));
 }
 
+// map and select look at nothing if what they get is false, iterable or not.
+result<std::vector<value>> items_if_true(interpreter& in, const value& of) {
+  if (!of.truthy()) return std::vector<value>();
+  return in.iterate(of);
+}
+
 arguments without_first(const arguments& args, std::size_t count) {
   arguments rest = args;
   rest.positional.erase(rest.positional.begin(),
@@ -231,7 +245,7 @@ arguments without_first(const arguments& args, std::size_t count) {
 }
 
 result<value> map(interpreter& in, const value& self, const arguments& args) {
-  TROUPE_TRY(const auto items, in.iterate(self));
+  TROUPE_TRY(const auto items, items_if_true(in, self));
   std::vector<value> made;
   made.reserve(items.size());
   const value* attribute = args.positional.empty() ? args.get(0, "attribute") : nullptr;
@@ -272,7 +286,7 @@ result<value> select(interpreter& in, const value& self, const arguments& args) 
                   "no test named '" + (name != nullptr ? name->bytes() : std::string()) + "'");
   }
   const arguments rest = without_first(args, name_at + 1);
-  TROUPE_TRY(const auto items, in.iterate(self));
+  TROUPE_TRY(const auto items, items_if_true(in, self));
   std::vector<value> made;
   for (const value& one : items) {
     TROUPE_TRY(const value of,

@@ -312,7 +312,7 @@ result<const statement*> parser::parse_with(position at) {
 }
 
 result<const statement*> parser::parse_body_block(position at, std::string_view end) {
-  statement* made = program_.make_statement(statement_kind::block, at);
+  statement* made = program_.make_statement(statement_kind::scope, at);
   TROUPE_TRY(made->body, parse_body(end));
   return made;
 }

@@ -126,8 +126,6 @@ result<interpreter::flow> interpreter::run_statement(const statement& s) {
       return run_if(s);
     case statement_kind::for_:
       return run_for(s);
-    case statement_kind::block:
-      return run_block(s.body);
     case statement_kind::break_:
       return flow::leave_loop;
     case statement_kind::continue_:

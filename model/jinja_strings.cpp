@@ -1,5 +1,8 @@
 #include "model/jinja_strings.hpp"
 
+#include <locale.h>
+#include <cstring>
+#include <cwctype>
 #include <utility>
 
 #include "model/unicode.hpp"
@@ -7,14 +10,39 @@
 namespace troupe::model::jinja {
 namespace {
 
-bool is_letter(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+// Unicode's simple mapping, one code point to one; ASCII only where the C library has no C.UTF-8.
+std::uint32_t change_case(std::uint32_t c, bool to_upper) {
+  if (c < 0x80) {
+    if (to_upper) return c >= 'a' && c <= 'z' ? c - 32 : c;
+    return c >= 'A' && c <= 'Z' ? c + 32 : c;
+  }
+  static const locale_t locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", nullptr);
+  if (locale == nullptr) return c;
+  return to_upper ? towupper_l(static_cast<wint_t>(c), locale)
+                  : towlower_l(static_cast<wint_t>(c), locale);
 }
-char to_upper(char c) {
-  return c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c;
-}
-char to_lower(char c) {
-  return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+
+// Replaces each character, keeping its origin. Invalid bytes stay.
+template <class F>
+text recased(const text& of, F change) {
+  text made;
+  std::size_t at = 0;
+  for (const text::run& run : of.runs()) {
+    std::string part;
+    while (at < run.end) {
+      const std::string_view rest(of.bytes().data() + at, of.size() - at);
+      const auto [value, length] = first_code_point(rest);
+      const std::uint32_t to = change(value);
+      if (to == value) {
+        part += rest.substr(0, length);
+      } else {
+        append_utf8(part, to);
+      }
+      at += length;
+    }
+    made.append(part, run.from);
+  }
+  return made;
 }
 
 // Start of the character that ends at `end`.
@@ -148,23 +176,42 @@ std::optional<text> replace(const text& of, std::string_view old, const text& wi
 }
 
 text upper(const text& of) {
-  return of.mapped(to_upper);
+  return recased(of, [](std::uint32_t c) { return change_case(c, true); });
 }
 text lower(const text& of) {
-  return of.mapped(to_lower);
+  return recased(of, [](std::uint32_t c) { return change_case(c, false); });
+}
+
+bool is_all_case(const text& of, bool upper_case) {
+  bool any = false;
+  for (std::string_view rest = of.bytes(); !rest.empty();) {
+    const auto [value, length] = first_code_point(rest);
+    if (change_case(value, upper_case) != value) return false;  // of the other case
+    any = any || change_case(value, !upper_case) != value;
+    rest.remove_prefix(length);
+  }
+  return any;
 }
 
 text capitalize(const text& of) {
   bool first = true;
-  return of.mapped([&](char c) { return std::exchange(first, false) ? to_upper(c) : to_lower(c); });
+  return recased(of, [&](std::uint32_t c) { return change_case(c, std::exchange(first, false)); });
 }
 
 text title(const text& of) {
   bool in_word = false;
-  return of.mapped([&](char c) {
-    // Bytes of other scripts are letters here: no ASCII letter after them starts a word.
-    const bool letter = is_letter(c) || static_cast<unsigned char>(c) >= 0x80;
-    return std::exchange(in_word, letter) ? to_lower(c) : to_upper(c);
+  return recased(of, [&](std::uint32_t c) {
+    const bool letter = change_case(c, true) != c || change_case(c, false) != c;
+    return change_case(c, !std::exchange(in_word, letter));
+  });
+}
+
+text title_words(const text& of) {
+  bool starts = true;
+  return recased(of, [&](std::uint32_t c) {
+    const bool separates =
+        is_python_space(c) || (c < 0x80 && c != 0 && std::strchr("-({[<", static_cast<int>(c)));
+    return change_case(c, std::exchange(starts, separates));
   });
 }
 

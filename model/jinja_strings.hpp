@@ -1,4 +1,4 @@
-// Python's string methods on texts that know their origin. Letters change case within ASCII only.
+// Python's string methods on texts that know their origin. Letters change case by Unicode's simple mappings.
 // Pure functions, any thread.
 #pragma once
 
@@ -27,7 +27,11 @@ std::optional<text> replace(const text& of, std::string_view old, const text& wi
                             std::int64_t max_count, std::size_t max_bytes);
 text upper(const text& of);
 text lower(const text& of);
+// There are letters with case, and all are of the one.
+bool is_all_case(const text& of, bool upper_case);
 text capitalize(const text& of);
 text title(const text& of);
+// jinja2's filter: a word starts after a space, a hyphen or an opening bracket.
+text title_words(const text& of);
 
 }  // namespace troupe::model::jinja

@@ -34,14 +34,6 @@ class text {
   void append_slice(const text& other, std::size_t begin, std::size_t end);
   text slice(std::size_t begin, std::size_t end) const;
 
-  // Replaces each byte by f(byte), keeping its origin.
-  template <class F>
-  text mapped(F f) const {
-    text out = *this;
-    for (char& byte : out.bytes_) byte = f(byte);
-    return out;
-  }
-
  private:
   std::string bytes_;
   std::vector<run> runs_;  // ends ascend, neighbours differ in origin, the last end is size()

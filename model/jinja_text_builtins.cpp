@@ -68,19 +68,11 @@ result<value> replaced(interpreter& in, const value& self, const arguments& args
   return in.make_string(std::move(*made));
 }
 
-// jinja2's filter: a word starts after a space or an opening bracket or a hyphen.
-text title_words(const text& of) {
-  bool starts = true;
-  return of.mapped([&](char c) {
-    const bool start = std::exchange(
-        starts, std::string_view(" \t\n\r\f\v-({[<").find(c) != std::string_view::npos);
-    if (start && c >= 'a' && c <= 'z') return static_cast<char>(c - 32);
-    return !start && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-  });
-}
-
 result<value> indented(interpreter& in, const value& self, const arguments& args) {
-  TROUPE_TRY(const text of, in.to_text(self));
+  if (self.string() == nullptr)
+    return fail(ec::invalid_argument,
+                "indent takes a string, not '" + std::string(self.type_name()) + "'");
+  const text& of = *self.string();
   std::string indention(4, ' ');
   if (const value* width = args.get(0, "width")) {
     if (width->string()) {
@@ -249,12 +241,7 @@ bool space(char c) {
 template <bool upper_case>
 result<value> has_case(interpreter& in, const value& self, const arguments&) {
   TROUPE_CHECK(in.spend_bytes(self.string()->size()));
-  const std::string& of = self.string()->bytes();
-  const auto is_upper = [](char c) { return c >= 'A' && c <= 'Z'; };
-  const auto is_lower = [](char c) { return c >= 'a' && c <= 'z'; };
-  return value(upper_case
-                   ? std::ranges::any_of(of, is_upper) && std::ranges::none_of(of, is_lower)
-                   : std::ranges::any_of(of, is_lower) && std::ranges::none_of(of, is_upper));
+  return value(is_all_case(*self.string(), upper_case));
 }
 
 }  // namespace

@@ -32,12 +32,17 @@ std::optional<double> parse_real(std::string_view text) {
                                                                  : std::nullopt;
 }
 
+// As Python's int(text, base): 0x, 0o and 0b are allowed where they fit the base.
 std::optional<std::int64_t> parse_integer(std::string_view text, int base) {
   std::int64_t number = 0;
-  if (text.starts_with('+')) text.remove_prefix(1);
+  const bool negative = text.starts_with('-');
+  if (negative || text.starts_with('+')) text.remove_prefix(1);
+  const std::string_view prefix = base == 16 ? "0x" : base == 8 ? "0o" : base == 2 ? "0b" : "";
+  if (!prefix.empty() && text.starts_with(prefix)) text.remove_prefix(2);
+  if (text.starts_with('-')) return std::nullopt;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number, base);
-  return code == std::errc() && end == text.data() + text.size() ? std::optional(number)
-                                                                 : std::nullopt;
+  if (code != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return negative ? -number : number;
 }
 
 std::optional<std::int64_t> truncated(double number) {
@@ -46,6 +51,7 @@ std::optional<std::int64_t> truncated(double number) {
 }
 
 result<value> to_integer(interpreter&, const value& self, const arguments& args) {
+  if (self.is_undefined()) return fail(ec::invalid_argument, "int of something undefined");
   const value *other = args.get(0, "default"), *base = args.get(1, "base");
   const value otherwise = other != nullptr ? *other : value(std::int64_t{0});
   if (const auto number = self.as_integer()) return value(*number);
@@ -63,6 +69,7 @@ result<value> to_integer(interpreter&, const value& self, const arguments& args)
 }
 
 result<value> to_real(interpreter&, const value& self, const arguments& args) {
+  if (self.is_undefined()) return fail(ec::invalid_argument, "float of something undefined");
   const value* other = args.get(0, "default");
   if (const auto number = self.as_real()) return value(*number);
   if (const text* string = self.string())
@@ -157,11 +164,10 @@ bool is_callable(const value& v) {
   return v.as_object() != nullptr && v.as_object()->callable();
 }
 
-template <std::int64_t remainder>
-result<value> parity(interpreter&, const value& self, const arguments&) {
-  const auto number = self.as_integer();
-  if (!number) return fail(ec::invalid_argument, "even and odd take an integer");
-  return value(*number % 2 * (*number % 2) == remainder);
+template <int remainder>
+result<value> parity(interpreter& in, const value& self, const arguments&) {
+  TROUPE_TRY(const value rest, calculate(in, operation::modulo, self, value(std::int64_t{2})));
+  return value(rest.as_real() == remainder);
 }
 
 template <bool upper_case>
