@@ -44,7 +44,8 @@ serving_result<std::unique_ptr<serving>> serve_here(const ask_config& c) {
     if (status.ready) break;
     if (auto f = (*started)->failure()) return tl::unexpected(*f);
     if (std::chrono::steady_clock::now() > deadline)
-      return tl::unexpected(serving_failure{{ec::deadline_exceeded, "the model was not ready in time"}, exit_device});
+      return tl::unexpected(
+          serving_failure{{ec::deadline_exceeded, "the model was not ready in time"}, exit_device});
     shown.show(status.loading);
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
@@ -56,7 +57,10 @@ completion_call call_of(const ask_config& c, const url& to, const nlohmann::json
   completion_call call;
   call.to = to;
   call.key = c.key;
-  call.body = {{"model", "default"}, {"messages", messages}, {"temperature", c.temperature}, {"top_p", c.top_p}};
+  call.body = {{"model", "default"},
+               {"messages", messages},
+               {"temperature", c.temperature},
+               {"top_p", c.top_p}};
   if (c.max_tokens > 0) call.body["max_tokens"] = c.max_tokens;
   if (c.seed >= 0) call.body["seed"] = c.seed;
   if (c.explain) call.body["return_trace"] = true;
@@ -77,7 +81,9 @@ result<streamed_answer> ask(const ask_config& c, const url& to, const nlohmann::
   return answer;
 }
 
-nlohmann::json message(const char* role, const std::string& content) { return {{"role", role}, {"content", content}}; }
+nlohmann::json message(const char* role, const std::string& content) {
+  return {{"role", role}, {"content", content}};
+}
 
 int talk(const ask_config& c, const url& to) {
   catch_interrupts();

@@ -30,7 +30,8 @@ std::string text(const char* pattern, double value) {
 }  // namespace
 
 int run_command(const bench_engine_config& c) {
-  if (auto ok = start_logging({"error", "text", ""}); !ok) return complain(ok.error(), exit_configuration);
+  if (auto ok = start_logging({"error", "text", ""}); !ok)
+    return complain(ok.error(), exit_configuration);
   auto path = find_model(c.model);
   if (!path) return complain(path.error(), exit_model);
   auto described = model::inspect(*path);
@@ -41,24 +42,34 @@ int run_command(const bench_engine_config& c) {
   options.max_batch_tokens = 512;
   auto runner = gpu::make_runner(*loaded, options);
   if (!runner) return complain(runner.error(), exit_device);
-  auto speeds = bench_engine(**runner, (*loaded)->config, tests_of(c), c.repetitions, options.max_batch_tokens);
+  auto speeds = bench_engine(**runner, (*loaded)->config, tests_of(c), c.repetitions,
+                             options.max_batch_tokens);
   if (!speeds) return complain(speeds.error(), exit_device);
 
-  const std::string model = described->architecture + " " + (described->types.empty() ? "" : described->types.front().type);
+  const std::string model = described->architecture + " " +
+                            (described->types.empty() ? "" : described->types.front().type);
   const std::string device = (*runner)->description();
   if (c.output == "json") {
     auto all = nlohmann::ordered_json::array();
     for (const auto& s : *speeds)
-      all.push_back({{"model", model}, {"size", described->file_bytes}, {"params", described->parameters}, {"backend", device},
-                     {"test", s.test.name()}, {"avg_ts", s.mean}, {"stddev_ts", s.deviation}});
+      all.push_back({{"model", model},
+                     {"size", described->file_bytes},
+                     {"params", described->parameters},
+                     {"backend", device},
+                     {"test", s.test.name()},
+                     {"avg_ts", s.mean},
+                     {"stddev_ts", s.deviation}});
     std::printf("%s\n", all.dump(2).c_str());
     return exit_clean;
   }
-  std::printf("| model | size | params | backend | test | t/s |\n| --- | ---: | ---: | --- | ---: | ---: |\n");
+  std::printf(
+      "| model | size | params | backend | test | t/s |\n| --- | ---: | ---: | --- | ---: | ---: "
+      "|\n");
   for (const auto& s : *speeds)
     std::printf("| %s | %s MiB | %s M | %s | %s | %s |\n", model.c_str(),
                 text("%.2f", static_cast<double>(described->file_bytes) / 1048576).c_str(),
-                text("%.2f", static_cast<double>(described->parameters) / 1e6).c_str(), device.c_str(), s.test.name().c_str(),
+                text("%.2f", static_cast<double>(described->parameters) / 1e6).c_str(),
+                device.c_str(), s.test.name().c_str(),
                 (text("%.2f", s.mean) + " ± " + text("%.2f", s.deviation)).c_str());
   return exit_clean;
 }

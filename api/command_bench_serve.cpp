@@ -20,7 +20,8 @@ int run_command(const bench_serve_config& c) {
     std::ofstream file(c.output);
     file << summary.dump(2) << "\n";
     if (!file.flush())
-      return complain({ec::io_error, "--output-json: cannot write '" + c.output.string() + "'"}, exit_configuration);
+      return complain({ec::io_error, "--output-json: cannot write '" + c.output.string() + "'"},
+                      exit_configuration);
   }
   return load->failures.empty() ? exit_clean : exit_configuration;
 }

@@ -48,10 +48,12 @@ rows describe(const model::model_description& d, const opened_facts& facts) {
          {"architecture", d.architecture},
          {"name", d.name},
          {"parameters", std::to_string(d.parameters)},
-         {"size", mega(d.file_bytes) + (d.files > 1 ? " in " + std::to_string(d.files) + " files" : "")}};
+         {"size",
+          mega(d.file_bytes) + (d.files > 1 ? " in " + std::to_string(d.files) + " files" : "")}};
   std::string types;
   for (const auto& t : d.types)
-    types += (types.empty() ? "" : ", ") + t.type + " " + mega(t.bytes) + " in " + std::to_string(t.tensors);
+    types += (types.empty() ? "" : ", ") + t.type + " " + mega(t.bytes) + " in " +
+             std::to_string(t.tensors);
   r.push_back({"types", types});
   if (d.config) {
     const auto& c = *d.config;
@@ -66,7 +68,10 @@ rows describe(const model::model_description& d, const opened_facts& facts) {
   if (!facts.tokenizer.empty()) r.push_back({"tokenizer", facts.tokenizer});
   r.push_back({"bos", shown(d.bos)});
   r.push_back({"eos", shown(d.eos)});
-  r.push_back({"chat template", d.has_chat_template ? facts.chat_template == "usable" ? "usable" : "present, not usable" : "none"});
+  r.push_back(
+      {"chat template", d.has_chat_template
+                            ? facts.chat_template == "usable" ? "usable" : "present, not usable"
+                            : "none"});
   r.push_back({"KV per token", std::to_string(d.kv_bytes_per_token) + " bytes in f16"});
   if (!facts.digest.empty()) r.push_back({"digest", facts.digest});
   const std::string obstacle = d.runnable() ? facts.obstacle : d.obstacle;
@@ -77,7 +82,8 @@ rows describe(const model::model_description& d, const opened_facts& facts) {
 }  // namespace
 
 int run_command(const inspect_config& c) {
-  if (auto ok = start_logging({"off", "text", ""}); !ok) return complain(ok.error(), exit_configuration);
+  if (auto ok = start_logging({"off", "text", ""}); !ok)
+    return complain(ok.error(), exit_configuration);
   auto path = find_model(c.model);
   if (!path) return complain(path.error(), exit_model);
   auto d = model::inspect(*path);
@@ -88,7 +94,8 @@ int run_command(const inspect_config& c) {
   if (c.json) {
     nlohmann::ordered_json o;
     for (const auto& row : table) o[row[0]] = row[1];
-    std::printf("%s\n", o.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    std::printf("%s\n",
+                o.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
     std::fputs(align(table).c_str(), stdout);
   }

@@ -30,9 +30,11 @@ std::set<std::string> own_names(const std::string& as) {
     char text[INET6_ADDRSTRLEN] = {};
     if (!a->ifa_addr) continue;
     if (a->ifa_addr->sa_family == AF_INET)
-      ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(a->ifa_addr)->sin_addr, text, sizeof text);
+      ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(a->ifa_addr)->sin_addr, text,
+                  sizeof text);
     else if (a->ifa_addr->sa_family == AF_INET6)
-      ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(a->ifa_addr)->sin6_addr, text, sizeof text);
+      ::inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6*>(a->ifa_addr)->sin6_addr, text,
+                  sizeof text);
     if (*text) names.insert(text);
   }
   ::freeifaddrs(list);
@@ -49,7 +51,8 @@ result<std::vector<launch_entry>> entries_here(const launch_config& c) {
   const auto names = c.as.empty() ? own_names(c.as) : std::set<std::string>{c.as};
   std::erase_if(entries, [&](const launch_entry& e) { return !names.count(e.host); });
   if (entries.empty())
-    return fail(ec::invalid_argument, "the cluster file '" + c.file.string() + "' has nothing for this host: use --as NAME");
+    return fail(ec::invalid_argument, "the cluster file '" + c.file.string() +
+                                          "' has nothing for this host: use --as NAME");
   return entries;
 }
 

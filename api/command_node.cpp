@@ -16,7 +16,8 @@ result<actors::node_options> options_of(const node_config& c) {
   TROUPE_TRY(auto target, parse_host_port(c.join, "--join"));
   o.name = c.name;
   o.role = c.role;
-  o.model_name = c.model.served_names.empty() ? o.model.stem().string() : c.model.served_names.front();
+  o.model_name =
+      c.model.served_names.empty() ? o.model.stem().string() : c.model.served_names.front();
   o.runner = c.node.runner;
   o.engine = c.node.engine;
   o.network = c.node.network;
@@ -29,11 +30,14 @@ result<actors::node_options> options_of(const node_config& c) {
 int code_for(const error& e) {
   switch (e.code) {
     case ec::not_found:
-    case ec::corrupt_file: return exit_model;
+    case ec::corrupt_file:
+      return exit_model;
     case ec::unsupported:
     case ec::device_lost:
-    case ec::out_of_memory: return exit_device;
-    default: return exit_configuration;
+    case ec::out_of_memory:
+      return exit_device;
+    default:
+      return exit_configuration;
   }
 }
 

@@ -35,9 +35,10 @@ class announcer {
     announced_ = true;
     const auto spent = std::chrono::duration<double>(clock::now() - started_).count();
     const auto& m = serving_.model();
-    spdlog::info("ready after {:.2f} s: {} at {}/v1 ({}, context {} tokens)", spent, m.names.front(), serving_.url(),
-                 describe(status), m.max_model_len);
-    spdlog::info("nodes join at cluster port {}, programs at {}", serving_.cluster_port(), serving_.gateway_port());
+    spdlog::info("ready after {:.2f} s: {} at {}/v1 ({}, context {} tokens)", spent,
+                 m.names.front(), serving_.url(), describe(status), m.max_model_len);
+    spdlog::info("nodes join at cluster port {}, programs at {}", serving_.cluster_port(),
+                 serving_.gateway_port());
   }
   bool announced() const { return announced_; }
 
@@ -55,7 +56,8 @@ bool drain(serving& s, stop_signals& signals, std::uint32_t limit_s) {
   const auto deadline = clock::now() + std::chrono::seconds(limit_s);
   while (!s.drained()) {
     if (signals.wait(milliseconds(20))) return spdlog::warn("stopped by a second signal"), false;
-    if (clock::now() >= deadline) return spdlog::warn("requests were cut off at the drain limit"), false;
+    if (clock::now() >= deadline)
+      return spdlog::warn("requests were cut off at the drain limit"), false;
   }
   return true;
 }
@@ -63,7 +65,8 @@ bool drain(serving& s, stop_signals& signals, std::uint32_t limit_s) {
 }  // namespace
 
 int complain(const error& e, int exit_code) {
-  std::fprintf(stderr, "troupe: %s\n", e.detail.empty() ? std::string(to_string(e.code)).c_str() : e.detail.c_str());
+  std::fprintf(stderr, "troupe: %s\n",
+               e.detail.empty() ? std::string(to_string(e.code)).c_str() : e.detail.c_str());
   return exit_code;
 }
 

@@ -20,7 +20,8 @@ int run_command(const status_config& c) {
     return complain({ec::io_error, error_message(*response)}, exit_configuration);
   const auto cluster = nlohmann::json::parse(response->body, nullptr, false);
   if (!cluster.is_object())
-    return complain({ec::io_error, c.url + " is no server of ours: /v1/cluster is no JSON"}, exit_configuration);
+    return complain({ec::io_error, c.url + " is no server of ours: /v1/cluster is no JSON"},
+                    exit_configuration);
   std::fputs(c.json ? (cluster.dump(2) + "\n").c_str() : status_table(cluster).c_str(), stdout);
   return exit_clean;
 }

@@ -8,14 +8,16 @@
 namespace troupe::api {
 
 int run_command(const tokenize_config& c) {
-  if (auto ok = start_logging({"error", "text", ""}); !ok) return complain(ok.error(), exit_configuration);
+  if (auto ok = start_logging({"error", "text", ""}); !ok)
+    return complain(ok.error(), exit_configuration);
   auto opened = open_served_model(c.model, 0);
   if (!opened) return complain(opened.error().cause, opened.error().exit_code);
   const auto& tokenizer = *opened->served->tokenizer;
   for (token_id id : tokenizer.encode(c.text, c.special))
-    std::printf("%8u  %s\n", id, nlohmann::ordered_json(tokenizer.token_bytes(id, true))
-                                     .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-                                     .c_str());
+    std::printf("%8u  %s\n", id,
+                nlohmann::ordered_json(tokenizer.token_bytes(id, true))
+                    .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+                    .c_str());
   return exit_clean;
 }
 

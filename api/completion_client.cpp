@@ -7,7 +7,9 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-double seconds(clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double seconds(clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
 
 // State of one stream.
 struct reader {
@@ -40,7 +42,8 @@ struct reader {
     std::string text;
     if (choice.contains("text") && choice["text"].is_string())
       text = choice["text"].get<std::string>();
-    else if (choice.contains("delta") && choice["delta"].contains("content") && choice["delta"]["content"].is_string())
+    else if (choice.contains("delta") && choice["delta"].contains("content") &&
+             choice["delta"]["content"].is_string())
       text = choice["delta"]["content"].get<std::string>();
     if (text.empty()) return true;
     answer.arrivals.push_back(clock::now());
@@ -51,8 +54,12 @@ struct reader {
 
 }  // namespace
 
-double streamed_answer::ttft() const { return arrivals.empty() ? 0 : seconds(arrivals.front() - started); }
-double streamed_answer::e2el() const { return seconds(ended - started); }
+double streamed_answer::ttft() const {
+  return arrivals.empty() ? 0 : seconds(arrivals.front() - started);
+}
+double streamed_answer::e2el() const {
+  return seconds(ended - started);
+}
 double streamed_answer::tpot() const {
   if (arrivals.empty() || completion_tokens < 2) return 0;
   return seconds(arrivals.back() - arrivals.front()) / (completion_tokens - 1);
@@ -85,7 +92,8 @@ result<streamed_answer> stream_completion(const completion_call& call,
   }
   if (!response) return tl::unexpected(response.error());
   if (response->status != 200)
-    return fail(response->status == 503 ? ec::overloaded : ec::invalid_argument, error_message(*response));
+    return fail(response->status == 503 ? ec::overloaded : ec::invalid_argument,
+                error_message(*response));
   if (!r.done) return fail(ec::io_error, "the answer broke off");
   return std::move(r.answer);
 }

@@ -34,7 +34,7 @@ struct completion_call {
 };
 
 // on_text: false stops. A stream that ends without [DONE] or with an error frame is an error.
-result<streamed_answer> stream_completion(const completion_call& call,
-                                          const std::function<bool(std::string_view)>& on_text = {});
+result<streamed_answer> stream_completion(
+    const completion_call& call, const std::function<bool(std::string_view)>& on_text = {});
 
 }  // namespace troupe::api

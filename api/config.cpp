@@ -11,12 +11,16 @@ namespace {
 result<void> read_secret(node_settings& s) {
   if (s.secret_file.empty()) return {};
   std::ifstream file(s.secret_file);
-  if (!file) return fail(ec::io_error, "--cluster-secret-file: cannot read '" + s.secret_file.string() + "'");
+  if (!file)
+    return fail(ec::io_error,
+                "--cluster-secret-file: cannot read '" + s.secret_file.string() + "'");
   std::getline(file, s.network.secret);
-  while (!s.network.secret.empty() && (s.network.secret.back() == '\r' || s.network.secret.back() == ' '))
+  while (!s.network.secret.empty() &&
+         (s.network.secret.back() == '\r' || s.network.secret.back() == ' '))
     s.network.secret.pop_back();
   if (s.network.secret.size() < 16)
-    return fail(ec::invalid_argument, "--cluster-secret-file: the first line of '" + s.secret_file.string() +
+    return fail(ec::invalid_argument, "--cluster-secret-file: the first line of '" +
+                                          s.secret_file.string() +
                                           "' must hold at least 16 characters");
   return {};
 }
@@ -25,9 +29,11 @@ result<void> read_secret(node_settings& s) {
 
 result<void> validate(serve_config& c) {
   if (c.decode == 0)
-    return fail(ec::invalid_argument, "--decode 0: at least one decode node is needed; more can join with `troupe node`");
+    return fail(ec::invalid_argument,
+                "--decode 0: at least one decode node is needed; more can join with `troupe node`");
   if (c.prefill + c.decode > 64)
-    return fail(ec::invalid_argument, "--prefill, --decode: at most 64 nodes can be started on one host");
+    return fail(ec::invalid_argument,
+                "--prefill, --decode: at most 64 nodes can be started on one host");
   return read_secret(c.node);
 }
 
@@ -35,17 +41,20 @@ result<void> validate(node_config& c) {
   if (c.role != "prefill" && c.role != "decode")
     return fail(ec::invalid_argument, "--role '" + c.role + "': use prefill or decode");
   if (c.join.empty())
-    return fail(ec::invalid_argument, "--join is missing: the HOST:PORT that `troupe serve` prints as its cluster port");
+    return fail(ec::invalid_argument,
+                "--join is missing: the HOST:PORT that `troupe serve` prints as its cluster port");
   TROUPE_TRY(auto target, parse_host_port(c.join, "--join"));
-  if (target.second == 0) return fail(ec::invalid_argument, "--join '" + c.join + "': port 0 cannot be joined");
+  if (target.second == 0)
+    return fail(ec::invalid_argument, "--join '" + c.join + "': port 0 cannot be joined");
   return read_secret(c.node);
 }
 
 std::filesystem::path default_model_path() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
-  const std::filesystem::path base = cache && *cache ? std::filesystem::path(cache)
-                                                     : std::filesystem::path(home ? home : "/root") / ".cache";
+  const std::filesystem::path base = cache && *cache
+                                         ? std::filesystem::path(cache)
+                                         : std::filesystem::path(home ? home : "/root") / ".cache";
   return base / "troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
@@ -58,18 +67,21 @@ result<std::filesystem::path> find_model(const model_choice& choice) {
   }
   auto path = default_model_path();
   if (!std::filesystem::exists(path, ignored))
-    return fail(ec::not_found, "no MODEL was given and the default one is not at '" + path.string() +
+    return fail(ec::not_found, "no MODEL was given and the default one is not at '" +
+                                   path.string() +
                                    "': run deploy/get-model, or give the path of a GGUF file");
   return path;
 }
 
-result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text, const std::string& flag) {
+result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text,
+                                                              const std::string& flag) {
   const auto colon = text.rfind(':');
   std::string host = text.substr(0, colon);
   const std::string digits = colon == std::string::npos ? "" : text.substr(colon + 1);
   std::uint16_t port = 0;
   const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
   if (digits.empty() || code != std::errc{} || end != digits.data() + digits.size() || host.empty())
     return fail(ec::invalid_argument, flag + " '" + text + "' is not HOST:PORT");
   return std::pair(std::move(host), port);
@@ -77,17 +89,28 @@ result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string&
 
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log) {
   const auto& e = s.engine;
-  std::vector<std::string> flags{"--device", s.runner.device,
-                                 "--isa", s.runner.isa,
-                                 "--cluster-host", s.network.host,
-                                 "--max-num-seqs", std::to_string(e.max_num_seqs),
-                                 "--max-num-batched-tokens", std::to_string(e.max_num_batched_tokens),
-                                 "--max-prefill-chunk", std::to_string(e.max_prefill_chunk),
-                                 "--max-waiting", std::to_string(e.max_waiting),
-                                 "--inter-token-target-ms", std::to_string(e.inter_token_target.count()),
-                                 "--lease-ms", std::to_string(e.lease.count()),
-                                 "--log-level", log.level,
-                                 "--log-format", log.format};
+  std::vector<std::string> flags{"--device",
+                                 s.runner.device,
+                                 "--isa",
+                                 s.runner.isa,
+                                 "--cluster-host",
+                                 s.network.host,
+                                 "--max-num-seqs",
+                                 std::to_string(e.max_num_seqs),
+                                 "--max-num-batched-tokens",
+                                 std::to_string(e.max_num_batched_tokens),
+                                 "--max-prefill-chunk",
+                                 std::to_string(e.max_prefill_chunk),
+                                 "--max-waiting",
+                                 std::to_string(e.max_waiting),
+                                 "--inter-token-target-ms",
+                                 std::to_string(e.inter_token_target.count()),
+                                 "--lease-ms",
+                                 std::to_string(e.lease.count()),
+                                 "--log-level",
+                                 log.level,
+                                 "--log-format",
+                                 log.format};
   auto add = [&](const char* flag, std::uint64_t value) {
     if (value == 0) return;  // 0 stands for a default that the node finds itself
     flags.emplace_back(flag);
@@ -112,15 +135,15 @@ result<std::uint64_t> parse_bytes(const std::string& text, const std::string& fl
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
   std::string unit(end, text.data() + text.size());
   double factor = 0;
-  const std::pair<const char*, double> units[] = {{"", 1},       {"B", 1},
-                                                  {"K", 1024.},  {"KiB", 1024.},
-                                                  {"M", 1048576.}, {"MiB", 1048576.},
-                                                  {"G", 1073741824.}, {"GiB", 1073741824.}};
+  const std::pair<const char*, double> units[] = {
+      {"", 1},         {"B", 1},          {"K", 1024.},       {"KiB", 1024.},
+      {"M", 1048576.}, {"MiB", 1048576.}, {"G", 1073741824.}, {"GiB", 1073741824.}};
   for (const auto& [name, f] : units)
     if (unit == name) factor = f;
   // So written that NaN fails.
   if (code != std::errc{} || factor == 0 || !(value >= 0 && value * factor <= 1e15))
-    return fail(ec::invalid_argument, flag + " '" + text + "': use a number of bytes, or one with K, M or G");
+    return fail(ec::invalid_argument,
+                flag + " '" + text + "': use a number of bytes, or one with K, M or G");
   return static_cast<std::uint64_t>(value * factor);
 }
 

@@ -126,11 +126,13 @@ struct bench_engine_config {
 };
 
 struct bench_kv_config {
-  std::vector<std::size_t> block_bytes{368704, 2097216};  // SmolLM2-135M's and Llama-3-8B's blocks in f16
+  std::vector<std::size_t> block_bytes{368704,
+                                       2097216};  // SmolLM2-135M's and Llama-3-8B's blocks in f16
 };
 
-using command = std::variant<serve_config, node_config, launch_config, ask_config, inspect_config, tokenize_config,
-                             status_config, version_config, bench_serve_config, bench_engine_config, bench_kv_config>;
+using any_command = std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
+                             tokenize_config, status_config, version_config, bench_serve_config,
+                             bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);
@@ -139,7 +141,8 @@ result<void> validate(node_config& c);
 result<std::filesystem::path> find_model(const model_choice& choice);
 std::filesystem::path default_model_path();
 // "HOST:PORT"; IPv6 addresses in brackets.
-result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text, const std::string& flag);
+result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text,
+                                                              const std::string& flag);
 // Flags that make a node like these settings.
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log);
 // "1.5GiB", "512M", "1000000" to bytes.

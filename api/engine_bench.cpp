@@ -31,11 +31,13 @@ std::vector<token_id> some_tokens(std::uint32_t count, std::uint32_t vocab, std:
   return out;
 }
 
-result<void> prefill(gpu::model_runner& runner, field& f, std::uint32_t count, std::uint32_t chunk) {
+result<void> prefill(gpu::model_runner& runner, field& f, std::uint32_t count,
+                     std::uint32_t chunk) {
   for (std::size_t s = 0; s < f.tables.size(); ++s)
     for (std::uint32_t at = 0; at < count; at += chunk) {
       const std::uint32_t n = std::min(chunk, count - at);
-      const gpu::sequence_rows rows{std::span(f.tokens[s]).subspan(at, n), at, f.tables[s], at + n == count ? 1u : 0u};
+      const gpu::sequence_rows rows{std::span(f.tokens[s]).subspan(at, n), at, f.tables[s],
+                                    at + n == count ? 1u : 0u};
       TROUPE_CHECK(runner.forward({std::span(&rows, 1)}));
     }
   return {};
@@ -51,7 +53,8 @@ result<void> decode(gpu::model_runner& runner, field& f, std::uint32_t first, st
   return {};
 }
 
-result<double> once(gpu::model_runner& runner, field& f, const engine_test& t, std::uint32_t chunk) {
+result<double> once(gpu::model_runner& runner, field& f, const engine_test& t,
+                    std::uint32_t chunk) {
   if (t.generate == 0) {
     const auto start = clock::now();
     TROUPE_CHECK(prefill(runner, f, t.prompt, chunk));
@@ -71,18 +74,23 @@ std::string engine_test::name() const {
   return parallel > 1 ? text + " x" + std::to_string(parallel) : text;
 }
 
-result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner, const model::model_config& model,
-                                               const std::vector<engine_test>& tests, std::uint32_t repetitions,
+result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner,
+                                               const model::model_config& model,
+                                               const std::vector<engine_test>& tests,
+                                               std::uint32_t repetitions,
                                                std::uint32_t max_batch_tokens) {
   const auto& layout = runner.layout();
   std::uint32_t blocks = 0;
-  for (const auto& t : tests) blocks = std::max(blocks, t.parallel * layout.blocks_for(std::max(1u, t.prompt) + t.generate));
+  for (const auto& t : tests)
+    blocks = std::max(blocks, t.parallel * layout.blocks_for(std::max(1u, t.prompt) + t.generate));
   std::unique_ptr<std::byte, arena_deleter> memory;
   std::span<std::byte> arena;
   if (runner.kv_memory() == gpu::memory_kind::host) {
     const std::size_t bytes = blocks * layout.block_bytes();
-    memory.reset(static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64}, std::nothrow)));
-    if (!memory) return fail(ec::out_of_memory, "not enough memory for the KV blocks of these tests");
+    memory.reset(
+        static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{64}, std::nothrow)));
+    if (!memory)
+      return fail(ec::out_of_memory, "not enough memory for the KV blocks of these tests");
     arena = {memory.get(), bytes};
     std::fill(arena.begin(), arena.end(), std::byte{});
   } else {
@@ -99,7 +107,8 @@ result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner, const 
       f.tables.emplace_back(layout.blocks_for(length));
       for (auto& b : f.tables.back()) b = next++;
     }
-    TROUPE_CHECK(once(runner, f, {std::min(t.prompt, 16u), std::min(t.generate, 4u), t.parallel}, max_batch_tokens));  // warm up
+    TROUPE_CHECK(once(runner, f, {std::min(t.prompt, 16u), std::min(t.generate, 4u), t.parallel},
+                      max_batch_tokens));  // warm up
     double sum = 0, squares = 0;
     for (std::uint32_t r = 0; r < repetitions; ++r) {
       TROUPE_TRY(const double speed, once(runner, f, t, max_batch_tokens));
@@ -107,7 +116,8 @@ result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner, const 
       squares += speed * speed;
     }
     const double mean = sum / repetitions;
-    const double variance = repetitions > 1 ? std::max(0.0, (squares - sum * mean) / (repetitions - 1)) : 0;
+    const double variance =
+        repetitions > 1 ? std::max(0.0, (squares - sum * mean) / (repetitions - 1)) : 0;
     out.push_back({t, mean, std::sqrt(variance)});
   }
   return out;

@@ -23,8 +23,10 @@ struct engine_speed {
   double mean = 0, deviation = 0;  // tokens a second
 };
 
-result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner, const model::model_config& model,
-                                               const std::vector<engine_test>& tests, std::uint32_t repetitions,
+result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner,
+                                               const model::model_config& model,
+                                               const std::vector<engine_test>& tests,
+                                               std::uint32_t repetitions,
                                                std::uint32_t max_batch_tokens);
 
 }  // namespace troupe::api

@@ -32,17 +32,22 @@ std::string explain(const streamed_answer& a) {
     const std::string prefill = text_of(t, "prefill_node"), decode = text_of(t, "decode_node");
     const double ms = number_of(t, "prefill_us") / 1e3, cached = number_of(t, "cached_tokens");
     rows.push_back({"router", text_of(t, "route_reason")});
-    rows.push_back({prefill.empty() ? decode : prefill,
-                    format("read the prompt: %u tokens", a.prompt_tokens) +
-                        (cached > 0 ? format(", %.0f of them from %s's cache", cached, decode.c_str()) : "") +
-                        (ms > 0 && prefill.empty() ? format(", %.1f ms", ms) : "")});
+    rows.push_back(
+        {prefill.empty() ? decode : prefill,
+         format("read the prompt: %u tokens", a.prompt_tokens) +
+             (cached > 0 ? format(", %.0f of them from %s's cache", cached, decode.c_str()) : "") +
+             (ms > 0 && prefill.empty() ? format(", %.1f ms", ms) : "")});
     const double bytes = number_of(t, "transfer_bytes"), us = number_of(t, "transfer_us");
     if (!prefill.empty())
-      rows.push_back({"transfer", format("%.0f KV blocks pulled by %s, %.2f MB over %s", number_of(t, "blocks_pulled"),
-                                         decode.c_str(), bytes / 1e6, text_of(t, "transfer_path").c_str()) +
-                                      (us > 0 ? format(", %.2f ms, %.2f GB/s", us / 1e3, bytes / us / 1e3) : "")});
+      rows.push_back(
+          {"transfer",
+           format("%.0f KV blocks pulled by %s, %.2f MB over %s", number_of(t, "blocks_pulled"),
+                  decode.c_str(), bytes / 1e6, text_of(t, "transfer_path").c_str()) +
+               (us > 0 ? format(", %.2f ms, %.2f GB/s", us / 1e3, bytes / us / 1e3) : "")});
     rows.push_back({decode, format("wrote the answer: %u tokens", a.completion_tokens) +
-                                (number_of(t, "migrations") > 0 ? format(", after %.0f moves", number_of(t, "migrations")) : "")});
+                                (number_of(t, "migrations") > 0
+                                     ? format(", after %.0f moves", number_of(t, "migrations"))
+                                     : "")});
   }
   rows.push_back({"first token", format("%.0f ms", a.ttft() * 1e3)});
   if (a.tpot() > 0) rows.push_back({"speed", format("%.1f tokens/s", 1 / a.tpot())});

@@ -35,11 +35,14 @@ class descriptor {
   int fd_;
 };
 
-std::string where(const url& to) { return to.host + ":" + std::to_string(to.port); }
+std::string where(const url& to) {
+  return to.host + ":" + std::to_string(to.port);
+}
 
 result<void> wait(int fd, short events, clock::time_point deadline, const url& to) {
   for (;;) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock::now()).count();
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock::now()).count();
     if (left <= 0) return fail(ec::deadline_exceeded, where(to) + " did not answer in time");
     pollfd p{fd, events, 0};
     const int n = ::poll(&p, 1, static_cast<int>(std::min<long long>(left, 60'000)));
@@ -51,7 +54,9 @@ result<void> wait(int fd, short events, clock::time_point deadline, const url& t
 result<descriptor> connect(const url& to, clock::time_point deadline) {
   addrinfo hints{}, *found = nullptr;
   hints.ai_socktype = SOCK_STREAM;
-  if (const int code = ::getaddrinfo(to.host.c_str(), std::to_string(to.port).c_str(), &hints, &found); code != 0)
+  if (const int code =
+          ::getaddrinfo(to.host.c_str(), std::to_string(to.port).c_str(), &hints, &found);
+      code != 0)
     return fail(ec::io_error, "cannot find " + to.host + ": " + gai_strerror(code));
   std::string reason = "no address";
   for (const addrinfo* a = found; a; a = a->ai_next) {
@@ -114,21 +119,26 @@ result<url> parse_url(const std::string& text) {
   }
   // The colons inside [::1] are no port's.
   const auto colon = rest.rfind(':'), bracket = rest.rfind(']');
-  const bool has_port = colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
+  const bool has_port =
+      colon != std::string::npos && (bracket == std::string::npos || colon > bracket);
   TROUPE_TRY(auto pair, parse_host_port(has_port ? rest : rest + ":80", "--url"));
   out.host = std::move(pair.first);
   out.port = pair.second;
   return out;
 }
 
-result<client_response> send_request(const url& to, const client_request& request, const body_function& on_body) {
+result<client_response> send_request(const url& to, const client_request& request,
+                                     const body_function& on_body) {
   const auto deadline = clock::now() + request.timeout;
   TROUPE_TRY(auto fd, connect(to, std::min(deadline, clock::now() + request.connect_timeout)));
-  std::string head = request.method + " " + to.base + request.path + " HTTP/1.1\r\nHost: " + where(to) +
+  std::string head = request.method + " " + to.base + request.path +
+                     " HTTP/1.1\r\nHost: " + where(to) +
                      "\r\nUser-Agent: troupe\r\nConnection: close\r\n";
   if (!request.key.empty()) head += "Authorization: Bearer " + request.key + "\r\n";
   if (!request.body.empty())
-    head += "Content-Type: application/json\r\nContent-Length: " + std::to_string(request.body.size()) + "\r\n";
+    head +=
+        "Content-Type: application/json\r\nContent-Length: " + std::to_string(request.body.size()) +
+        "\r\n";
   TROUPE_CHECK(send_all(fd.get(), head + "\r\n" + request.body, deadline, to));
 
   response_parser parser;
@@ -140,7 +150,8 @@ result<client_response> send_request(const url& to, const client_request& reques
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
     if (n < 0) return fail(ec::io_error, where(to) + " broke off: " + std::strerror(errno));
     if (n == 0) {
-      if (!parser.finish()) return fail(ec::io_error, where(to) + " closed the connection in the middle of its answer");
+      if (!parser.finish())
+        return fail(ec::io_error, where(to) + " closed the connection in the middle of its answer");
       break;
     }
     if (!parser.push({buffer, static_cast<std::size_t>(n)}, out.body))
@@ -156,8 +167,8 @@ result<client_response> send_request(const url& to, const client_request& reques
 
 std::string error_message(const client_response& response) {
   const auto body = nlohmann::json::parse(response.body, nullptr, false);
-  if (body.is_object() && body.contains("error") && body["error"].is_object() && body["error"].contains("message") &&
-      body["error"]["message"].is_string())
+  if (body.is_object() && body.contains("error") && body["error"].is_object() &&
+      body["error"].contains("message") && body["error"]["message"].is_string())
     return body["error"]["message"].get<std::string>();
   return "the server answered with status " + std::to_string(response.status);
 }

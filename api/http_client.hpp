@@ -37,7 +37,8 @@ struct client_response {
 using body_function = std::function<bool(std::string_view)>;
 
 // io_error when the server cannot be reached or breaks off, deadline_exceeded, canceled when on_body said so.
-result<client_response> send_request(const url& to, const client_request& request, const body_function& on_body = {});
+result<client_response> send_request(const url& to, const client_request& request,
+                                     const body_function& on_body = {});
 
 // The message of an error answer, else its status.
 std::string error_message(const client_response& response);

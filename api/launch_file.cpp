@@ -1,15 +1,17 @@
 #include "api/launch_file.hpp"
 
+#include <toml++/toml.h>
 #include <array>
 #include <map>
-#include <toml++/toml.h>
 
 namespace troupe::api {
 namespace {
 
 using flags = std::map<std::string, std::vector<std::string>>;
 
-tl::unexpected<error> bad(const std::string& why) { return fail(ec::invalid_argument, "the cluster file: " + why); }
+tl::unexpected<error> bad(const std::string& why) {
+  return fail(ec::invalid_argument, "the cluster file: " + why);
+}
 
 result<flags> read_flags(const toml::table& table, const std::string& where) {
   flags out;
@@ -17,11 +19,16 @@ result<flags> read_flags(const toml::table& table, const std::string& where) {
     const std::string name(key.str());
     if (value.is_table() || value.is_array_of_tables()) continue;
     auto add = [&](const toml::node& one) -> result<void> {
-      if (auto s = one.value_exact<std::string>()) out[name].push_back(*s);
-      else if (auto b = one.value_exact<bool>()) out[name].push_back(*b ? "true" : "false");
-      else if (auto i = one.value_exact<std::int64_t>()) out[name].push_back(std::to_string(*i));
-      else if (auto f = one.value_exact<double>()) out[name].push_back(std::to_string(*f));
-      else return bad(where + "'" + name + "' must be a plain value");
+      if (auto s = one.value_exact<std::string>())
+        out[name].push_back(*s);
+      else if (auto b = one.value_exact<bool>())
+        out[name].push_back(*b ? "true" : "false");
+      else if (auto i = one.value_exact<std::int64_t>())
+        out[name].push_back(std::to_string(*i));
+      else if (auto f = one.value_exact<double>())
+        out[name].push_back(std::to_string(*f));
+      else
+        return bad(where + "'" + name + "' must be a plain value");
       return {};
     };
     if (const auto* list = value.as_array()) {
@@ -42,8 +49,16 @@ std::string take(flags& f, const std::string& key, std::string fallback = {}) {
 }
 
 // Keys at the top of the file that serve and node both know.
-constexpr std::array shared_by_all{"model", "device", "threads", "log-level", "log-format", "cluster-secret-file",
-                                   "insecure-cluster", "max-model-len", "kv-memory", "kv-blocks"};
+constexpr std::array shared_by_all{"model",
+                                   "device",
+                                   "threads",
+                                   "log-level",
+                                   "log-format",
+                                   "cluster-secret-file",
+                                   "insecure-cluster",
+                                   "max-model-len",
+                                   "kv-memory",
+                                   "kv-blocks"};
 
 result<flags> with_shared(const flags& top, flags own) {
   for (const auto& [key, values] : top) {
@@ -67,10 +82,12 @@ result<std::vector<launch_entry>> parse_launch_file(std::string_view text) {
   try {
     file = toml::parse(text);
   } catch (const toml::parse_error& e) {
-    return bad(std::string(e.description()) + " (line " + std::to_string(e.source().begin.line) + ")");
+    return bad(std::string(e.description()) + " (line " + std::to_string(e.source().begin.line) +
+               ")");
   }
   for (const auto& [key, value] : file)
-    if ((value.is_table() && key.str() != "serve") || (value.is_array_of_tables() && key.str() != "node"))
+    if ((value.is_table() && key.str() != "serve") ||
+        (value.is_array_of_tables() && key.str() != "node"))
       return bad("unknown section '" + std::string(key.str()) + "': use [serve] and [[node]]");
   TROUPE_TRY(flags top, read_flags(file, ""));
   const toml::table* serve = file["serve"].as_table();
@@ -93,15 +110,18 @@ result<std::vector<launch_entry>> parse_launch_file(std::string_view text) {
 
   for (std::size_t i = 0; nodes && i < nodes->size(); ++i) {
     TROUPE_TRY(flags node, read_flags(*nodes->get_as<toml::table>(i), "[[node]] "));
-    const std::string host = take(node, "on"), count_text = take(node, "count", "1"), role = take(node, "role");
-    if (role != "prefill" && role != "decode") return bad("a [[node]] has role '" + role + "': use prefill or decode");
+    const std::string host = take(node, "on"), count_text = take(node, "count", "1"),
+                      role = take(node, "role");
+    if (role != "prefill" && role != "decode")
+      return bad("a [[node]] has role '" + role + "': use prefill or decode");
     if (count_text.find_first_not_of("0123456789") != std::string::npos || count_text.size() > 2)
       return bad("a [[node]] has count " + count_text + ": use 0 to 99");
     node.try_emplace("cluster-host", std::vector<std::string>{host.empty() ? reach : host});
     node.try_emplace("join", std::vector<std::string>{reach + ":" + cluster_port});
     TROUPE_TRY(node, with_shared(top, std::move(node)));
     for (int k = 0; k < std::stoi(count_text); ++k) {
-      const std::string name = role + (host.empty() ? "" : "-" + host) + "-" + std::to_string(i) + "-" + std::to_string(k);
+      const std::string name = role + (host.empty() ? "" : "-" + host) + "-" + std::to_string(i) +
+                               "-" + std::to_string(k);
       launch_entry one{name, host, {"node", "--role=" + role, "--name=" + name}};
       append(node, one.arguments);
       entries.push_back(std::move(one));

@@ -32,7 +32,8 @@ result<target> find_target(const bench_serve_config& c) {
   for (const auto& m : models["data"])
     if (t.model.empty() || m.value("id", "") == c.model) {
       t.model = m.value("id", "");
-      if (m.contains("meta") && m["meta"].is_object()) t.vocab_size = m["meta"].value("vocab_size", 0u);
+      if (m.contains("meta") && m["meta"].is_object())
+        t.vocab_size = m["meta"].value("vocab_size", 0u);
     }
   if (!c.model.empty()) t.model = c.model;
   return t;
@@ -106,7 +107,8 @@ result<load_result> generate_load(const bench_serve_config& c) {
     workers.emplace_back([&] {
       for (std::uint32_t i = next++; i < c.num_prompts; i = next++) {
         const auto call = make_call(c, t, i);
-        std::this_thread::sleep_until(start + std::chrono::duration_cast<clock::duration>(std::chrono::duration<double>(at[i])));
+        std::this_thread::sleep_until(start + std::chrono::duration_cast<clock::duration>(
+                                                  std::chrono::duration<double>(at[i])));
         auto answer = stream_completion(call);
         std::lock_guard lock(mutex);
         if (answer)
@@ -125,11 +127,16 @@ result<goodput_limits> parse_goodput(const std::vector<std::string>& words) {
   for (const auto& word : words) {
     const auto colon = word.find(':');
     const std::string name = word.substr(0, colon);
-    double* to = name == "ttft" ? &limits.ttft : name == "tpot" ? &limits.tpot : name == "e2el" ? &limits.e2el : nullptr;
+    double* to = name == "ttft"   ? &limits.ttft
+                 : name == "tpot" ? &limits.tpot
+                 : name == "e2el" ? &limits.e2el
+                                  : nullptr;
     char* end = nullptr;
-    const double value = colon == std::string::npos ? 0 : std::strtod(word.c_str() + colon + 1, &end);
+    const double value =
+        colon == std::string::npos ? 0 : std::strtod(word.c_str() + colon + 1, &end);
     if (!to || !end || *end != '\0' || !(value > 0))
-      return fail(ec::invalid_argument, "--goodput '" + word + "': use ttft:MS, tpot:MS or e2el:MS");
+      return fail(ec::invalid_argument,
+                  "--goodput '" + word + "': use ttft:MS, tpot:MS or e2el:MS");
     *to = value;
     limits.any = true;
   }
@@ -156,7 +163,8 @@ nlohmann::ordered_json summarize(const load_result& r, const goodput_limits& lim
     if (a.completion_tokens > 1) tpot.push_back(a.tpot());
     for (std::size_t i = 1; i < a.arrivals.size(); ++i)
       itl.push_back(std::chrono::duration<double>(a.arrivals[i] - a.arrivals[i - 1]).count());
-    good += a.ttft() * 1e3 <= limits.ttft && a.tpot() * 1e3 <= limits.tpot && a.e2el() * 1e3 <= limits.e2el;
+    good += a.ttft() * 1e3 <= limits.ttft && a.tpot() * 1e3 <= limits.tpot &&
+            a.e2el() * 1e3 <= limits.e2el;
   }
   const double s = r.seconds > 0 ? r.seconds : 1;
   nlohmann::ordered_json o;

@@ -14,5 +14,6 @@ int main(int argc, char** argv) {
     std::fputs(line.text.c_str(), line.exit_code == troupe::api::exit_clean ? stdout : stderr);
     return line.exit_code;
   }
-  return std::visit([](const auto& command) { return troupe::api::run_command(command); }, *line.what);
+  return std::visit([](const auto& command) { return troupe::api::run_command(command); },
+                    *line.what);
 }

@@ -13,7 +13,8 @@ namespace {
 // The last digit of a percentage is dropped, so that a log has ten lines and not a hundred.
 std::string in_tenths(std::string text) {
   const auto percent = text.rfind(" %");
-  if (percent != std::string::npos && percent > 0 && std::isdigit(static_cast<unsigned char>(text[percent - 1])))
+  if (percent != std::string::npos && percent > 0 &&
+      std::isdigit(static_cast<unsigned char>(text[percent - 1])))
     text[percent - 1] = '0';
   return text;
 }

@@ -52,7 +52,8 @@ struct opened_model {
   std::shared_ptr<served_model> served;
   std::filesystem::path path;
 };
-serving_result<opened_model> open_served_model(const model_choice& choice, std::uint32_t max_model_len);
+serving_result<opened_model> open_served_model(const model_choice& choice,
+                                               std::uint32_t max_model_len);
 int exit_code_of(ec code);
 
 }  // namespace troupe::api

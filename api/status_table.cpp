@@ -50,20 +50,26 @@ std::string align(const std::vector<std::vector<std::string>>& rows) {
 }
 
 std::string status_table(const nlohmann::json& cluster) {
-  std::vector<std::vector<std::string>> rows{{"NODE", "ROLE", "STATE", "RUNNING", "WAITING", "BLOCKS USED", "CACHED", "FREE",
-                                              "TOTAL", "PROMPT TOKENS", "GENERATED", "HEARTBEAT", "ADDRESS", "DEVICE"}};
+  std::vector<std::vector<std::string>> rows{
+      {"NODE", "ROLE", "STATE", "RUNNING", "WAITING", "BLOCKS USED", "CACHED", "FREE", "TOTAL",
+       "PROMPT TOKENS", "GENERATED", "HEARTBEAT", "ADDRESS", "DEVICE"}};
   for (const auto& n : cluster.value("nodes", nlohmann::json::array())) {
     const auto blocks = n.value("blocks", nlohmann::json::object());
     std::string used = text(blocks, "used");
     // Blocks that wait for a pull to end are worth a word only when there are any.
-    if (blocks.value("quarantined", 0) > 0) used += "+" + text(blocks, "quarantined") + " quarantined";
-    rows.push_back({text(n, "name"), text(n, "role"), text(n, "state"), text(n, "running"), text(n, "waiting"), used,
-                    text(blocks, "cached"), text(blocks, "free"), text(blocks, "total"), text(n, "prompt_tokens"),
-                    text(n, "generated_tokens"), seconds(n.value("heartbeat_age_seconds", 0.0)),
+    if (blocks.value("quarantined", 0) > 0)
+      used += "+" + text(blocks, "quarantined") + " quarantined";
+    rows.push_back({text(n, "name"), text(n, "role"), text(n, "state"), text(n, "running"),
+                    text(n, "waiting"), used, text(blocks, "cached"), text(blocks, "free"),
+                    text(blocks, "total"), text(n, "prompt_tokens"), text(n, "generated_tokens"),
+                    seconds(n.value("heartbeat_age_seconds", 0.0)),
                     text(n, "host") + ":" + text(n, "port"), text(n, "device")});
   }
-  std::string state = cluster.value("draining", false) ? "draining" : cluster.value("ready", false) ? "ready" : "not ready";
-  if (const auto loading = cluster.value("loading", std::string()); !loading.empty() && state == "not ready")
+  std::string state = cluster.value("draining", false) ? "draining"
+                      : cluster.value("ready", false)  ? "ready"
+                                                       : "not ready";
+  if (const auto loading = cluster.value("loading", std::string());
+      !loading.empty() && state == "not ready")
     state += " (" + loading + ")";
   return align(rows) + state + ", " + text(cluster, "requests_in_flight") + " requests in flight\n";
 }

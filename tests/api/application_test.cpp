@@ -83,7 +83,8 @@ TEST(application, streams_a_chat_exactly) {
 
 TEST(application, sends_usage_in_a_last_chunk_if_asked) {
   door d;
-  auto x = d.post("/v1/chat/completions", plus(chat, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}));
+  auto x = d.post("/v1/chat/completions",
+                  plus(chat, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}));
   const auto c = chunks_of(x->body);
   ASSERT_GE(c.size(), 3u);
   EXPECT_EQ(c[c.size() - 2]["choices"], json::array());
@@ -156,7 +157,8 @@ TEST(application, lists_of_prompts_and_n_give_indexed_choices) {
   x = d.post("/v1/completions", {{"prompt", {{65, 66}, {67}}}, {"n", 2}, {"stream", true}});
   std::map<int, std::string> texts;
   for (const auto& c : chunks_of(x->body))
-    if (c.is_object()) texts[c["choices"][0]["index"]] += c["choices"][0]["text"].get<std::string>();
+    if (c.is_object())
+      texts[c["choices"][0]["index"]] += c["choices"][0]["text"].get<std::string>();
   EXPECT_EQ(texts, (std::map<int, std::string>{{0, "AB0"}, {1, "AB1"}, {2, "C0"}, {3, "C1"}}));
 }
 
@@ -164,9 +166,14 @@ TEST(application, echo_with_logprobs_scores_a_prompt) {
   door d(always(says("!")));
   for (bool stream : {false, true})
     for (int max_tokens : {0, 1}) {
-      auto x = d.post("/v1/completions", {{"prompt", {104, 195, 169}}, {"echo", true}, {"logprobs", 1},
-                                          {"max_tokens", max_tokens}, {"stream", stream}});
-      json all = {{"tokens", json::array()}, {"token_logprobs", json::array()}, {"top_logprobs", json::array()},
+      auto x = d.post("/v1/completions", {{"prompt", {104, 195, 169}},
+                                          {"echo", true},
+                                          {"logprobs", 1},
+                                          {"max_tokens", max_tokens},
+                                          {"stream", stream}});
+      json all = {{"tokens", json::array()},
+                  {"token_logprobs", json::array()},
+                  {"top_logprobs", json::array()},
                   {"text_offset", json::array()}};
       std::string text;
       auto add = [&](const json& choice) {
@@ -202,17 +209,19 @@ TEST(application, echo_alone_repeats_the_text) {
 
 TEST(application, tokens_can_be_shown_as_ids) {
   door d(always(says("A")));
-  auto x = d.post("/v1/completions", {{"prompt", "x"}, {"logprobs", 2}, {"return_tokens_as_token_ids", true}});
+  auto x = d.post("/v1/completions",
+                  {{"prompt", "x"}, {"logprobs", 2}, {"return_tokens_as_token_ids", true}});
   EXPECT_EQ(json_of(*x)["choices"][0]["logprobs"]["tokens"], json::array({"token_id:65"}));
 }
 
 TEST(application, a_refusal_before_the_stream_keeps_its_status) {
-  const std::vector<std::tuple<ec, int, std::string>> rows{{ec::queue_full, 503, "server_is_overloaded"},
-                                                           {ec::overloaded, 503, "server_is_overloaded"},
-                                                           {ec::no_worker, 503, "no_worker"},
-                                                           {ec::deadline_exceeded, 504, "deadline_exceeded"},
-                                                           {ec::peer_lost, 500, "worker_lost"},
-                                                           {ec::context_exceeded, 400, "context_length_exceeded"}};
+  const std::vector<std::tuple<ec, int, std::string>> rows{
+      {ec::queue_full, 503, "server_is_overloaded"},
+      {ec::overloaded, 503, "server_is_overloaded"},
+      {ec::no_worker, 503, "no_worker"},
+      {ec::deadline_exceeded, 504, "deadline_exceeded"},
+      {ec::peer_lost, 500, "worker_lost"},
+      {ec::context_exceeded, 400, "context_length_exceeded"}};
   for (const auto& [code, status, name] : rows)
     for (bool stream : {false, true}) {
       script s;
@@ -241,7 +250,8 @@ TEST(application, one_refused_choice_refuses_all_and_cancels_the_rest) {
   });
   auto x = d.post("/v1/chat/completions", plus(chat, {{"stream", true}, {"n", 3}}));
   EXPECT_EQ(x->response.status, 503);
-  EXPECT_TRUE(x->run([&] { return d.service.running() == 0; }, milliseconds(3000)) || d.service.running() == 0);
+  EXPECT_TRUE(x->run([&] { return d.service.running() == 0; }, milliseconds(3000)) ||
+              d.service.running() == 0);
   EXPECT_EQ(d.service.canceled_running(), 2u);
 }
 
@@ -267,8 +277,10 @@ TEST(application, a_client_that_leaves_cancels) {
   s.hang = true;
   for (bool stream : {false, true}) {
     door d(always(s));
-    auto x = d.call(make_request("POST", "/v1/chat/completions", plus(chat, {{"stream", stream}, {"n", 2}}).dump()));
-    ASSERT_TRUE(x->run([&] { return d.service.submitted().size() == 2 && (!stream || x->streaming); }));
+    auto x = d.call(make_request("POST", "/v1/chat/completions",
+                                 plus(chat, {{"stream", stream}, {"n", 2}}).dump()));
+    ASSERT_TRUE(
+        x->run([&] { return d.service.submitted().size() == 2 && (!stream || x->streaming); }));
     EXPECT_EQ(d.app->in_flight(), 1u);
     x->leave();
     EXPECT_EQ(d.app->in_flight(), 0u);
@@ -282,9 +294,11 @@ TEST(application, a_dropped_slow_reader_cancels) {
   script s = says("Hello");
   s.hang = true;
   door d(always(s));
-  auto x = d.call(make_request("POST", "/v1/chat/completions", plus(chat, {{"stream", true}}).dump()));
+  auto x =
+      d.call(make_request("POST", "/v1/chat/completions", plus(chat, {{"stream", true}}).dump()));
   x->dropped = true;
-  x->run([&] { return d.service.submitted().size() == 1 && d.service.running() == 0; }, milliseconds(3000));
+  x->run([&] { return d.service.submitted().size() == 1 && d.service.running() == 0; },
+         milliseconds(3000));
   EXPECT_EQ(d.service.canceled_running(), 1u);
 }
 
@@ -312,10 +326,14 @@ TEST(application, context_is_checked_before_the_work) {
   EXPECT_EQ(code({{"prompt", std::string(512, 'x')}}, "/v1/completions"), too_long);
   EXPECT_EQ(code({{"prompt", std::string(1 << 20, 'x')}}, "/v1/completions"), too_long);
   EXPECT_EQ(code({{"prompt", "x"}, {"max_tokens", 512}}, "/v1/completions"), too_long);
-  EXPECT_EQ(code({{"messages", {{{"role", "user"}, {"content", text}}}}}, "/v1/chat/completions"), too_long);
+  EXPECT_EQ(code({{"messages", {{{"role", "user"}, {"content", text}}}}}, "/v1/chat/completions"),
+            too_long);
   EXPECT_EQ(d.service.submitted().size(), 0u);
-  EXPECT_EQ(d.post("/v1/completions", {{"prompt", std::string(511, 'x')}, {"max_tokens", 1}})->response.status, 200);
-  EXPECT_EQ(d.post("/v1/completions", {{"prompt", std::string(505, 'x')}})->response.status, 200) << "16 is only a default";
+  EXPECT_EQ(d.post("/v1/completions", {{"prompt", std::string(511, 'x')}, {"max_tokens", 1}})
+                ->response.status,
+            200);
+  EXPECT_EQ(d.post("/v1/completions", {{"prompt", std::string(505, 'x')}})->response.status, 200)
+      << "16 is only a default";
 }
 
 TEST(application, special_tokens_in_user_text_stay_text) {
@@ -330,8 +348,11 @@ TEST(application, special_tokens_in_user_text_stay_text) {
 
 TEST(application, continues_a_final_message) {
   door d;
-  json body = {{"messages", {{{"role", "user"}, {"content", "Q"}}, {{"role", "assistant"}, {"content", "The answer"}}}},
-               {"continue_final_message", true}, {"add_generation_prompt", false}};
+  json body = {
+      {"messages",
+       {{{"role", "user"}, {"content", "Q"}}, {{"role", "assistant"}, {"content", "The answer"}}}},
+      {"continue_final_message", true},
+      {"add_generation_prompt", false}};
   ASSERT_EQ(d.post("/v1/chat/completions", body)->response.status, 200);
   const auto prompt = d.service.submitted().at(0).prompt;
   EXPECT_EQ(prompt.back(), token_id{'r'});
@@ -341,7 +362,8 @@ TEST(application, continues_a_final_message) {
 
 TEST(application, template_errors_and_missing_templates_are_400) {
   door d;
-  auto x = d.post("/v1/chat/completions", plus(chat, {{"chat_template_kwargs", {{"explode", true}}}}));
+  auto x =
+      d.post("/v1/chat/completions", plus(chat, {{"chat_template_kwargs", {{"explode", true}}}}));
   EXPECT_EQ(x->response.status, 400);
   EXPECT_NE(x->response.body.find("the template says no"), std::string::npos);
   auto bare = std::make_shared<served_model>(*toy_model());
@@ -359,8 +381,10 @@ TEST(application, unknown_models_are_404) {
     EXPECT_EQ(json_of(*x)["error"]["code"], "model_not_found");
     EXPECT_EQ(json_of(*x)["error"]["param"], "model");
   }
-  EXPECT_EQ(d.post("/v1/chat/completions", plus(chat, {{"model", "default"}}))->response.status, 200);
-  EXPECT_EQ(json_of(*d.post("/v1/chat/completions", plus(chat, {{"model", "org/toy"}})))["model"], "org/toy");
+  EXPECT_EQ(d.post("/v1/chat/completions", plus(chat, {{"model", "default"}}))->response.status,
+            200);
+  EXPECT_EQ(json_of(*d.post("/v1/chat/completions", plus(chat, {{"model", "org/toy"}})))["model"],
+            "org/toy");
 }
 
 TEST(application, models_are_listed) {
@@ -385,9 +409,11 @@ TEST(application, tokenizes_both_ways) {
   EXPECT_EQ(json_of(*d.post("/detokenize", {{"tokens", t["tokens"]}}))["prompt"], "h\u00e9");
   EXPECT_EQ(json_of(*d.post("/tokenize", chat))["count"], 8);
   EXPECT_EQ(d.post("/tokenize", {{"prompt", ""}})->response.status, 200);
-  for (const json& bad : {json{{"prompt", 1}}, json::object(), json{{"prompt", "x"}, {"add_special_tokens", 3}}})
+  for (const json& bad :
+       {json{{"prompt", 1}}, json::object(), json{{"prompt", "x"}, {"add_special_tokens", 3}}})
     EXPECT_EQ(d.post("/tokenize", bad)->response.status, 400);
-  for (const json& bad : {json{{"tokens", {-1}}}, json{{"tokens", {300}}}, json{{"tokens", "x"}}, json::object()})
+  for (const json& bad :
+       {json{{"tokens", {-1}}}, json{{"tokens", {300}}}, json{{"tokens", "x"}}, json::object()})
     EXPECT_EQ(d.post("/detokenize", bad)->response.status, 400);
 }
 
@@ -408,7 +434,8 @@ TEST(application, draining_refuses_new_work_and_finishes_the_old) {
   script s = says("done");
   s.between = milliseconds(5);
   door d(always(s));
-  auto old = d.call(make_request("POST", "/v1/chat/completions", plus(chat, {{"stream", true}}).dump()));
+  auto old =
+      d.call(make_request("POST", "/v1/chat/completions", plus(chat, {{"stream", true}}).dump()));
   d.app->begin_drain();
   auto x = d.post("/v1/chat/completions", chat);
   EXPECT_EQ(x->response.status, 503);
@@ -424,19 +451,22 @@ TEST(application, draining_refuses_new_work_and_finishes_the_old) {
 TEST(application, metrics_exist_from_the_start_and_move) {
   door d;
   const auto before = d.ask("GET", "/metrics")->response.body;
-  for (const char* line : {"troupe_fake_total 1", "troupe_requests_total{code=\"503\",endpoint=\"chat_completions\"} 0",
-                           "troupe_time_to_first_token_seconds_count 0", "troupe_requests_in_flight 0",
-                           "troupe_requests_rejected_total{reason=\"server_is_overloaded\"} 0",
-                           "troupe_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0"})
+  for (const char* line :
+       {"troupe_fake_total 1",
+        "troupe_requests_total{code=\"503\",endpoint=\"chat_completions\"} 0",
+        "troupe_time_to_first_token_seconds_count 0", "troupe_requests_in_flight 0",
+        "troupe_requests_rejected_total{reason=\"server_is_overloaded\"} 0",
+        "troupe_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0"})
     EXPECT_NE(before.find(line), std::string::npos) << line;
   d.post("/v1/chat/completions", chat);
   d.ask("GET", "/no/such/path");
   const auto after = d.ask("GET", "/metrics")->response.body;
-  for (const char* line : {"troupe_requests_total{code=\"200\",endpoint=\"chat_completions\"} 1",
-                           "troupe_requests_total{code=\"404\",endpoint=\"other\"} 1",
-                           "troupe_time_to_first_token_seconds_count 1", "troupe_inter_token_latency_seconds_count 7",
-                           "troupe_prompt_tokens_total 8", "troupe_generation_tokens_total 8", "troupe_requests_in_flight 0",
-                           "troupe_requests_queued 0"})
+  for (const char* line :
+       {"troupe_requests_total{code=\"200\",endpoint=\"chat_completions\"} 1",
+        "troupe_requests_total{code=\"404\",endpoint=\"other\"} 1",
+        "troupe_time_to_first_token_seconds_count 1", "troupe_inter_token_latency_seconds_count 7",
+        "troupe_prompt_tokens_total 8", "troupe_generation_tokens_total 8",
+        "troupe_requests_in_flight 0", "troupe_requests_queued 0"})
     EXPECT_NE(after.find(line), std::string::npos) << line;
 }
 
@@ -452,26 +482,48 @@ TEST(application, keys_guard_everything_but_the_probes) {
     EXPECT_EQ(x->response.body.find("sk-first"), std::string::npos);
     return x->response.status;
   };
-  for (const char* target : {"/", "/v1/models", "/v1/models/toy", "/v1/chat/completions", "/v1/completions", "/tokenize",
-                             "/detokenize", "/metrics", "/version", "/v1/cluster", "/nothing", "//health", "/health/",
-                             "/v1/../health", "/%68ealth", "/HEALTH", "/live/../v1/models", "//v1/models",
-                             "http://host/v1/models", "http://host//live", "*", ""})
+  for (const char* target : {"/",
+                             "/v1/models",
+                             "/v1/models/toy",
+                             "/v1/chat/completions",
+                             "/v1/completions",
+                             "/tokenize",
+                             "/detokenize",
+                             "/metrics",
+                             "/version",
+                             "/v1/cluster",
+                             "/nothing",
+                             "//health",
+                             "/health/",
+                             "/v1/../health",
+                             "/%68ealth",
+                             "/HEALTH",
+                             "/live/../v1/models",
+                             "//v1/models",
+                             "http://host/v1/models",
+                             "http://host//live",
+                             "*",
+                             ""})
     for (const char* method : {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "get"})
-      for (const char* key : {"", "Bearer", "Bearer ", "Bearer sk", "Bearer sk-firs", "Bearer sk-firstx", "Bearer SK-FIRST",
-                              "sk-first", "Basic sk-first", "Basic Og==", "Token sk-first", "Bearer sk-first sk-second"})
+      for (const char* key : {"", "Bearer", "Bearer ", "Bearer sk", "Bearer sk-firs",
+                              "Bearer sk-firstx", "Bearer SK-FIRST", "sk-first", "Basic sk-first",
+                              "Basic Og==", "Token sk-first", "Bearer sk-first sk-second"})
         EXPECT_EQ(status(method, target, key), 401) << method << " " << target << " " << key;
-  for (const char* target : {"/live", "/health", "/ready", "http://host/live", "/health?x=/v1/models"})
+  for (const char* target :
+       {"/live", "/health", "/ready", "http://host/live", "/health?x=/v1/models"})
     EXPECT_EQ(status("GET", target, ""), 200) << target;
   EXPECT_EQ(status("POST", "/health", ""), 401);
   EXPECT_EQ(status("GET", "/v1/models", "Bearer sk-first"), 200);
   EXPECT_EQ(status("GET", "/v1/models", "bearer  sk-second"), 200);
-  EXPECT_EQ(status("GET", "/", "Basic dTpzay1maXJzdA=="), 200) << "u:sk-first, as a browser sends it";
+  EXPECT_EQ(status("GET", "/", "Basic dTpzay1maXJzdA=="), 200)
+      << "u:sk-first, as a browser sends it";
   EXPECT_EQ(status("GET", "/nothing", "Bearer sk-first"), 404);
 }
 
 TEST(application, paths_methods_and_types_have_their_errors) {
   door d;
-  for (const char* path : {"/v1/embeddings", "/v1/responses", "/v1/messages", "/v1", "/v1/", "/v1/chat", "/favicon.ico", "//", ""}) {
+  for (const char* path : {"/v1/embeddings", "/v1/responses", "/v1/messages", "/v1", "/v1/",
+                           "/v1/chat", "/favicon.ico", "//", ""}) {
     auto x = d.ask("POST", path, "{}");
     EXPECT_EQ(x->response.status, 404) << path;
     EXPECT_EQ(json_of(*x)["error"]["code"], "unknown_url");
@@ -483,9 +535,21 @@ TEST(application, paths_methods_and_types_have_their_errors) {
   EXPECT_EQ(d.ask("HEAD", "/v1/models")->response.status, 200);
   auto r = make_request("POST", "/v1/completions", "{\"prompt\":\"x\"}");
   r.headers.emplace_back("content-type", "text/plain");
-  EXPECT_EQ([&] { auto y = d.call(r); y->run_to_end(); return y->response.status; }(), 415);
+  EXPECT_EQ(
+      [&] {
+        auto y = d.call(r);
+        y->run_to_end();
+        return y->response.status;
+      }(),
+      415);
   r.headers[0].second = "Application/JSON; charset=utf-8";
-  EXPECT_EQ([&] { auto y = d.call(r); y->run_to_end(); return y->response.status; }(), 200);
+  EXPECT_EQ(
+      [&] {
+        auto y = d.call(r);
+        y->run_to_end();
+        return y->response.status;
+      }(),
+      200);
 }
 
 TEST(application, request_ids_are_taken_over_if_harmless) {
@@ -514,7 +578,8 @@ TEST(application, empty_answers_and_empty_prompts) {
   s.tokens = {end_token};
   door d(always(s));
   EXPECT_EQ(json_of(*d.post("/v1/chat/completions", chat))["choices"][0]["message"]["content"], "");
-  EXPECT_EQ(d.post("/v1/completions", {{"prompt", ""}})->response.status, 400) << "this model adds no beginning";
+  EXPECT_EQ(d.post("/v1/completions", {{"prompt", ""}})->response.status, 400)
+      << "this model adds no beginning";
   EXPECT_EQ(d.post("/v1/completions", {{"prompt", "x"}, {"max_tokens", 0}})->response.status, 200);
 }
 

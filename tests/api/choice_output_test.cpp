@@ -14,7 +14,11 @@ using namespace testing;
 bool valid_utf8(std::string_view s) {
   for (std::size_t i = 0; i < s.size();) {
     const auto c = static_cast<unsigned char>(s[i]);
-    const std::size_t n = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+    const std::size_t n = c < 0x80                ? 1
+                          : c >= 0xC2 && c < 0xE0 ? 2
+                          : c >= 0xE0 && c < 0xF0 ? 3
+                          : c >= 0xF0 && c < 0xF5 ? 4
+                                                  : 0;
     if (n == 0 || i + n > s.size()) return false;
     for (std::size_t k = 1; k < n; ++k)
       if ((static_cast<unsigned char>(s[i + k]) & 0xC0) != 0x80) return false;
@@ -56,7 +60,8 @@ TEST(choice_output, bytes_that_are_no_text_become_replacements) {
   std::mt19937 random(3);
   for (int round = 0; round < 500; ++round) {
     std::vector<token_id> tokens;
-    for (int i = 0; i < 12; ++i) tokens.push_back(random() % 2 ? random() % 256 : 0x80 + random() % 128);
+    for (int i = 0; i < 12; ++i)
+      tokens.push_back(random() % 2 ? random() % 256 : 0x80 + random() % 128);
     const auto out = play(tokens, {});
     for (const auto& piece : out.pieces) ASSERT_TRUE(valid_utf8(piece));
   }
@@ -83,7 +88,8 @@ TEST(choice_output, end_tokens_are_hidden) {
   EXPECT_EQ(play({'a', end_token}, {}).text, "a");
   choice_options o;
   o.skip_special_tokens = false;
-  EXPECT_EQ(play({'a', end_token}, o).text, "a") << "the end of generation is no text, whatever special tokens are";
+  EXPECT_EQ(play({'a', end_token}, o).text, "a")
+      << "the end of generation is no text, whatever special tokens are";
   o.ignore_eos = true;
   EXPECT_EQ(play({'a', end_token, 'b'}, o).text, "a<|end|>b");
   o.skip_special_tokens = true;

@@ -9,14 +9,16 @@ namespace troupe::api {
 namespace {
 
 TEST(errors, each_code_has_its_row) {
-  const std::map<ec, int> statuses{{ec::invalid_argument, 400}, {ec::context_exceeded, 400}, {ec::unsupported, 400},
-                                   {ec::not_found, 404},        {ec::unauthorized, 401},     {ec::queue_full, 503},
-                                   {ec::overloaded, 503},       {ec::out_of_memory, 503},    {ec::draining, 503},
-                                   {ec::no_worker, 503},        {ec::canceled, 503},         {ec::deadline_exceeded, 504},
-                                   {ec::peer_lost, 500},        {ec::device_lost, 500},      {ec::internal, 500},
-                                   {ec::io_error, 500},         {ec::corrupt_file, 500},     {ec::fence_mismatch, 500},
-                                   {ec::identity_mismatch, 500}, {ec::address_in_use, 500},  {ec::none, 500}};
-  EXPECT_EQ(statuses.size(), static_cast<std::size_t>(ec::internal) + 1) << "a new code needs a row";
+  const std::map<ec, int> statuses{
+      {ec::invalid_argument, 400},  {ec::context_exceeded, 400}, {ec::unsupported, 400},
+      {ec::not_found, 404},         {ec::unauthorized, 401},     {ec::queue_full, 503},
+      {ec::overloaded, 503},        {ec::out_of_memory, 503},    {ec::draining, 503},
+      {ec::no_worker, 503},         {ec::canceled, 503},         {ec::deadline_exceeded, 504},
+      {ec::peer_lost, 500},         {ec::device_lost, 500},      {ec::internal, 500},
+      {ec::io_error, 500},          {ec::corrupt_file, 500},     {ec::fence_mismatch, 500},
+      {ec::identity_mismatch, 500}, {ec::address_in_use, 500},   {ec::none, 500}};
+  EXPECT_EQ(statuses.size(), static_cast<std::size_t>(ec::internal) + 1)
+      << "a new code needs a row";
   for (auto [code, status] : statuses) {
     const auto e = from_error({code, "x"});
     EXPECT_EQ(e.status, status) << to_string(code);
@@ -35,12 +37,14 @@ TEST(errors, our_faults_say_nothing_about_the_inside) {
 }
 
 TEST(errors, have_the_shape_that_sdks_read) {
-  const auto body = nlohmann::json::parse(to_json_text(bad_field("temperature", "must be\n\xff finite")));
+  const auto body =
+      nlohmann::json::parse(to_json_text(bad_field("temperature", "must be\n\xff finite")));
   EXPECT_EQ(body["error"]["param"], "temperature");
   EXPECT_EQ(body["error"]["type"], "invalid_request_error");
   EXPECT_EQ(body["error"]["code"], "invalid_value");
   EXPECT_EQ(body["error"].size(), 4u);
-  EXPECT_TRUE(nlohmann::json::parse(to_json_text(http_error(404, "x")))["error"]["param"].is_null());
+  EXPECT_TRUE(
+      nlohmann::json::parse(to_json_text(http_error(404, "x")))["error"]["param"].is_null());
 }
 
 TEST(errors, a_field_is_read_from_the_detail) {

@@ -23,8 +23,15 @@
 namespace troupe::api::testing {
 
 // Ids 0..255 are bytes; then special tokens and some tokens of several bytes.
-enum : token_id { end_token = 256, user_token = 257, assistant_token = 258, hello_token = 259, grin_head = 260,
-                  grin_tail = 261, toy_vocab = 262 };
+enum : token_id {
+  end_token = 256,
+  user_token = 257,
+  assistant_token = 258,
+  hello_token = 259,
+  grin_head = 260,
+  grin_tail = 261,
+  toy_vocab = 262
+};
 
 class toy_tokenizer : public model::tokenizer {
  public:
@@ -61,7 +68,8 @@ class toy_tokenizer : public model::tokenizer {
 
  private:
   const std::vector<token_id> ends_{end_token};
-  const std::vector<std::string> texts_{"<|end|>", "<|user|>", "<|assistant|>", "hello", "\xF0\x9F", "\x98\x80"};
+  const std::vector<std::string> texts_{"<|end|>", "<|user|>", "<|assistant|>",
+                                        "hello",   "\xF0\x9F", "\x98\x80"};
 };
 
 class toy_template : public model::chat_template {
@@ -77,7 +85,8 @@ class toy_template : public model::chat_template {
     if (context["add_generation_prompt"].get<bool>()) out.push_back({"<|assistant|>", true});
     return out;
   }
-  result<std::vector<model::text_segment>> render_ordered(const nlohmann::ordered_json& context) const override {
+  result<std::vector<model::text_segment>> render_ordered(
+      const nlohmann::ordered_json& context) const override {
     return render(nlohmann::json::parse(context.dump()));
   }
   bool wants_content_parts() const override { return false; }
@@ -98,14 +107,15 @@ struct script {
   error failure{ec::none, {}};
   std::size_t fail_after = std::string::npos;  // tokens; then `failure`
   bool accept = true;
-  bool hang = false;     // never ends unless canceled
-  bool deaf = false;     // does not even react to cancel until the fake is destroyed
+  bool hang = false;  // never ends unless canceled
+  bool deaf = false;  // does not even react to cancel until the fake is destroyed
 };
 
 class fake_service : public actors::generation_service {
  public:
   using chooser = std::function<script(const actors::generation&)>;
-  explicit fake_service(chooser choose = [](const auto&) { return script{}; }) : choose_(std::move(choose)) {}
+  explicit fake_service(chooser choose = [](const auto&) { return script{}; })
+      : choose_(std::move(choose)) {}
   ~fake_service() override {
     stopping_ = true;
     for (auto& t : threads_) t.join();
@@ -118,19 +128,22 @@ class fake_service : public actors::generation_service {
     cancels_[id] = cancel;
     submitted_.push_back(g);
     ++running_;
-    threads_.emplace_back([this, g = std::move(g), sink = std::move(sink), cancel] { play(g, *sink, *cancel); });
+    threads_.emplace_back(
+        [this, g = std::move(g), sink = std::move(sink), cancel] { play(g, *sink, *cancel); });
     return id;
   }
   void cancel(request_id id) override {
     std::lock_guard lock(mutex_);
-    if (auto it = cancels_.find(id); it != cancels_.end() && !it->second->exchange(true)) ++canceled_;
+    if (auto it = cancels_.find(id); it != cancels_.end() && !it->second->exchange(true))
+      ++canceled_;
   }
   actors::cluster_status status() const override {
     std::lock_guard lock(mutex_);
     return status_;
   }
   std::string metrics_text(std::chrono::milliseconds) override {
-    return "# HELP troupe_fake_total A fake\n# TYPE troupe_fake_total counter\ntroupe_fake_total 1\n";
+    return "# HELP troupe_fake_total A fake\n# TYPE troupe_fake_total counter\ntroupe_fake_total "
+           "1\n";
   }
 
   void set_status(actors::cluster_status s) {
@@ -146,7 +159,8 @@ class fake_service : public actors::generation_service {
   std::size_t running() const { return running_; }
 
  private:
-  bool pause(std::chrono::milliseconds time, const script& s, const std::atomic<bool>& cancel) const {
+  bool pause(std::chrono::milliseconds time, const script& s,
+             const std::atomic<bool>& cancel) const {
     const auto until = std::chrono::steady_clock::now() + time;
     do {
       if (stopping_ || (cancel && !s.deaf)) return false;
@@ -154,7 +168,8 @@ class fake_service : public actors::generation_service {
     } while (std::chrono::steady_clock::now() < until);
     return true;
   }
-  void play(const actors::generation& g, actors::generation_sink& sink, const std::atomic<bool>& cancel) {
+  void play(const actors::generation& g, actors::generation_sink& sink,
+            const std::atomic<bool>& cancel) {
     const script s = choose_(g);
     actors::generation_end end;
     end.reason = engine::finish_reason::abort;
@@ -178,7 +193,8 @@ class fake_service : public actors::generation_service {
     sink.on_accepted();
     auto with_logprobs = [](std::uint32_t index, token_id id, std::optional<std::uint32_t> k) {
       engine::token_output out{index, id, -0.25f, {}};
-      for (std::uint32_t i = 0; k && i < *k; ++i) out.top.push_back({(id + i) % 256, -0.25f - static_cast<float>(i)});
+      for (std::uint32_t i = 0; k && i < *k; ++i)
+        out.top.push_back({(id + i) % 256, -0.25f - static_cast<float>(i)});
       return out;
     };
     if (g.sampling.prompt_logprobs) {
@@ -187,11 +203,13 @@ class fake_service : public actors::generation_service {
         prompt.push_back(with_logprobs(i, g.prompt[i], g.sampling.prompt_logprobs));
       sink.on_prompt_logprobs(std::move(prompt));
     }
-    const std::size_t count = std::min<std::size_t>({s.tokens.size(), s.fail_after, g.sampling.max_tokens});
+    const std::size_t count =
+        std::min<std::size_t>({s.tokens.size(), s.fail_after, g.sampling.max_tokens});
     for (std::size_t i = 0; i < count;) {
       std::vector<engine::token_output> event;
       for (std::size_t k = 0; k < s.per_event && i < count; ++k, ++i)
-        event.push_back(with_logprobs(static_cast<std::uint32_t>(i), s.tokens[i], g.sampling.logprobs));
+        event.push_back(
+            with_logprobs(static_cast<std::uint32_t>(i), s.tokens[i], g.sampling.logprobs));
       sink.on_tokens(std::move(event));
       if (!pause(s.between, s, cancel)) return false;
     }
@@ -210,7 +228,8 @@ class fake_service : public actors::generation_service {
     actors::cluster_status s;
     s.ready = true;
     actors::node_status n;
-    n.name = "decode-0", n.role = "decode", n.state = "ready", n.blocks_total = 64, n.blocks_free = 60;
+    n.name = "decode-0", n.role = "decode", n.state = "ready", n.blocks_total = 64,
+    n.blocks_free = 60;
     s.nodes.push_back(n);
     return s;
   }();
@@ -262,10 +281,13 @@ class fake_exchange : public exchange {
     timer_ = nullptr;
   }
   void when_closed(std::function<void()> task) override { closed_task_ = std::move(task); }
-  void after(std::chrono::milliseconds, std::function<void()> task) override { timer_ = std::move(task); }
+  void after(std::chrono::milliseconds, std::function<void()> task) override {
+    timer_ = std::move(task);
+  }
 
   // Runs posted tasks until `until` holds; false after the time limit.
-  bool run(const std::function<bool()>& until, std::chrono::milliseconds limit = std::chrono::seconds(10)) {
+  bool run(const std::function<bool()>& until,
+           std::chrono::milliseconds limit = std::chrono::seconds(10)) {
     const auto deadline = std::chrono::steady_clock::now() + limit;
     while (!until()) {
       std::unique_lock lock(mutex_);
@@ -311,11 +333,13 @@ inline http_request make_request(std::string method, std::string target, std::st
 
 // A door over a fake service.
 struct door {
-  explicit door(fake_service::chooser choose = [](const auto&) { return script{}; }, application_options options = {},
-                std::shared_ptr<const served_model> model = toy_model())
+  explicit door(
+      fake_service::chooser choose = [](const auto&) { return script{}; },
+      application_options options = {}, std::shared_ptr<const served_model> model = toy_model())
       : service(std::move(choose)),
         metrics(std::make_shared<frontend_metrics>()),
-        app(std::make_shared<application>(std::move(options), service, std::move(model), metrics)) {}
+        app(std::make_shared<application>(std::move(options), service, std::move(model), metrics)) {
+  }
 
   std::shared_ptr<fake_exchange> call(http_request request) {
     auto x = std::make_shared<fake_exchange>();
@@ -323,7 +347,8 @@ struct door {
     return x;
   }
   // To the end of the answer.
-  std::shared_ptr<fake_exchange> ask(std::string method, std::string target, std::string body = {}) {
+  std::shared_ptr<fake_exchange> ask(std::string method, std::string target,
+                                     std::string body = {}) {
     auto x = call(make_request(std::move(method), std::move(target), std::move(body)));
     if (!x->run_to_end()) throw std::runtime_error("no answer in time");
     return x;
@@ -337,7 +362,9 @@ struct door {
   std::shared_ptr<application> app;
 };
 
-inline nlohmann::json json_of(const fake_exchange& x) { return nlohmann::json::parse(x.response.body); }
+inline nlohmann::json json_of(const fake_exchange& x) {
+  return nlohmann::json::parse(x.response.body);
+}
 
 // The JSON payloads of a stream; the last item is the string "[DONE]" if it came.
 inline std::vector<nlohmann::json> chunks_of(const std::string& body) {

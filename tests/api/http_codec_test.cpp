@@ -9,7 +9,8 @@ using state = request_parser::state;
 
 state feed(request_parser& p, std::string_view bytes, std::size_t step) {
   state s = state::idle;
-  for (std::size_t at = 0; at < bytes.size() && s != state::failed && s != state::complete; at += step) {
+  for (std::size_t at = 0; at < bytes.size() && s != state::failed && s != state::complete;
+       at += step) {
     p.append(bytes.substr(at, step));
     s = p.advance();
   }
@@ -19,7 +20,8 @@ state feed(request_parser& p, std::string_view bytes, std::size_t step) {
 TEST(http_codec, reads_requests_however_they_are_cut) {
   const std::string text =
       "\r\nPOST /v1/completions?x=1 HTTP/1.1\r\nHost: a\r\nContent-TYPE: application/json\r\n"
-      "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nTrailer: x\r\n\r\n";
+      "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nTrailer: "
+      "x\r\n\r\n";
   for (std::size_t step = 1; step <= text.size(); ++step) {
     request_parser p({});
     ASSERT_EQ(feed(p, text, step), state::complete) << step;
@@ -35,7 +37,9 @@ TEST(http_codec, reads_requests_however_they_are_cut) {
 
 TEST(http_codec, requests_may_be_pipelined) {
   request_parser p({});
-  p.append("GET /a HTTP/1.1\r\nHost: x\r\n\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhiGET /c HTTP/1.0\r\n\r\n");
+  p.append(
+      "GET /a HTTP/1.1\r\nHost: x\r\n\r\nPOST /b HTTP/1.1\r\nHost: x\r\nContent-Length: "
+      "2\r\n\r\nhiGET /c HTTP/1.0\r\n\r\n");
   const char* paths[] = {"/a", "/b", "/c"};
   for (const char* path : paths) {
     ASSERT_EQ(p.advance(), state::complete);
@@ -76,7 +80,8 @@ TEST(http_codec, malformed_requests_fail_with_their_status) {
       {400, post + "Transfer-Encoding: chunked\r\n\r\n2\r\nxxyy\r\n"},
       {400, post + "Transfer-Encoding: chunked\r\n\r\n2;" + std::string(40000, 'e')},
       {413, post + "Content-Length: 8388609\r\n\r\n"},
-      {413, post + "Transfer-Encoding: chunked\r\n\r\n800001\r\n" + std::string(8388609, 'x') + "\r\n0\r\n\r\n"},
+      {413, post + "Transfer-Encoding: chunked\r\n\r\n800001\r\n" + std::string(8388609, 'x') +
+                "\r\n0\r\n\r\n"},
       {415, post + "Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\nxx"},
       {431, "GET /" + std::string(1 << 20, 'a') + " HTTP/1.1\r\n" + host + "\r\n"},
       {431, "GET / HTTP/1.1\r\n" + host + "A: " + std::string(40000, 'a') + "\r\n\r\n"},
@@ -105,13 +110,14 @@ TEST(http_codec, responses_are_read_back) {
   http_response r;
   r.status = 503;
   r.headers = {{"Retry-After", "1"}};
-  const std::string text = response_head(r, 11, true, std::nullopt) + body_chunk("hello ") + body_chunk(std::string(300, 'x')) +
-                           std::string(last_chunk);
+  const std::string text = response_head(r, 11, true, std::nullopt) + body_chunk("hello ") +
+                           body_chunk(std::string(300, 'x')) + std::string(last_chunk);
   EXPECT_EQ(text.rfind("HTTP/1.1 503 Service Unavailable\r\n", 0), 0u);
   for (std::size_t step : {std::size_t{1}, std::size_t{7}, text.size()}) {
     response_parser p;
     std::string body;
-    for (std::size_t at = 0; at < text.size(); at += step) ASSERT_TRUE(p.push(std::string_view(text).substr(at, step), body));
+    for (std::size_t at = 0; at < text.size(); at += step)
+      ASSERT_TRUE(p.push(std::string_view(text).substr(at, step), body));
     EXPECT_TRUE(p.done());
     EXPECT_EQ(p.status(), 503);
     EXPECT_EQ(p.header("retry-after"), "1");

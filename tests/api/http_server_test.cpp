@@ -25,8 +25,10 @@ http_server_options quick() {
 }
 
 struct served : door {
-  explicit served(fake_service::chooser choose = [](const auto&) { return script{}; }, http_server_options options = quick(),
-                  application_options app_options = {}, std::uint32_t context = 1u << 20)
+  explicit served(
+      fake_service::chooser choose = [](const auto&) { return script{}; },
+      http_server_options options = quick(), application_options app_options = {},
+      std::uint32_t context = 1u << 20)
       : door(std::move(choose), std::move(app_options), toy_model(context)) {
     auto started = http_server::start(options, app);
     if (!started) throw std::runtime_error(started.error().detail);
@@ -36,7 +38,8 @@ struct served : door {
   socket_client connect() { return socket_client(server->port()); }
   bool wait(const std::function<bool()>& until, int ms = 5000) {
     const auto deadline = std::chrono::steady_clock::now() + milliseconds(ms);
-    while (!until() && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(milliseconds(2));
+    while (!until() && std::chrono::steady_clock::now() < deadline)
+      std::this_thread::sleep_for(milliseconds(2));
     return until();
   }
   // A new connection is served.
@@ -49,8 +52,9 @@ struct served : door {
 };
 
 std::string post(const std::string& path, const std::string& body, const std::string& more = "") {
-  return "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + more + "Content-Type: application/json\r\nContent-Length: " +
-         std::to_string(body.size()) + "\r\n\r\n" + body;
+  return "POST " + path + " HTTP/1.1\r\nHost: x\r\n" + more +
+         "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+         "\r\n\r\n" + body;
 }
 const std::string chat_body = R"({"messages":[{"role":"user","content":"Hi"}]})";
 const std::string stream_body = R"({"messages":[{"role":"user","content":"Hi"}],"stream":true})";
@@ -85,8 +89,10 @@ TEST(http_server, answers_pipelined_requests_in_order) {
   served s;
   auto c = s.connect();
   std::string all;
-  for (int i = 0; i < 200; ++i) all += "GET /v1/models/none" + std::to_string(i) + " HTTP/1.1\r\nHost: x\r\n\r\n";
-  all += post("/v1/chat/completions", chat_body) + "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+  for (int i = 0; i < 200; ++i)
+    all += "GET /v1/models/none" + std::to_string(i) + " HTTP/1.1\r\nHost: x\r\n\r\n";
+  all += post("/v1/chat/completions", chat_body) +
+         "GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
   c.send(all);
   const auto text = c.read_to_end();
   std::size_t at = 0;
@@ -102,7 +108,9 @@ TEST(http_server, answers_pipelined_requests_in_order) {
 TEST(http_server, old_and_half_closed_clients_get_their_answer) {
   served s;
   auto c = s.connect();
-  c.send("POST /v1/completions HTTP/1.0\r\nContent-Length: 28\r\n\r\n{\"prompt\":\"x\",\"stream\":true}");
+  c.send(
+      "POST /v1/completions HTTP/1.0\r\nContent-Length: "
+      "28\r\n\r\n{\"prompt\":\"x\",\"stream\":true}");
   const auto text = c.read_to_end();
   EXPECT_EQ(text.find("chunked"), std::string::npos);
   EXPECT_NE(text.find("Connection: close"), std::string::npos);
@@ -125,8 +133,10 @@ TEST(http_server, head_has_no_body) {
 TEST(http_server, malformed_bytes_get_a_4xx_and_the_end) {
   served s;
   for (const std::string& bytes :
-       {std::string("NONSENSE\r\n\r\n"), std::string(200, '\0'), std::string("\x16\x03\x01") + std::string(100, 'x') + "\r\n\r\n",
-        post("/v1/completions", "{}", "Transfer-Encoding: chunked\r\n"), std::string("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"),
+       {std::string("NONSENSE\r\n\r\n"), std::string(200, '\0'),
+        std::string("\x16\x03\x01") + std::string(100, 'x') + "\r\n\r\n",
+        post("/v1/completions", "{}", "Transfer-Encoding: chunked\r\n"),
+        std::string("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"),
         "GET /" + std::string(100000, 'a') + " HTTP/1.1\r\n\r\n"}) {
     auto c = s.connect();
     c.send(bytes);
@@ -159,7 +169,9 @@ TEST(http_server, large_bodies_are_413_and_their_sender_can_read_it) {
 TEST(http_server, waits_for_a_body_with_100_continue) {
   served s;
   auto c = s.connect();
-  c.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 14\r\n\r\n");
+  c.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: "
+      "close\r\nContent-Length: 14\r\n\r\n");
   EXPECT_EQ(c.read_until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
   c.send("{\"prompt\":\"x\"}");
   EXPECT_EQ(c.read_to_end().rfind("HTTP/1.1 200 OK", 0), 0u);
@@ -205,8 +217,10 @@ TEST(http_server, a_leaving_client_cancels_its_generation) {
         ASSERT_TRUE(s.wait([&] { return s.service.submitted().size() == 1; }));
         if (stream && !queued) c.read_until("lo");
         rst ? c.reset() : c.close();
-        EXPECT_TRUE(s.wait([&] { return s.service.canceled_running() == 1; })) << stream << rst << queued;
-        EXPECT_TRUE(s.wait([&] { return s.app->in_flight() == 0 && s.server->connections() == 0; }));
+        EXPECT_TRUE(s.wait([&] { return s.service.canceled_running() == 1; }))
+            << stream << rst << queued;
+        EXPECT_TRUE(
+            s.wait([&] { return s.app->in_flight() == 0 && s.server->connections() == 0; }));
       }
 }
 
@@ -229,7 +243,8 @@ TEST(http_server, slow_readers_are_dropped_and_others_served) {
   flood.between = milliseconds(1);
   served s(always(flood), options);
   socket_client slow(s.server->port(), 2048);
-  slow.send(post("/v1/completions", R"({"prompt":"x","stream":true,"max_tokens":200000,"logprobs":5})"));
+  slow.send(
+      post("/v1/completions", R"({"prompt":"x","stream":true,"max_tokens":200000,"logprobs":5})"));
   ASSERT_TRUE(s.wait([&] { return s.service.submitted().size() == 1; }));
   s.expect_alive();
   EXPECT_TRUE(s.wait([&] { return s.service.canceled_running() == 1; }, 20000));
@@ -243,7 +258,8 @@ TEST(http_server, a_reader_that_stops_ends_by_the_write_timeout) {
   served s(always(flood));
   socket_client slow(s.server->port(), 2048);
   slow.send(post("/v1/completions", R"({"prompt":"x","max_tokens":400000,"logprobs":5})"));
-  EXPECT_TRUE(s.wait([&] { return s.service.submitted().size() == 1 && s.service.running() == 0; }, 30000));
+  EXPECT_TRUE(
+      s.wait([&] { return s.service.submitted().size() == 1 && s.service.running() == 0; }, 30000));
   EXPECT_TRUE(s.wait([&] { return s.server->connections() == 0; }, 10000));
 }
 
@@ -259,7 +275,8 @@ TEST(http_server, five_hundred_connections) {
   for (int i = 0; i < 500; ++i) clients.push_back(s.connect());
   for (auto& c : clients) ASSERT_TRUE(c.send(post("/v1/chat/completions", chat_body)));
   int good = 0;
-  for (auto& c : clients) good += c.read_until("Hi there", 30000).find("Hi there") != std::string::npos;
+  for (auto& c : clients)
+    good += c.read_until("Hi there", 30000).find("Hi there") != std::string::npos;
   EXPECT_EQ(good, 500);
   clients.clear();
   EXPECT_TRUE(s.wait([&] { return s.server->connections() == 0; }));

@@ -6,19 +6,44 @@ namespace troupe::api {
 namespace {
 
 TEST(json_input, refuses_what_is_not_a_sane_object) {
-  const std::string deep_array = "{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}";
+  const std::string deep_array =
+      "{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}";
   const std::string deep_object = [] {
     std::string s;
     for (int i = 0; i < 70; ++i) s += "{\"a\":";
     return s + "1" + std::string(70, '}');
   }();
   const std::string many = "{\"a\":[" + std::string(2'400'000, ',') + "]}";
-  const std::vector<std::string> bad{"", "   ", "null", "[]", "\"text\"", "42", "{", "{\"a\":}", "{\"a\":1,}",
-                                     "{a:1}", "{\"a\":NaN}", "{\"a\":Infinity}", "{\"a\":1e999}", "{\"a\":-1e999}",
-                                     "{\"a\":\"\\ud800\"}", "{\"a\":\"\\udc00x\"}", "{\"a\":\"\xff\"}",
-                                     "{\"a\":\"\xed\xa0\x80\"}", "{\"a\":\"\xc0\xaf\"}", "{\"a\":\"\n\"}",
-                                     "{\"a\":01}", "{\"a\":1} x", std::string("{\"a\":1}\0", 8), "{'a':1}",
-                                     "{\"a\":.5}", "{\"a\":+1}", "\xef\xbb", deep_array, deep_object, many};
+  const std::vector<std::string> bad{"",
+                                     "   ",
+                                     "null",
+                                     "[]",
+                                     "\"text\"",
+                                     "42",
+                                     "{",
+                                     "{\"a\":}",
+                                     "{\"a\":1,}",
+                                     "{a:1}",
+                                     "{\"a\":NaN}",
+                                     "{\"a\":Infinity}",
+                                     "{\"a\":1e999}",
+                                     "{\"a\":-1e999}",
+                                     "{\"a\":\"\\ud800\"}",
+                                     "{\"a\":\"\\udc00x\"}",
+                                     "{\"a\":\"\xff\"}",
+                                     "{\"a\":\"\xed\xa0\x80\"}",
+                                     "{\"a\":\"\xc0\xaf\"}",
+                                     "{\"a\":\"\n\"}",
+                                     "{\"a\":01}",
+                                     "{\"a\":1} x",
+                                     std::string("{\"a\":1}\0", 8),
+                                     "{'a':1}",
+                                     "{\"a\":.5}",
+                                     "{\"a\":+1}",
+                                     "\xef\xbb",
+                                     deep_array,
+                                     deep_object,
+                                     many};
   for (const auto& text : bad) {
     auto r = parse_json(text);
     ASSERT_FALSE(r.has_value()) << text.substr(0, 60);
@@ -43,8 +68,8 @@ TEST(json_input, integers_are_exact) {
   EXPECT_EQ(read("10"), 10);
   EXPECT_EQ(read("-5"), -5);
   EXPECT_EQ(read("3.0"), 3);
-  for (const char* bad : {"11", "-6", "3.5", "1e300", "-1e300", "18446744073709551615", "\"3\"", "true", "null", "[]",
-                          "9223372036854775808", "-9223372036854775808"})
+  for (const char* bad : {"11", "-6", "3.5", "1e300", "-1e300", "18446744073709551615", "\"3\"",
+                          "true", "null", "[]", "9223372036854775808", "-9223372036854775808"})
     EXPECT_FALSE(read(bad)) << bad;
   const auto full = [](const char* text) {
     return as_integer(nlohmann::json::parse(text), std::numeric_limits<std::int64_t>::min(),

@@ -38,10 +38,13 @@ const std::vector<hostile> both{
     {"repeat_penalty", {"0", "-1", "1e10"}},
     {"presence_penalty", {"-2.1", "2.1", "\"0\"", "{}"}},
     {"frequency_penalty", {"-3", "3", "[1]", "true"}},
-    {"seed", {"18446744073709551616", "9223372036854775808", "-9223372036854775809", "1.5", "\"7\"", "true"}},
+    {"seed",
+     {"18446744073709551616", "9223372036854775808", "-9223372036854775809", "1.5", "\"7\"",
+      "true"}},
     {"n", {"0", "-1", "129", "1000000", "1.5", "\"2\"", "true", "9223372036854775807"}},
     {"best_of", {"2", "0", "-1", "\"x\"", "1e9"}},
-    {"max_tokens", {"-1", "-9223372036854775808", "9223372036854775807", "1.5", "\"9\"", "true", "4294967296"}},
+    {"max_tokens",
+     {"-1", "-9223372036854775808", "9223372036854775807", "1.5", "\"9\"", "true", "4294967296"}},
     {"max_completion_tokens", {"-1", "1e300", "\"9\"", "[]"}},
     {"n_predict", {"-1", "1e300"}},
     {"min_tokens", {"-1", "1.5", "\"1\"", "1e300", "99999999999"}},
@@ -52,15 +55,20 @@ const std::vector<hostile> both{
     {"skip_special_tokens", {"0", "\"x\""}},
     {"return_tokens_as_token_ids", {"0", "\"x\""}},
     {"return_trace", {"0"}},
-    {"stop", {"\"\"", "[\"\"]", "1", "[1]", "{}", "[[\"a\"]]", "true",
-              "[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\",\"15\",\"16\",\"17\"]"}},
-    {"stop_token_ids", {"1", "[-1]", "[1000]", "[1.5]", "[\"1\"]", "{}", "[null]", "[18446744073709551615]"}},
-    {"logit_bias", {"[]", "1", "{\"-1\":1}", "{\"1000\":1}", "{\"x\":1}", "{\"\":1}", "{\"1\":101}", "{\"1\":-101}",
-                    "{\"1\":\"1\"}", "{\"1\":null}", "{\"1e2\":1}", "{\"99999999999999999999\":1}", "{\" 1\":1}",
-                    "{\"0x1\":1}"}},
+    {"stop",
+     {"\"\"", "[\"\"]", "1", "[1]", "{}", "[[\"a\"]]", "true",
+      "[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\",\"13\",\"14\","
+      "\"15\",\"16\",\"17\"]"}},
+    {"stop_token_ids",
+     {"1", "[-1]", "[1000]", "[1.5]", "[\"1\"]", "{}", "[null]", "[18446744073709551615]"}},
+    {"logit_bias",
+     {"[]", "1", "{\"-1\":1}", "{\"1000\":1}", "{\"x\":1}", "{\"\":1}", "{\"1\":101}",
+      "{\"1\":-101}", "{\"1\":\"1\"}", "{\"1\":null}", "{\"1e2\":1}",
+      "{\"99999999999999999999\":1}", "{\" 1\":1}", "{\"0x1\":1}"}},
     {"cache_salt", {"\"\"", "1", "[]"}},
-    {"response_format", {"1", "{}", "\"json\"", "{\"type\":1}", "{\"type\":\"json_object\"}",
-                         "{\"type\":\"json_schema\",\"json_schema\":{}}"}},
+    {"response_format",
+     {"1", "{}", "\"json\"", "{\"type\":1}", "{\"type\":\"json_object\"}",
+      "{\"type\":\"json_schema\",\"json_schema\":{}}"}},
     {"guided_json", {"{}", "\"x\""}},
     {"guided_regex", {"\"a*\""}},
     {"grammar", {"\"root ::= x\""}},
@@ -89,32 +97,39 @@ TEST(request, hostile_values_are_refused_by_name) {
 }
 
 TEST(request, hostile_values_of_chat) {
-  expect_refused(parse_chat, chat_base,
-                 {{"messages", {"[]", "1", "\"hi\"", "{}", "[1]", "[{}]", "[{\"role\":\"user\"}]", "[{\"role\":1,\"content\":\"\"}]",
-                                "[{\"role\":\"root\",\"content\":\"x\"}]", "[{\"role\":\"user\",\"content\":1}]",
-                                "[{\"role\":\"user\",\"content\":{}}]", "[{\"role\":\"user\",\"content\":[1]}]",
-                                "[{\"role\":\"user\",\"content\":[{}]}]", "[{\"role\":\"user\",\"content\":[{\"type\":1}]}]",
-                                "[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]",
-                                "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"file:///etc\"}}]}]",
-                                "[{\"role\":\"user\",\"content\":null}]", "null"}},
-                  {"logprobs", {"1", "\"true\""}},
-                  {"top_logprobs", {"-1", "21", "1000000000", "1", "\"2\""}},
-                  {"tools", {"[{}]", "1", "{}"}},
-                  {"functions", {"[{}]"}},
-                  {"tool_choice", {"\"required\"", "{\"type\":\"function\"}"}},
-                  {"modalities", {"[\"audio\"]"}},
-                  {"audio", {"{}"}},
-                  {"chat_template", {"\"{{ x }}\""}},
-                  {"chat_template_kwargs", {"1", "[]", "{\"messages\":[]}", "{\"tokenize\":true}", "{\"chat_template\":\"x\"}"}},
-                  {"add_generation_prompt", {"1"}},
-                  {"continue_final_message", {"1"}},
-                  {"echo", {"true"}}});
+  expect_refused(
+      parse_chat, chat_base,
+      {{"messages",
+        {"[]", "1", "\"hi\"", "{}", "[1]", "[{}]", "[{\"role\":\"user\"}]",
+         "[{\"role\":1,\"content\":\"\"}]", "[{\"role\":\"root\",\"content\":\"x\"}]",
+         "[{\"role\":\"user\",\"content\":1}]", "[{\"role\":\"user\",\"content\":{}}]",
+         "[{\"role\":\"user\",\"content\":[1]}]", "[{\"role\":\"user\",\"content\":[{}]}]",
+         "[{\"role\":\"user\",\"content\":[{\"type\":1}]}]",
+         "[{\"role\":\"user\",\"content\":[{\"type\":\"text\"}]}]",
+         "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"file://"
+         "/etc\"}}]}]",
+         "[{\"role\":\"user\",\"content\":null}]", "null"}},
+       {"logprobs", {"1", "\"true\""}},
+       {"top_logprobs", {"-1", "21", "1000000000", "1", "\"2\""}},
+       {"tools", {"[{}]", "1", "{}"}},
+       {"functions", {"[{}]"}},
+       {"tool_choice", {"\"required\"", "{\"type\":\"function\"}"}},
+       {"modalities", {"[\"audio\"]"}},
+       {"audio", {"{}"}},
+       {"chat_template", {"\"{{ x }}\""}},
+       {"chat_template_kwargs",
+        {"1", "[]", "{\"messages\":[]}", "{\"tokenize\":true}", "{\"chat_template\":\"x\"}"}},
+       {"add_generation_prompt", {"1"}},
+       {"continue_final_message", {"1"}},
+       {"echo", {"true"}}});
 }
 
 TEST(request, hostile_values_of_completions) {
   expect_refused(parse_completion, completion_base,
-                 {{"prompt", {"null", "1", "{}", "[]", "[[]]", "[null]", "[\"a\",1]", "[1,\"a\"]", "[[1],\"a\"]", "[\"a\",[1]]",
-                              "[-1]", "[1000]", "[1.5]", "[18446744073709551615]", "[[1],[1000]]", "true"}},
+                 {{"prompt",
+                   {"null", "1", "{}", "[]", "[[]]", "[null]", "[\"a\",1]", "[1,\"a\"]",
+                    "[[1],\"a\"]", "[\"a\",[1]]", "[-1]", "[1000]", "[1.5]",
+                    "[18446744073709551615]", "[[1],[1000]]", "true"}},
                   {"logprobs", {"-1", "21", "1e9", "\"2\""}},
                   {"echo", {"1", "\"true\""}},
                   {"add_special_tokens", {"1"}}});
@@ -137,9 +152,11 @@ TEST(request, null_is_absent) {
 
 TEST(request, unknown_and_harmless_fields_are_ignored) {
   json body = chat_base;
-  body["user"] = "u", body["metadata"] = {{"a", 1}}, body["store"] = true, body["service_tier"] = "auto";
+  body["user"] = "u", body["metadata"] = {{"a", 1}}, body["store"] = true,
+  body["service_tier"] = "auto";
   body["something_new"] = {1, 2, 3};
-  body["tools"] = json::array(), body["tool_choice"] = "none", body["response_format"] = {{"type", "text"}};
+  body["tools"] = json::array(), body["tool_choice"] = "none",
+  body["response_format"] = {{"type", "text"}};
   EXPECT_TRUE(parse_chat(body, limits));
 }
 
@@ -169,7 +186,9 @@ TEST(request, fields_arrive) {
 }
 
 TEST(request, prompts_in_all_four_forms) {
-  auto prompts = [](const char* value) { return parse_completion(with(completion_base, "prompt", value), limits)->prompts; };
+  auto prompts = [](const char* value) {
+    return parse_completion(with(completion_base, "prompt", value), limits)->prompts;
+  };
   EXPECT_EQ(prompts("\"a\"").size(), 1u);
   EXPECT_EQ(prompts("[\"a\",\"b\"]")[1].text, "b");
   EXPECT_EQ(prompts("[1,2,3]")[0].tokens, (std::vector<token_id>{1, 2, 3}));
@@ -177,7 +196,9 @@ TEST(request, prompts_in_all_four_forms) {
 }
 
 TEST(request, completion_logprobs_may_be_zero) {
-  EXPECT_EQ(parse_completion(with(completion_base, "logprobs", "0"), limits)->common.sampling.logprobs, 0u);
+  EXPECT_EQ(
+      parse_completion(with(completion_base, "logprobs", "0"), limits)->common.sampling.logprobs,
+      0u);
   EXPECT_FALSE(parse_completion(completion_base, limits)->common.sampling.logprobs);
 }
 

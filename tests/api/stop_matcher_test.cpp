@@ -8,12 +8,14 @@ namespace troupe::api {
 namespace {
 
 // The definition, slowly: the match that ends first wins, of those the longest.
-std::string expected(const std::string& text, const std::vector<std::string>& stops, bool include, bool& matched) {
+std::string expected(const std::string& text, const std::vector<std::string>& stops, bool include,
+                     bool& matched) {
   matched = false;
   for (std::size_t end = 1; end <= text.size(); ++end) {
     std::size_t longest = 0;
     for (const auto& s : stops)
-      if (s.size() <= end && text.compare(end - s.size(), s.size(), s) == 0) longest = std::max(longest, s.size());
+      if (s.size() <= end && text.compare(end - s.size(), s.size(), s) == 0)
+        longest = std::max(longest, s.size());
     if (longest > 0) {
       matched = true;
       return text.substr(0, include ? end : end - longest);

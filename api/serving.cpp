@@ -1,0 +1,174 @@
+#include "api/serving.hpp"
+
+#include <ctime>
+
+#include "model/metadata.hpp"
+#include "model/model.hpp"
+
+namespace troupe::api {
+namespace {
+
+tl::unexpected<serving_failure> give_up(error cause, int exit_code) {
+  return tl::unexpected(serving_failure{std::move(cause), exit_code});
+}
+
+std::string base_name(const opened_model& m) {
+  const auto& name = m.loaded->config.name;
+  std::string stem = m.path.stem().string();
+  if (stem.empty()) stem = m.path.parent_path().filename().string();
+  return stem.empty() ? name : stem;
+}
+
+std::shared_ptr<const model::chat_template> chat_template_of(const model::loaded_model& m) {
+  if (!m.meta->contains("tokenizer.chat_template")) {
+    spdlog::warn("the model has no chat template: only /v1/completions works");
+    return nullptr;
+  }
+  auto source = m.meta->get<std::string>("tokenizer.chat_template");
+  if (!source) {
+    spdlog::warn("the model's chat template cannot be read: {}; only /v1/completions works",
+                 source.error().detail);
+    return nullptr;
+  }
+  auto made = model::chat_template::make(*source);
+  if (!made) {
+    spdlog::warn("the model's chat template is not supported: {}; only /v1/completions works",
+                 made.error().detail);
+    return nullptr;
+  }
+  return *made;
+}
+
+result<api_keys> keys_of(const http_settings& http) {
+  auto keys = http.keys;
+  if (!http.key_file.empty()) {
+    TROUPE_TRY(auto more, api_keys::read_file(http.key_file));
+    keys.insert(keys.end(), more.begin(), more.end());
+  }
+  return api_keys::make(keys);
+}
+
+http_server_options server_options(const http_settings& http) {
+  http_server_options o;
+  o.host = http.host;
+  o.port = http.port;
+  o.threads = http.threads;
+  o.max_connections = http.max_connections;
+  o.limits.body_bytes = std::uint64_t{http.max_body_mib} << 20;
+  return o;
+}
+
+}  // namespace
+
+int exit_code_of(ec code) {
+  switch (code) {
+    case ec::corrupt_file:
+      return exit_model;
+    case ec::device_lost:
+      return exit_device;
+    default:
+      return exit_configuration;
+  }
+}
+
+serving_result<opened_model> open_served_model(const model_choice& choice,
+                                               std::uint32_t max_model_len) {
+  opened_model out;
+  auto path = find_model(choice);
+  if (!path) return give_up(path.error(), exit_model);
+  out.path = *path;
+  auto loaded = model::open_model(out.path);
+  if (!loaded) return give_up(loaded.error(), exit_model);
+  out.loaded = *loaded;
+  auto tokenizer = model::tokenizer::make(*out.loaded);
+  if (!tokenizer) return give_up(tokenizer.error(), exit_model);
+  const auto context = out.loaded->config.max_position_embeddings;
+  if (max_model_len > context)
+    return give_up({ec::invalid_argument, "--max-model-len " + std::to_string(max_model_len) +
+                                              ": the model's context is " +
+                                              std::to_string(context) + " tokens"},
+                   exit_configuration);
+  auto m = std::make_shared<served_model>();
+  m->names = choice.served_names.empty() ? std::vector{base_name(out)} : choice.served_names;
+  m->tokenizer = *tokenizer;
+  m->chat_template = chat_template_of(*out.loaded);
+  m->max_model_len = max_model_len > 0 ? max_model_len : context;
+  m->architecture = out.loaded->config.architecture;
+  m->digest = to_hex(out.loaded->digest);
+  m->created = std::time(nullptr);
+  measure_tokens(*m);
+  out.served = std::move(m);
+  return out;
+}
+
+serving_result<std::unique_ptr<serving>> serving::start(const serve_config& config) {
+  std::unique_ptr<serving> s(new serving);
+  auto keys = keys_of(config.http);
+  if (!keys) return give_up(keys.error(), exit_configuration);
+  auto opened = open_served_model(config.model, config.node.engine.max_model_len);
+  if (!opened) return tl::unexpected(opened.error());
+  s->model_ = opened->served;
+  s->host_ = config.http.host;
+
+  actors::serve_options options;
+  options.model = std::filesystem::absolute(opened->path);
+  options.model_name = s->model_->names.front();
+  options.num_prefill = config.prefill;
+  options.num_decode = config.decode;
+  options.single_process = config.single_process;
+  options.runner = config.node.runner;
+  options.engine = config.node.engine;
+  options.network = config.node.network;
+  options.node_arguments = node_flags(config.node, config.log);
+  auto cluster = actors::serve_process::start(options, opened->loaded);
+  if (!cluster)
+    return give_up(cluster.error(), cluster.error().code == ec::unsupported
+                                        ? exit_device
+                                        : exit_code_of(cluster.error().code));
+  s->cluster_ = std::move(*cluster);
+
+  application_options door;
+  door.keys = std::move(*keys);
+  door.web_ui = config.http.web_ui;
+  door.version = TROUPE_VERSION;
+  door.ping = std::chrono::seconds(config.http.sse_ping_s);
+  door.generation_timeout = std::chrono::seconds(config.http.request_timeout_s);
+  auto metrics = std::make_shared<frontend_metrics>(
+      prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
+  s->application_ =
+      std::make_shared<application>(std::move(door), s->cluster_->service(), s->model_, metrics);
+  auto server = http_server::start(server_options(config.http), s->application_);
+  if (!server) return give_up(server.error(), exit_configuration);
+  s->server_ = std::move(*server);
+  return s;
+}
+
+// The door first, so that no request is under way when the cluster goes.
+serving::~serving() {
+  if (server_) server_->stop();
+  server_.reset();
+  cluster_.reset();
+}
+
+std::string serving::url() const {
+  const bool v6 = host_.find(':') != std::string::npos;
+  const std::string host = host_ == "0.0.0.0" ? "127.0.0.1" : v6 ? "[" + host_ + "]" : host_;
+  return "http://" + host + ":" + std::to_string(server_->port());
+}
+
+std::optional<serving_failure> serving::failure() const {
+  auto f = cluster_->failure();
+  if (!f) return {};
+  return serving_failure{*f, exit_code_of(f->code)};
+}
+
+void serving::drain() {
+  application_->begin_drain();
+  cluster_->drain();
+}
+
+bool serving::drained() const {
+  return application_->in_flight() == 0 && cluster_->drained();
+}
+
+}  // namespace troupe::api
