@@ -34,15 +34,12 @@ inline vf all(float x) {
 inline vi all(int32_t x) {
   return vi{} + x;
 }
-inline vf choose(vi mask, vf yes, vf no) {
-  return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
-}
 
 // exp for x <= 0: x = n ln2 + r, |r| <= ln2/2, a polynomial for e^r (Taylor to r^7, error below one
 // unit in the last place), 2^n by its exponent bits. Below -87 the result is 0.
 inline vf exp_nonpositive(vf x) {
   const vi dead = x < all(-87.0f);
-  const vf y = choose(dead, all(-87.0f), x);
+  const vf y = dead ? all(-87.0f) : x;
   const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const vf shifted = y * all(1.44269504f) + magic;
   const vf n = shifted - magic;
@@ -56,7 +53,7 @@ inline vf exp_nonpositive(vf x) {
   p = p * r + all(1.0f);
   p = p * r + all(1.0f);
   const vi exponent = ((vi)shifted - (vi)magic + all(int32_t{127})) << 23;
-  return choose(dead, vf{}, p * (vf)exponent);
+  return dead ? vf{} : p * (vf)exponent;
 }
 
 inline void add_doubles(vd* sum, vf v) {  // sum[0], sum[1]: the lower and the upper lanes
@@ -105,7 +102,7 @@ bool scan(const float* logits, size_t n, float* chunk_max) {
       for (size_t p = 0; p < parts; ++p) {
         const vf v = load(x + i + p * lanes);
         bad[p] |= ((vi)v & all(int32_t{0x7fffffff})) > all(int32_t{0x7f7fffff});
-        m[p] = choose(v > m[p], v, m[p]);
+        m[p] = v > m[p] ? v : m[p];
       }
     chunk_max[begin / vocab_chunk] = largest(m);
   }
@@ -154,7 +151,7 @@ void cut_weights(const float* logits, size_t n, const vocab_cut& cut, float* wei
         const vi token = lane_number + static_cast<int32_t>(begin + at);
         const vi kept = ((v > all(cut.logit)) | ((v == all(cut.logit)) & (token <= last))) &
                         (old >= all(cut.min_weight));
-        const vf e = choose(kept, old, vf{});
+        const vf e = kept ? old : vf{};
         store(w + at, e);
         add_doubles(sum + 2 * p, e);
       }

@@ -301,6 +301,46 @@ TEST(engine, echo_without_generation) {
   EXPECT_TRUE(a.tokens.empty());
 }
 
+// Seals as the host would, and counts.
+class counting_sealer final : public block_sealer {
+ public:
+  explicit counting_sealer(fake_runner& runner)
+      : host_(runner.arena(), runner.layout().block_bytes(), runner.layout().payload_bytes()) {}
+  void invalidate(block_id b) override { host_.invalidate(b); }
+  void seal(block_id b, const transport::block_tag& tag) override {
+    host_.seal(b, tag);
+    ++seals;
+  }
+  int seals = 0;
+
+ private:
+  host_block_sealer host_;
+};
+
+TEST(engine, device_memory_is_sealed_by_the_device_or_not_at_all) {
+  const fake_runner_options on_device{.memory = gpu::memory_kind::cuda};
+  auto r = make_request(1, make_prompt(1, 10));
+  r.prefill_only = true;
+  engine_fixture without(16, on_device);
+  auto refused = without.engine->add(r, without.now);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ec::unsupported);
+  ASSERT_TRUE(without.engine->add(make_request(1, r.prompt), without.now))
+      << "it decodes all the same";
+  without.run();
+  EXPECT_EQ(without.of(1).ids(), run_alone(make_request(1, r.prompt)).ids());
+
+  fake_runner runner(16, on_device);
+  engine_options o = small_options(runner);
+  auto sealer = std::make_shared<counting_sealer>(runner);
+  o.sealer = sealer;
+  auto with = troupe::engine::engine::make(runner, runner.arena(), o);
+  ASSERT_TRUE(with);
+  ASSERT_TRUE((*with)->add(r, {}));
+  while ((*with)->has_work()) ASSERT_TRUE((*with)->step({}));
+  EXPECT_EQ(sealer->seals, 3);
+}
+
 TEST(engine, options_are_checked) {
   fake_runner runner(8);
   const auto code = [&](const std::function<void(engine_options&)>& change) {

@@ -21,6 +21,7 @@ struct fake_runner_options {
   std::uint32_t block_tokens = 4;
   std::uint32_t vocab_size = 40;
   std::uint32_t max_rows = 1024;
+  gpu::memory_kind memory = gpu::memory_kind::host;
   token_id poison = ~token_id{0};  // a row of this token has logits that are not numbers
 };
 
@@ -34,7 +35,7 @@ class fake_runner final : public gpu::model_runner {
   }
 
   const gpu::kv_layout& layout() const override { return layout_; }
-  gpu::memory_kind kv_memory() const override { return gpu::memory_kind::host; }
+  gpu::memory_kind kv_memory() const override { return options_.memory; }
   result<std::span<std::byte>> allocate_kv(std::uint32_t) override { return arena(); }
   result<void> attach_kv(std::span<std::byte>, std::uint32_t) override { return {}; }
   std::size_t weight_bytes() const override { return 0; }

@@ -4,6 +4,7 @@
 // has the answer, or a prefix of it, that it has alone.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <deque>
 #include <random>
 
@@ -280,8 +281,11 @@ class trace {
 class random_trace : public ::testing::TestWithParam<trace_options> {};
 
 TEST_P(random_trace, every_answer_is_the_one_it_has_alone) {
+  // TROUPE_TRACE_SEEDS=1000 soaks.
+  const char* wanted = std::getenv("TROUPE_TRACE_SEEDS");
+  const std::uint64_t seeds = wanted ? std::strtoull(wanted, nullptr, 10) : 20;
   std::uint64_t completed = 0, preemptions = 0, fence_failures = 0;
-  for (std::uint64_t seed = 1; seed <= 20 && !HasFailure(); ++seed) {
+  for (std::uint64_t seed = 1; seed <= seeds && !HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     trace t(seed, GetParam());
     t.run(1500);
