@@ -1,0 +1,259 @@
+// A whole server in one process, with real actors, UCX, engines and a tiny random model: tokens must not depend on
+// the topology.
+#include "actors/cluster.hpp"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "actors/client.hpp"
+#include "model/tokenizer.hpp"
+#include "tests/model/tiny_gguf.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+
+class waiting_sink : public generation_sink {
+ public:
+  void on_accepted() override { accepted = true; }
+  void on_tokens(std::vector<engine::token_output> t) override {
+    std::lock_guard lock(mutex);
+    for (auto& x : t) {
+      EXPECT_EQ(x.index, tokens.size());
+      tokens.push_back(x.token);
+    }
+    changed.notify_all();
+  }
+  void on_finished(generation_end e) override {
+    std::lock_guard lock(mutex);
+    EXPECT_FALSE(end.has_value());
+    end = std::move(e);
+    changed.notify_all();
+  }
+  bool wait(milliseconds limit) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, limit, [this] { return end.has_value(); });
+  }
+  bool wait_tokens(std::size_t n, milliseconds limit) {
+    std::unique_lock lock(mutex);
+    return changed.wait_for(lock, limit, [&] { return tokens.size() >= n || end.has_value(); });
+  }
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::vector<token_id> tokens;
+  std::optional<generation_end> end;
+  std::atomic<bool> accepted{false};
+};
+
+struct cluster_test : ::testing::Test {
+  void SetUp() override {
+    testing::write_tiny_gguf(path, {.context = 512});
+    auto opened = model::open_model(path);
+    ASSERT_TRUE(opened) << to_string(opened.error());
+    model = *opened;
+  }
+  serve_options options(std::uint32_t prefill, std::uint32_t decode) {
+    serve_options o;
+    o.model = path;
+    o.model_name = "tiny";
+    o.num_prefill = prefill;
+    o.num_decode = decode;
+    o.single_process = true;
+    o.runner.num_threads = 1;
+    o.engine.num_kv_blocks = 128;
+    o.engine.max_num_batched_tokens = 128;
+    o.engine.max_prefill_chunk = 32;
+    return o;
+  }
+  std::unique_ptr<serve_process> start(const serve_options& o) {
+    auto s = serve_process::start(o, model);
+    EXPECT_TRUE(s) << to_string(s.error());
+    if (!s) return nullptr;
+    const auto until = std::chrono::steady_clock::now() + milliseconds(20'000);
+    const auto nodes = o.num_prefill + o.num_decode;
+    while (std::chrono::steady_clock::now() < until) {
+      std::uint32_t ready = 0;
+      for (const auto& n : (*s)->service().status().nodes)
+        ready += n.state == "ready" && n.role != "gateway";
+      if (ready == nodes) return std::move(*s);
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    ADD_FAILURE() << "not ready";
+    return nullptr;
+  }
+  static generation ask(std::size_t prompt_tokens, std::uint32_t max_tokens,
+                        float temperature = 0) {
+    generation g;
+    testing::test_random random{prompt_tokens};
+    for (std::size_t i = 0; i < prompt_tokens; ++i)
+      g.prompt.push_back(static_cast<token_id>(3 + random.next() % 256));
+    g.sampling.temperature = temperature;
+    g.sampling.seed = 42;
+    g.sampling.max_tokens = max_tokens;
+    g.sampling.ignore_eos = true;
+    g.timeout = milliseconds(30'000);
+    return g;
+  }
+  static std::vector<std::shared_ptr<waiting_sink>> run(serve_process& s,
+                                                        const std::vector<generation>& all) {
+    std::vector<std::shared_ptr<waiting_sink>> sinks;
+    for (const auto& g : all) {
+      sinks.push_back(std::make_shared<waiting_sink>());
+      s.service().submit(g, sinks.back());
+    }
+    for (auto& sink : sinks) EXPECT_TRUE(sink->wait(milliseconds(60'000)));
+    return sinks;
+  }
+
+  testing::temporary_directory dir;
+  std::filesystem::path path = dir / "tiny.gguf";
+  std::shared_ptr<const model::loaded_model> model;
+};
+
+TEST_F(cluster_test, tokens_do_not_depend_on_the_topology) {
+  std::vector<generation> all;
+  for (std::size_t n : {1u, 5u, 31u, 32u, 33u, 64u, 100u, 200u, 301u}) all.push_back(ask(n, 24));
+  for (std::size_t n : {40u, 150u}) all.push_back(ask(n, 24, 1.0f));
+
+  std::vector<std::vector<token_id>> expected;
+  {
+    auto alone = start(options(0, 1));
+    ASSERT_TRUE(alone);
+    for (const auto& g : all) expected.push_back(run(*alone, {g})[0]->tokens);  // one at a time
+  }
+  std::uint32_t pulled = 0;
+  for (auto [prefill, decode] : {std::pair{0u, 1u}, {1u, 1u}, {2u, 2u}}) {
+    auto s = start(options(prefill, decode));
+    ASSERT_TRUE(s);
+    const auto sinks = run(*s, all);  // together
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      ASSERT_TRUE(sinks[i]->end);
+      EXPECT_EQ(sinks[i]->end->reason, engine::finish_reason::length)
+          << to_string(sinks[i]->end->failure);
+      EXPECT_EQ(sinks[i]->tokens, expected[i]) << prefill << "P " << decode << "D, request " << i;
+      EXPECT_TRUE(sinks[i]->accepted);
+      if (prefill > 0) pulled += sinks[i]->end->trace.blocks_pulled;
+    }
+  }
+  EXPECT_GT(pulled, 20u);  // the prompts really were read elsewhere
+}
+
+TEST_F(cluster_test, the_trace_says_who_did_what) {
+  auto s = start(options(1, 1));
+  ASSERT_TRUE(s);
+  const auto sink = run(*s, {ask(200, 4)})[0];
+  ASSERT_TRUE(sink->end);
+  EXPECT_EQ(sink->end->trace.decode_node, "decode-0");
+  EXPECT_EQ(sink->end->trace.prefill_node, "prefill-0");
+  EXPECT_EQ(sink->end->trace.blocks_pulled, 13u);
+  EXPECT_FALSE(sink->end->trace.transfer_path.empty());
+  EXPECT_EQ(sink->end->usage.prompt_tokens, 200u);
+  EXPECT_EQ(sink->end->usage.completion_tokens, 4u);
+  EXPECT_GT(sink->end->usage.transfer_bytes, 0u);
+}
+
+TEST_F(cluster_test, bad_requests_are_refused_with_the_reason) {
+  auto s = start(options(1, 1));
+  ASSERT_TRUE(s);
+  auto too_long = ask(600, 4);
+  auto outside = ask(4, 4);
+  outside.prompt.push_back(1'000'000);
+  auto empty = ask(0, 4);
+  const auto sinks = run(*s, {too_long, outside, empty, ask(40, 4)});
+  EXPECT_EQ(sinks[0]->end->failure.code, ec::context_exceeded);
+  EXPECT_EQ(sinks[1]->end->failure.code, ec::invalid_argument);
+  EXPECT_EQ(sinks[2]->end->failure.code, ec::invalid_argument);
+  EXPECT_EQ(sinks[3]->end->reason, engine::finish_reason::length);
+}
+
+TEST_F(cluster_test, cancel_ends_a_request_and_frees_its_blocks) {
+  auto s = start(options(1, 1));
+  ASSERT_TRUE(s);
+  auto sink = std::make_shared<waiting_sink>();
+  const auto id = s->service().submit(ask(100, 400), sink);
+  ASSERT_TRUE(sink->wait_tokens(3, milliseconds(20'000)));
+  s->service().cancel(id);
+  ASSERT_TRUE(sink->wait(milliseconds(5000)));
+  EXPECT_EQ(sink->end->reason, engine::finish_reason::abort);
+  const auto until = std::chrono::steady_clock::now() + milliseconds(5000);
+  bool clean = false;
+  while (!clean && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(milliseconds(50));
+    clean = true;
+    for (const auto& n : s->service().status().nodes)
+      if (n.role != "gateway")
+        clean = clean && n.running == 0 && n.blocks_used == 0 && n.blocks_quarantined == 0;
+  }
+  EXPECT_TRUE(clean);
+}
+
+TEST_F(cluster_test, a_program_connects_and_streams) {
+  auto s = start(options(1, 1));
+  ASSERT_TRUE(s);
+  auto c = client::connect("127.0.0.1", s->cluster_port());
+  ASSERT_TRUE(c) << to_string(c.error());
+  std::vector<token_id> seen;
+  auto end = (*c)->generate(ask(64, 12), [&](const engine::token_output& t) {
+    seen.push_back(t.token);
+    return true;
+  });
+  ASSERT_TRUE(end) << to_string(end.error());
+  EXPECT_EQ(end->reason, engine::finish_reason::length);
+  EXPECT_EQ(seen, run(*s, {ask(64, 12)})[0]->tokens);
+  int delivered = 0;
+  auto stopped =
+      (*c)->generate(ask(64, 300), [&](const engine::token_output&) { return ++delivered < 3; });
+  ASSERT_TRUE(stopped) << to_string(stopped.error());
+  EXPECT_EQ(stopped->reason, engine::finish_reason::abort);
+}
+
+TEST_F(cluster_test, a_program_with_another_secret_or_port_is_told) {
+  auto s = start(options(0, 1));
+  ASSERT_TRUE(s);
+  client_options other;
+  other.secret = "wrong";
+  other.connect_timeout = milliseconds(1000);
+  auto refused = client::connect("127.0.0.1", s->cluster_port(), other);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ec::peer_lost);
+  EXPECT_FALSE(client::connect("127.0.0.1", 1));
+}
+
+TEST_F(cluster_test, a_node_with_another_model_is_refused_with_both_identities) {
+  auto s = start(options(0, 1));
+  ASSERT_TRUE(s);
+  const auto other = dir / "other.gguf";
+  testing::write_tiny_gguf(other, {.context = 512, .seed = 2});
+  node_options n;
+  n.role = "prefill";
+  n.model = other;
+  n.model_name = "other";
+  n.runner.num_threads = 1;
+  n.engine.num_kv_blocks = 64;
+  n.join_host = "127.0.0.1";
+  n.join_port = s->cluster_port();
+  auto node = node_process::start(n);
+  ASSERT_TRUE(node) << to_string(node.error());
+  const auto until = std::chrono::steady_clock::now() + milliseconds(10'000);
+  while (!(*node)->failure() && std::chrono::steady_clock::now() < until)
+    std::this_thread::sleep_for(milliseconds(20));
+  ASSERT_TRUE((*node)->failure());
+  EXPECT_EQ((*node)->failure()->code, ec::identity_mismatch);
+  EXPECT_NE((*node)->failure()->detail.find("tiny"), std::string::npos);
+  EXPECT_NE((*node)->failure()->detail.find("other"), std::string::npos);
+}
+
+TEST_F(cluster_test, a_listener_for_others_needs_a_secret) {
+  auto o = options(0, 1);
+  o.network.host = "0.0.0.0";
+  auto s = serve_process::start(o, model);
+  ASSERT_FALSE(s);
+  EXPECT_EQ(s.error().code, ec::invalid_argument);
+}
+
+}  // namespace
+}  // namespace troupe::actors
