@@ -45,7 +45,9 @@ struct tensor {
   std::span<const std::byte> data;  // rows * columns / block_size * block_bytes bytes
 
   bool exists() const { return !data.empty(); }
-  std::uint64_t row_bytes() const { return columns / info(type).block_size * info(type).block_bytes; }
+  std::uint64_t row_bytes() const {
+    return columns / info(type).block_size * info(type).block_bytes;
+  }
 };
 
 // Reference dequantizer, in the order of arithmetic of ggml's CPU reference: out.size() == columns.
