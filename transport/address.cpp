@@ -29,6 +29,9 @@ void put_region(std::string& out, const published_region& r) {
   put(out, r.bytes);
   put(out, static_cast<std::uint8_t>(r.kind));
   put_string(out, r.key);
+  put(out, r.share.process);
+  put(out, r.share.descriptor);
+  put(out, r.share.inode);
 }
 
 std::uint64_t sum_of(std::string_view text) {
@@ -65,6 +68,9 @@ struct reader {
     r.bytes = get<std::uint64_t>();
     auto kind = get<std::uint8_t>();
     r.key = get_string();
+    r.share.process = get<std::int32_t>();
+    r.share.descriptor = get<std::int32_t>();
+    r.share.inode = get<std::uint64_t>();
     if (kind > static_cast<std::uint8_t>(memory_kind::cuda)) ok = false;
     if (r.base + r.bytes < r.base) ok = false;
     r.kind = static_cast<memory_kind>(kind);
@@ -87,7 +93,6 @@ std::string encode(const node_address& address) {
   put(out, raw(address.owner));
   put_string(out, address.host);
   put_string(out, address.worker);
-  put_region(out, address.hello);
   put(out, static_cast<std::uint16_t>(address.regions.size()));
   for (const published_region& r : address.regions) put_region(out, r);
   put(out, sum_of(out));
@@ -113,7 +118,6 @@ result<node_address> decode_address(std::string_view text) {
   address.owner = incarnation{in.get<std::uint64_t>()};
   address.host = in.get_string();
   address.worker = in.get_string();
-  address.hello = in.get_region();
   auto count = in.get<std::uint16_t>();
   if (count > max_regions) in.ok = false;
   for (std::size_t i = 0; in.ok && i < count; ++i) address.regions.push_back(in.get_region());

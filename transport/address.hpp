@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "transport/fabric.hpp"
+#include "transport/shared_memory.hpp"
 
 namespace troupe::transport {
 
@@ -18,14 +19,14 @@ struct published_region {
   std::uint64_t base = 0;  // address in the owner's process
   std::uint64_t bytes = 0;
   memory_kind kind = memory_kind::host;
-  std::string key;  // packed rkey
+  std::string key;    // packed rkey for one-sided gets; empty: none
+  shared_name share;  // for readers on the same host
 };
 
 struct node_address {
   incarnation owner{};
-  std::string host;        // equal for two processes that can map each other's memory
-  std::string worker;      // UCX worker address
-  published_region hello;  // a page that starts with the owner's incarnation
+  std::string host;    // equal for two processes that can map each other's memory
+  std::string worker;  // UCX worker address
   std::vector<published_region> regions;
 };
 

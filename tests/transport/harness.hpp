@@ -34,6 +34,15 @@ class recorder {
     };
   }
   std::vector<pull_done> done() const { return copy(done_); }
+  // Those since the last call.
+  std::vector<pull_done> take_done() {
+    std::lock_guard lock(mutex_);
+    return std::exchange(done_, {});
+  }
+  bool any_done() const {
+    std::lock_guard lock(mutex_);
+    return !done_.empty();
+  }
   std::vector<peer_up> up() const { return copy(up_); }
   std::vector<peer_down> down() const { return copy(down_); }
   bool wait(const std::function<bool()>& is_met, std::chrono::milliseconds limit) {

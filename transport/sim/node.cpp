@@ -41,13 +41,13 @@ result<region> node::register_memory(void* data, std::size_t bytes, memory_kind 
   if (!open_) return fail(ec::canceled, "the transport is closed");
   region made{book_.next_region(), static_cast<std::byte*>(data), bytes, kind};
   book_.add_region(made);
-  published_.push_back({raw(made.id), bytes, kind, "sim"});
+  published_.push_back({raw(made.id), bytes, kind, "sim", {}});
   return made;
 }
 
 result<std::string> node::local_address() {
   if (!open_) return fail(ec::canceled, "the transport is closed");
-  return encode({self_, "simulated", "simulated", {0, 8, memory_kind::host, "sim"}, published_});
+  return encode({self_, "simulated", "simulated", published_});
 }
 
 result<void> node::connect(incarnation peer, std::string_view text) {

@@ -42,12 +42,14 @@ class ucx_fabric final : public fabric {
 
   result<region> allocate(std::size_t bytes) override {
     if (bytes == 0) return fail(ec::invalid_argument, "a region of nothing");
-    return add_region(nullptr, bytes, memory_kind::host);
+    TROUPE_TRY(shared_memory memory, shared_memory::make(bytes));
+    region made{region_id{}, memory.data(), bytes, memory_kind::host};
+    return add_region(made, std::make_shared<shared_memory>(std::move(memory)));
   }
 
   result<region> register_memory(void* data, std::size_t bytes, memory_kind kind) override {
     if (bytes == 0 || data == nullptr) return fail(ec::invalid_argument, "a region of nothing");
-    return add_region(static_cast<std::byte*>(data), bytes, kind);
+    return add_region({region_id{}, static_cast<std::byte*>(data), bytes, kind}, nullptr);
   }
 
   result<std::string> local_address() override {
@@ -60,7 +62,7 @@ class ucx_fabric final : public fabric {
     TROUPE_TRY(node_address address, decode_address(text));
     if (address.owner != peer)
       return fail(ec::peer_lost, "the address is of another start of that node");
-    if (address.worker.size() < 8 || address.hello.bytes < sizeof(std::uint64_t))
+    if (address.worker.size() < 8)
       return fail(ec::invalid_argument, "the transport address names no worker");
     return post_unless_closed([&]() -> result<command> {
       TROUPE_TRY(bool is_new, book_.connecting(peer, address));
@@ -140,43 +142,41 @@ class ucx_fabric final : public fabric {
     for (command& c : batch) c();
   }
 
-  result<region> add_region(std::byte* data, std::size_t bytes, memory_kind kind) {
-    if (std::this_thread::get_id() == thread_.get_id()) return map(data, bytes, kind);
-    auto mapped = std::make_shared<std::promise<result<region>>>();
-    auto outcome = mapped->get_future();
+  using shared_owner = std::shared_ptr<shared_memory>;
+
+  result<region> add_region(region made, shared_owner memory) {
+    if (std::this_thread::get_id() == thread_.get_id()) return publish(made, std::move(memory));
+    auto published = std::make_shared<std::promise<result<region>>>();
+    auto outcome = published->get_future();
     TROUPE_CHECK(post_unless_closed([&]() -> result<command> {
-      return command([=, this] { mapped->set_value(map(data, bytes, kind)); });
+      return command([=, this] { published->set_value(publish(made, memory)); });
     }));
     return outcome.get();
   }
 
   // Progress thread.
-  result<region> map(std::byte* data, std::size_t bytes, memory_kind kind) {
+  result<region> publish(region made, shared_owner memory) {
     if (closing_) return fail(ec::canceled, "the transport is closed");
-    TROUPE_TRY(registered_memory memory, worker_->map(data, bytes, kind));
-    memory.where.id = book_.next_region();
-    book_.add_region(memory.where);
+    published_region shown{
+        reinterpret_cast<std::uint64_t>(made.data), made.bytes, made.kind, {}, {}};
+    if (memory != nullptr) shown.share = memory->name();
+    if (worker_->serves_gets() || made.kind == memory_kind::cuda) {
+      TROUPE_TRY(registered_memory registered, worker_->map(made.data, made.bytes, made.kind));
+      shown.key = registered.key;
+      registered_.push_back(std::move(registered));
+    }
+    made.id = book_.next_region();
+    book_.add_region(made);
+    if (memory != nullptr) arenas_.push_back(std::move(memory));
     std::lock_guard lock(mutex_);
-    address_.regions.push_back(
-        {reinterpret_cast<std::uint64_t>(memory.where.data), bytes, kind, memory.key});
-    region made = memory.where;
-    memory_.push_back(std::move(memory));
+    address_.regions.push_back(std::move(shown));
     return made;
   }
 
-  // Progress thread: the worker, and the page that peers greet.
+  // Progress thread.
   result<void> open_worker() {
     TROUPE_TRY(worker_, ucx::worker::make(options_));
-    constexpr std::size_t page = 4096;
-    TROUPE_TRY(registered_memory hello, worker_->map(nullptr, page, memory_kind::host));
-    *reinterpret_cast<std::uint64_t*>(hello.where.data) = raw(options_.self);
-    address_ = {
-        options_.self,
-        host_identity(),
-        worker_->address(),
-        {reinterpret_cast<std::uint64_t>(hello.where.data), page, memory_kind::host, hello.key},
-        {}};
-    memory_.push_back(std::move(hello));
+    address_ = {options_.self, host_identity(), worker_->address(), {}};
     progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_);
     return progress_->listen();
   }
@@ -222,13 +222,15 @@ class ucx_fabric final : public fabric {
                   close_timeout.count());
     static_cast<void>(progress_.release());
     static_cast<void>(worker_.release());
+    for (shared_owner& arena : arenas_) new shared_owner(std::move(arena));
   }
 
   void release() {
     progress_.reset();
-    for (const registered_memory& memory : memory_) worker_->unmap(memory);
-    memory_.clear();
+    for (const registered_memory& memory : registered_) worker_->unmap(memory);
+    registered_.clear();
     worker_.reset();
+    arenas_.clear();
   }
 
   const ucx_options options_;
@@ -243,7 +245,8 @@ class ucx_fabric final : public fabric {
 
   // Progress thread only.
   bool closing_ = false;
-  std::vector<registered_memory> memory_;
+  std::vector<registered_memory> registered_;
+  std::vector<shared_owner> arenas_;
   std::unique_ptr<ucx::worker> worker_;
   std::unique_ptr<ucx::progress> progress_;
   std::thread thread_;

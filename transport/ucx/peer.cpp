@@ -1,10 +1,9 @@
 #include "transport/ucx/peer.hpp"
 
-#include <sys/mman.h>
-
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/log.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::transport::ucx {
@@ -32,32 +31,32 @@ void peer::open_local(std::vector<remote_region> own) {
   welcome_ = welcome_header{raw(id()), connection_, 0};
 }
 
-result<remote_region> peer::unpack(const published_region& published, bool may_map) {
-  remote_region made{published.base, published.bytes, published.kind, nullptr, nullptr};
+result<void> peer::add_region(const published_region& published, bool may_map) {
+  remote_region& made = regions_.emplace_back();
+  made.base = published.base;
+  made.bytes = published.bytes;
+  made.kind = published.kind;
+  if (may_map && published.share.process != 0) {
+    auto mapping = shared_memory::open(published.share, published.bytes);
+    if (mapping) {
+      made.mapping = std::move(*mapping);
+      made.mapped = made.mapping.data();
+      return {};
+    }
+    spdlog::debug("transport: cannot map a peer's memory: {}", to_string(mapping.error()));
+  }
+  if (published.key.empty() || !worker_.serves_gets()) return {};
   auto status = ucp_ep_rkey_unpack(endpoint_.handle(), published.key.data(), &made.key);
   if (status != UCS_OK) return tl::unexpected(to_error(status, "unpacking a peer's memory key"));
-  void* mapped = nullptr;
-  if (may_map && published.kind == memory_kind::host &&
-      ucp_rkey_ptr(made.key, published.base, &mapped) == UCS_OK) {
-    made.mapped = static_cast<const std::byte*>(mapped);
-    // We only read: let the hardware hold us to it. A mapping that does not begin at a page stays as it is.
-    ::mprotect(mapped, published.bytes, PROT_READ);
-  }
-  return made;
+  return {};
 }
 
 result<void> peer::open(incarnation self, std::optional<path> forced, bool same_host) {
   forced_ = forced;
   TROUPE_CHECK(endpoint_.open(worker_, address_.worker));
   bool may_map = forced ? *forced == path::shm : same_host;
-  TROUPE_TRY(hello_, unpack(address_.hello, may_map));
-  // A mapping of something else would show another number here.
-  maps_ = hello_.mapped != nullptr &&
-          *reinterpret_cast<const std::uint64_t*>(hello_.mapped) == raw(id());
-  for (const published_region& published : address_.regions) {
-    TROUPE_TRY(remote_region made, unpack(published, maps_));
-    regions_.push_back(made);
-  }
+  for (const published_region& published : address_.regions)
+    TROUPE_CHECK(add_region(published, may_map));
   endpoint_.post(message::hello, hello_header{raw(self), raw(id()), connection_},
                  worker_.address());
   return {};
@@ -73,9 +72,11 @@ result<path> peer::greet() {
   state_ = state::up;
   if (is_local_) return path::local;
   learn_paths();
-  path slowest = maps_ ? path::shm : way({}, memory_kind::host).second;
+  path slowest = path::none;
   for (const remote_region& r : regions_)
-    if (auto [by, via] = way(r, memory_kind::host); by != mover::copy) slowest = via;
+    if (auto via = way(r, memory_kind::host).second; slowest == path::none || via != path::shm)
+      slowest = via;
+  if (slowest == path::none) slowest = path::tcp;  // a peer that shows no memory
   if (forced_ && slowest != *forced_)
     return fail(ec::unsupported, "path " + std::string(to_string(*forced_)) +
                                      " was asked for but only " + std::string(to_string(slowest)) +
@@ -102,7 +103,7 @@ std::pair<mover, path> peer::way(const remote_region& from, memory_kind to) cons
   bool is_host = from.kind == memory_kind::host && to == memory_kind::host;
   if (from.mapped != nullptr && is_host) return {mover::copy, is_local_ ? path::local : path::shm};
   // `rdma` forced on a machine without it: UCX's own get over whatever there is.
-  if (has_rdma_ || forced_ == path::rdma) return {mover::get, path::rdma};
+  if (from.key != nullptr && (has_rdma_ || forced_ == path::rdma)) return {mover::get, path::rdma};
   if (is_host) return {mover::messages, path::tcp};
   return {mover::get, has_cuda_ipc_ ? path::cuda_ipc : path::tcp};
 }
@@ -157,11 +158,7 @@ void peer::drop_keys() {
   for (remote_region& r : regions_) {
     if (r.key != nullptr) ucp_rkey_destroy(r.key);
     r.key = nullptr;
-    r.mapped = nullptr;
   }
-  if (hello_.key != nullptr) ucp_rkey_destroy(hello_.key);
-  hello_.key = nullptr;
-  hello_.mapped = nullptr;
 }
 
 }  // namespace troupe::transport::ucx

@@ -22,6 +22,7 @@ struct remote_region {
   memory_kind kind = memory_kind::host;
   ucp_rkey_h key = nullptr;
   const std::byte* mapped = nullptr;  // readable here, if set
+  shared_memory mapping;              // what `mapped` points into, unless it is our own
 };
 
 class peer {
@@ -38,7 +39,7 @@ class peer {
 
   // Our own process: memory is read where it is, there is no endpoint.
   void open_local(std::vector<remote_region> own);
-  // Makes the endpoint, unpacks keys, maps what may be mapped, says hello.
+  // Makes the endpoint, maps what may be mapped, unpacks keys, says hello.
   result<void> open(incarnation self, std::optional<path> forced, bool same_host);
   // The owner answered: chooses the paths. Error: it is of another incarnation, or no path is left.
   result<path> greet();
@@ -70,7 +71,7 @@ class peer {
 
  private:
   static void on_get(void* request, ucs_status_t status, void* ticket);
-  result<remote_region> unpack(const published_region& published, bool may_map);
+  result<void> add_region(const published_region& published, bool may_map);
   void learn_paths();
   void drop_keys();
 
@@ -82,9 +83,8 @@ class peer {
   state state_ = state::connecting;
   endpoint endpoint_;
   std::vector<remote_region> regions_;
-  remote_region hello_;
   std::optional<welcome_header> welcome_;
-  bool has_rdma_ = false, has_cuda_ipc_ = false, is_local_ = false, maps_ = false;
+  bool has_rdma_ = false, has_cuda_ipc_ = false, is_local_ = false;
   std::optional<path> forced_;
   error reason_;
   std::size_t gets_ = 0;

@@ -86,7 +86,7 @@ void progress::connect(node_address address, time_point now) {
     std::vector<remote_region> own;
     for (region_id i{0}; auto r = book_.find_region(i); i = region_id{raw(i) + 1})
       own.push_back(
-          {reinterpret_cast<std::uint64_t>(r->data), r->bytes, r->kind, nullptr, r->data});
+          {reinterpret_cast<std::uint64_t>(r->data), r->bytes, r->kind, nullptr, r->data, {}});
     p.open_local(std::move(own));
   } else if (auto opened = p.open(options_.self, options_.force_path, same_host); !opened) {
     take_down(p, std::move(opened.error()), false);

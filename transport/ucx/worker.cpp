@@ -126,7 +126,8 @@ result<void> worker::start(const ucx_options& options) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES;
     params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-    if (wants_gets(options)) params.features |= UCP_FEATURE_RMA;
+    serves_gets_ = wants_gets(options);
+    if (serves_gets_) params.features |= UCP_FEATURE_RMA;
     status = ucp_init(&params, config, &context_);
   }
   ucp_config_release(config);
@@ -176,33 +177,26 @@ result<registered_memory> worker::map(std::byte* data, std::size_t bytes, memory
                     "package libucx-cu13, first in LD_LIBRARY_PATH, or stage through host memory");
   ucp_mem_map_params_t params{};
   params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
-                      UCP_MEM_MAP_PARAM_FIELD_FLAGS | UCP_MEM_MAP_PARAM_FIELD_PROT |
-                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+                      UCP_MEM_MAP_PARAM_FIELD_PROT | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
   params.address = data;
   params.length = bytes;
-  params.flags = data == nullptr ? UCP_MEM_MAP_ALLOCATE : 0;
   // Peers read; nobody writes into our memory.
   params.prot =
       UCP_MEM_MAP_PROT_LOCAL_READ | UCP_MEM_MAP_PROT_LOCAL_WRITE | UCP_MEM_MAP_PROT_REMOTE_READ;
   params.memory_type = memory_type(kind);
   registered_memory memory;
   if (auto status = ucp_mem_map(context_, &params, &memory.handle); status != UCS_OK)
-    return tl::unexpected(to_error(
-        status, "mapping " + std::to_string(bytes) +
-                    " bytes of memory (limits: free memory, the size of /dev/shm, ulimit -l)"));
-  ucp_mem_attr_t attr{};
-  attr.field_mask = UCP_MEM_ATTR_FIELD_ADDRESS;
+    return tl::unexpected(
+        to_error(status, "registering " + std::to_string(bytes) + " bytes (see ulimit -l)"));
   void* packed = nullptr;
   std::size_t packed_bytes = 0;
-  auto status = ucp_mem_query(memory.handle, &attr);
-  if (status == UCS_OK) status = ucp_rkey_pack(context_, memory.handle, &packed, &packed_bytes);
-  if (status != UCS_OK) {
+  if (auto status = ucp_rkey_pack(context_, memory.handle, &packed, &packed_bytes);
+      status != UCS_OK) {
     unmap(memory);
-    return tl::unexpected(to_error(status, "registering memory"));
+    return tl::unexpected(to_error(status, "packing a memory key"));
   }
   memory.key.assign(static_cast<const char*>(packed), packed_bytes);
   ucp_rkey_buffer_release(packed);
-  memory.where = {region_id{}, static_cast<std::byte*>(attr.address), bytes, kind};
   return memory;
 }
 

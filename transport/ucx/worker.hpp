@@ -16,8 +16,8 @@ namespace troupe::transport::ucx {
 // "peer_lost: Endpoint timeout while pulling"
 error to_error(ucs_status_t status, const std::string& while_doing);
 
+// Memory that one-sided gets may read.
 struct registered_memory {
-  region where;
   ucp_mem_h handle = nullptr;
   std::string key;  // packed rkey
 };
@@ -32,14 +32,14 @@ class worker {
   ucp_worker_h handle() const { return worker_; }
   int event_fd() const { return event_fd_; }
   const std::string& address() const { return address_; }
-  bool reaches_cuda() const { return reaches_cuda_; }
+  // Whether memory is to be registered, since something can read it without this process's help.
+  bool serves_gets() const { return serves_gets_; }
 
   // Progress until nothing moves, at most `rounds` times. True if anything moved.
   bool progress(int rounds);
   // True if the event fd will tell of the next event; false: progress first.
   bool arm();
 
-  // data == nullptr: UCX allocates. The region's id is the caller's to set.
   result<registered_memory> map(std::byte* data, std::size_t bytes, memory_kind kind);
   void unmap(const registered_memory& memory);
 
@@ -51,7 +51,7 @@ class worker {
   ucp_worker_h worker_ = nullptr;
   int event_fd_ = -1;
   std::string address_;
-  bool reaches_cuda_ = false;
+  bool reaches_cuda_ = false, serves_gets_ = false;
 };
 
 }  // namespace troupe::transport::ucx
