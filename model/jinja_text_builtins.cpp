@@ -54,6 +54,14 @@ result<value> stripped(interpreter& in, const value& self, const arguments& args
             where));
 }
 
+// Occurrences that do not overlap; of the empty text one a character, and one at the end.
+std::size_t count_parts(std::string_view of, std::string_view what) {
+  if (what.empty()) return count_code_points(of) + 1;
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = of.find(what, at)) != of.npos; at += what.size()) ++count;
+  return count;
+}
+
 result<value> replaced(interpreter& in, const value& self, const arguments& args) {
   TROUPE_TRY(const text of, in.to_text(self));
   const value *old_value = args.get(0, "old"), *new_value = args.get(1, "new");
@@ -63,6 +71,7 @@ result<value> replaced(interpreter& in, const value& self, const arguments& args
   TROUPE_TRY(const text with, in.to_text(*new_value));
   TROUPE_TRY(const std::int64_t count, optional_integer(args, 2, "count", -1));
   TROUPE_CHECK(in.spend_bytes(of.size()));
+  TROUPE_CHECK(in.spend(count_parts(of.bytes(), old.bytes())));
   auto made = replace(of, old.bytes(), with, count, in.limits().output_bytes);
   if (!made) return fail(ec::invalid_argument, "the string is too long");
   return in.make_string(std::move(*made));
@@ -197,11 +206,7 @@ result<value> count_method(interpreter& in, const value& self, const arguments& 
   TROUPE_TRY(const text* what, needed_string(args, 0, "sub"));
   const std::string& of = self.string()->bytes();
   TROUPE_CHECK(in.spend_bytes(of.size()));
-  if (what->empty()) return value::number(count_code_points(of) + 1);
-  std::size_t count = 0;
-  for (std::size_t at = 0; (at = of.find(what->bytes(), at)) != of.npos; at += what->size())
-    ++count;
-  return value::number(count);
+  return value::number(count_parts(of, what->bytes()));
 }
 
 result<value> join_method(interpreter& in, const value& self, const arguments& args) {

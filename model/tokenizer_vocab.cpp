@@ -118,8 +118,9 @@ void tokenizer_vocab::collect_end_of_generation(std::span<const token_id> named)
     if (id && kind(*id) == token_kind::control) end_of_generation.push_back(*id);
   }
   std::ranges::sort(end_of_generation);
-  const auto doubles = std::ranges::unique(end_of_generation);
-  end_of_generation.erase(doubles.begin(), doubles.end());
+  // std::unique: clang 14 rejects what libstdc++ 12's std::ranges::unique returns.
+  end_of_generation.erase(std::unique(end_of_generation.begin(), end_of_generation.end()),
+                          end_of_generation.end());
 }
 
 std::optional<token_id> tokenizer_vocab::find(std::string_view text) const {

@@ -167,9 +167,9 @@ TEST(chat_template, limits_steps) {
 }
 
 TEST(chat_template, limits_output) {
-  EXPECT_THAT(
-      error_of("{% for i in range(100) %}0123456789{% endfor %}", {}, {.output_bytes = 999}),
-      HasSubstr("999 bytes"));
+  EXPECT_THAT(error_of("{% for i in range(100) %}0123456789{% endfor %}", ordered_json::object(),
+                       {.output_bytes = 999}),
+              HasSubstr("999 bytes"));
   EXPECT_EQ(join(*render("{% for i in range(100) %}0123456789{% endfor %}", ordered_json::object(),
                          {.output_bytes = 1000}))
                 .size(),
