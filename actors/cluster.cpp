@@ -173,13 +173,17 @@ server::~server() {
   if (children_) children_->stop(std::chrono::milliseconds(3000));
   service_.reset();
   caf::scoped_actor self{system_};
-  for (auto handle : {caf::actor_cast<caf::actor>(gateway_), caf::actor_cast<caf::actor>(router_),
-                      caf::actor_cast<caf::actor>(directory_)}) {
-    if (!handle) continue;
+  auto end = [&](const auto& actor) {
+    auto handle = caf::actor_cast<caf::actor>(actor);
+    if (!handle) return;
     self->send_exit(handle, caf::exit_reason::user_shutdown);
     self->wait_for(handle);
-  }
-  nodes_.clear();
+  };
+  end(gateway_);
+  while (!nodes_.empty())
+    nodes_.pop_back();  // decode before prefill, and all before their directory
+  end(router_);
+  end(directory_);
 }
 
 }  // namespace

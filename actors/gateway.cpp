@@ -56,6 +56,7 @@ void gateway_state::generate(const generate_request& r) {
 void gateway_state::route(std::uint64_t id) {
   auto& q = requests.at(id);
   q.decode = 0;
+  q.routing = true;
   const auto try_number = q.try_number;
   const auto begin = std::chrono::steady_clock::now();
   route_request ask{
@@ -77,6 +78,7 @@ void gateway_state::route(std::uint64_t id) {
 void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan) {
   auto* q = find(id, try_number);
   if (q == nullptr) return;
+  q->routing = false;
   if (q->canceled)
     return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
   if (plan.code != ec::none) {
@@ -217,7 +219,7 @@ void gateway_state::cancel(std::uint64_t id) {
 void gateway_state::reroute_waiting() {
   std::vector<std::uint64_t> waiting;
   for (auto& [id, q] : requests)
-    if (q.no_worker_since) waiting.push_back(id);
+    if (q.no_worker_since && !q.routing) waiting.push_back(id);
   for (auto id : waiting) route(id);
 }
 

@@ -62,6 +62,7 @@ struct gateway_state {
     std::uint64_t decode = 0;  // incarnation of the node that serves it; 0 while routing
     std::uint32_t try_number = 0;
     bool accepted = false, prompt_logprobs_sent = false, canceled = false;
+    bool routing = false;  // the router is asked and has not answered
     std::vector<std::uint64_t> excluded;
     error last_failure{ec::none, {}};
     time_point arrived, deadline;

@@ -87,6 +87,7 @@ void gateway_state::on_membership(const membership& m) {
   for (auto& [start, n] : nodes)
     if (n.seen && alive.count(start) == 0) gone.push_back(start);
   for (auto start : gone) drop_node(start, "no heartbeat");
+  reroute_waiting();  // a decode node may have come
 }
 
 }  // namespace troupe::actors

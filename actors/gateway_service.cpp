@@ -152,7 +152,8 @@ class gateway_service : public generation_service {
     std::lock_guard lock(board_->mutex);
     for (const auto& m : board_->latest.members) {
       if (m.info.kind == role::decode && m.state == node_state::ready) s.ready = true;
-      if (m.state == node_state::joining && m.info.kind != role::gateway) s.loading = m.info.name + ": " + m.note;
+      if (m.state == node_state::joining && m.info.kind != role::gateway)
+        s.loading = m.info.name + ": " + m.note;
       s.nodes.push_back(status_of(m));
     }
     if (!s.ready && s.loading.empty()) s.loading = "waiting for a decode node";

@@ -21,9 +21,9 @@ std::optional<join_reply> membership_table::refuse_identity(const node_info& inf
                                                  ": run the same build on every node"};
   if (info.kind == role::gateway) return std::nullopt;
   if (!options_.expected_model.empty() && info.model_digest != options_.expected_model)
-    return join_reply{ec::identity_mismatch,
-                      "this cluster serves " + options_.expected_model_text + ", node " +
-                          about(info) + " another model: start it with the cluster's model"};
+    return join_reply{ec::identity_mismatch, "this cluster serves " + options_.expected_model_text +
+                                                 ", but node " + about(info) +
+                                                 " does not: start it with the cluster's model"};
   for (const auto& [name, r] : nodes_) {
     const auto& other = r.m.info;
     if (name == info.name || other.kind == role::gateway || r.m.state == node_state::lost) continue;
