@@ -65,6 +65,7 @@ class application : public http_handler {
   void web_page(call& c);
 
   void start_job(call& c, answer_plan plan);
+  void reject(call& c, const api_error& e);
   api_result<answer_head> head_for(const common_request& common, bool chat) const;
   api_result<void> check_model(const std::string& name) const;
   api_result<void> check_admission() const;

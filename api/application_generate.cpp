@@ -30,7 +30,13 @@ api_result<answer_head> application::head_for(const common_request& common, bool
   return head;
 }
 
+void application::reject(call& c, const api_error& e) {
+  metrics_->rejected(e.code);
+  c.fail(e);
+}
+
 void application::start_job(call& c, answer_plan plan) {
+  plan.request_id = c.id;
   plan.received = c.request.received;
   plan.ping = options_.ping;
   plan.timeout = options_.generation_timeout;
@@ -67,7 +73,7 @@ void application::chat_completions(call& c) {
     out.common = std::move(request.common);
     return out;
   }();
-  if (!plan) return c.fail(plan.error());
+  if (!plan) return reject(c, plan.error());
   start_job(c, std::move(*plan));
 }
 
@@ -93,7 +99,7 @@ void application::completions(call& c) {
     out.common = std::move(request.common);
     return out;
   }();
-  if (!plan) return c.fail(plan.error());
+  if (!plan) return reject(c, plan.error());
   start_job(c, std::move(*plan));
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <set>
 #include <sstream>
@@ -60,6 +61,7 @@ result<std::vector<launch_entry>> entries_here(const launch_config& c) {
 
 int run_command(const launch_config& c) {
   stop_signals signals;
+  ::unsetenv("TROUPE_CONFIG");  // its keys are ours, not our children's
   log_options log = c.log;
   log.node = "launch";
   if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);

@@ -213,6 +213,7 @@ void build(builder& b) {
   b.run.chat = false;
   b.chat.chat = true;
   b.app.require_subcommand(1);
+  b.app.option_defaults()->always_capture_default();
   b.app.set_help_flag("-h,--help", "Print this help");
   b.app.footer(
       "Flags are also environment variables (--max-model-len: TROUPE_MAX_MODEL_LEN) and keys of "
@@ -292,6 +293,9 @@ void add_everywhere(builder& b, CLI::App* a) {
   for (auto* o : a->get_options({})) {
     std::string key = key_of(*o);
     if (key.empty() || key == "help") continue;
+    // A number that only stands for "find it yourself" is no help to anyone.
+    if (o->get_default_str() == "0" || o->get_default_str() == "-1" || o->get_default_str() == "[]")
+      o->default_str("");
     std::string name = "TROUPE_";
     for (char c : key)
       name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
@@ -394,7 +398,8 @@ parsed_line parse_command_line(const std::vector<std::string>& arguments) {
   } catch (const CLI::ParseError& e) {
     auto* a = chosen(b.app);
     const auto extras = b.app.remaining(true);
-    if (a == &b.app && !extras.empty()) return wrong_line(unknown(*a, extras.front()), a);
+    if (!a->get_subcommands({}).empty() && !extras.empty())
+      return wrong_line(unknown(*a, extras.front()), a);
     return wrong_line(e.what(), a);
   }
   CLI::App* a = chosen(b.app);

@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 
 #include "api/command_line.hpp"
 #include "api/commands.hpp"
@@ -26,7 +29,7 @@ std::string describe(const actors::cluster_status& status) {
 // Until ready: progress. Then: a line with all that people ask for.
 class announcer {
  public:
-  explicit announcer(const serving& s) : serving_(s) {}
+  announcer(const serving& s, clock::time_point started) : serving_(s), started_(started) {}
   void look() {
     if (announced_) return;
     const auto status = serving_.service().status();
@@ -44,7 +47,7 @@ class announcer {
 
  private:
   const serving& serving_;
-  const clock::time_point started_ = clock::now();
+  const clock::time_point started_;
   progress progress_;
   bool announced_ = false;
 };
@@ -62,6 +65,17 @@ bool drain(serving& s, stop_signals& signals, std::uint32_t limit_s) {
   return true;
 }
 
+// Nodes are told everything by flags. What the environment says to the server (its port, its --config) must not be
+// taken for theirs.
+void forget_environment() {
+  std::vector<std::string> names;
+  for (char** entry = environ; *entry; ++entry) {
+    const std::string text = *entry;
+    if (text.rfind("TROUPE_", 0) == 0) names.push_back(text.substr(0, text.find('=')));
+  }
+  for (const auto& name : names) ::unsetenv(name.c_str());
+}
+
 }  // namespace
 
 int complain(const error& e, int exit_code) {
@@ -71,14 +85,16 @@ int complain(const error& e, int exit_code) {
 }
 
 int run_command(const serve_config& c) {
+  const auto began = clock::now();
   stop_signals signals;
+  forget_environment();
   log_options log = c.log;
   log.node = "gateway";
   if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);
   auto started = serving::start(c);
   if (!started) return complain(started.error().cause, started.error().exit_code);
   auto& s = **started;
-  announcer news(s);
+  announcer news(s, began);
   for (;;) {
     news.look();
     if (auto f = s.failure()) return complain(f->cause, f->exit_code);

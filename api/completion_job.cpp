@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "api/sse.hpp"
+#include "base/log.hpp"
 
 namespace troupe::api {
 namespace {
@@ -100,7 +101,7 @@ void completion_job::start() {
   });
   if (done_) return;
   exchange_->after(plan_.timeout + grace, [self] {
-    self->fail(from_error({ec::deadline_exceeded, {}}));
+    self->fail({ec::deadline_exceeded, "the cluster did not end the generation in time"});
   });
   for (const auto& p : plan_.prompts)
     metrics_->prompt_tokens->Increment(static_cast<double>(p.tokens.size()));
@@ -204,16 +205,16 @@ void completion_job::on_finished(choice& c, actors::generation_end end) {
     case finish_reason::length:
       return on_accepted(c), close_choice(c, "length");
     case finish_reason::error:
-      return fail(from_error(c.end.failure));
-    // Nobody here asked for it, so the cluster did.
-    case finish_reason::abort:
-      return fail(from_error(c.end.failure.code == ec::internal || c.end.failure.code == ec::none
-                                 ? error{ec::canceled, {}}
-                                 : c.end.failure));
+      return fail(c.end.failure);
+    case finish_reason::abort: {
+      // Nobody here asked for it, so the cluster did.
+      const bool untold = c.end.failure.code == ec::internal || c.end.failure.code == ec::none;
+      return fail(untold ? error{ec::canceled, "aborted by the cluster"} : c.end.failure);
+    }
     case finish_reason::none:
       break;
   }
-  fail(from_error({ec::internal, "a generation finished without a reason"}));
+  fail({ec::internal, "a generation finished without a reason"});
 }
 
 void completion_job::close_choice(choice& c, std::string_view reason) {
@@ -359,8 +360,11 @@ void completion_job::finish_whole() {
   end(200);
 }
 
-void completion_job::fail(const api_error& e) {
+void completion_job::fail(const error& cause) {
   if (done_) return;
+  const api_error e = from_error(cause);
+  // What the client is not told is here, under the id that it has.
+  if (e.status >= 500) spdlog::warn("request {} failed: {}", plan_.request_id, to_string(cause));
   metrics_->rejected(e.code);
   if (stream_started_) {
     frames_ += sse_data(to_json_text(e));

@@ -36,6 +36,7 @@ struct answer_plan {
     std::uint32_t max_tokens = 0;
   };
   std::vector<prompt> prompts;
+  std::string request_id;  // for the log
   std::chrono::steady_clock::time_point received{};
   std::chrono::milliseconds ping{15'000};
   std::chrono::milliseconds timeout{600'000};
@@ -82,7 +83,7 @@ class completion_job : public std::enable_shared_from_this<completion_job> {
   void try_finish();
   void finish_stream();
   void finish_whole();
-  void fail(const api_error& e);
+  void fail(const error& cause);
   void end(int status);
   void cancel_rest();
   answer_usage usage() const;

@@ -130,9 +130,9 @@ struct bench_kv_config {
                                        2097216};  // SmolLM2-135M's and Llama-3-8B's blocks in f16
 };
 
-using any_command = std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
-                             tokenize_config, status_config, version_config, bench_serve_config,
-                             bench_engine_config, bench_kv_config>;
+using any_command = std::variant<serve_config, node_config, launch_config, ask_config,
+                                 inspect_config, tokenize_config, status_config, version_config,
+                                 bench_serve_config, bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);

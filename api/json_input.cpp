@@ -58,6 +58,9 @@ api_result<nlohmann::json> parse_json(std::string_view body, const json_limits& 
                   "invalid_json"));
   if (s.values > limits.values)
     return tl::make_unexpected(bad_field("", "The body holds too many values.", "invalid_json"));
+  // The parser takes a NUL for the end and would not look at what follows.
+  if (body.find('\0') != std::string_view::npos)
+    return tl::make_unexpected(bad_field("", "The body is not valid JSON.", "invalid_json"));
   nlohmann::json value;
   try {
     value = nlohmann::json::parse(body.begin(), body.end());
