@@ -133,6 +133,8 @@ int run_command(const ask_config& c) {
   if (!c.system.empty()) messages.push_back(message("system", c.system));
   messages.push_back(message("user", c.prompt));
   auto answer = ask(c, *to, messages);
+  // That nodes leave when this process ends is no news.
+  if (here) spdlog::set_level(spdlog::level::off);
   return answer ? exit_clean : complain(answer.error(), exit_configuration);
 }
 

@@ -133,6 +133,10 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
   door.version = TROUPE_VERSION;
   door.ping = std::chrono::seconds(config.http.sse_ping_s);
   door.generation_timeout = std::chrono::seconds(config.http.request_timeout_s);
+  if (!door.keys.required() && config.http.host.rfind("127.", 0) != 0 &&
+      config.http.host != "localhost" && config.http.host != "::1")
+    spdlog::warn("everyone who reaches {} can use this server: --api-key-file asks for a key",
+                 config.http.host);
   auto metrics = std::make_shared<frontend_metrics>(
       prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
   s->application_ =

@@ -301,6 +301,33 @@ TEST(http_server, one_connection_too_many_is_503) {
   s.expect_alive();
 }
 
+TEST(http_server, survives_running_out_of_descriptors) {
+  auto options = quick();
+  options.header_timeout = std::chrono::seconds(30);
+  served s([](const auto&) { return script{}; }, options);
+  s.expect_alive();
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  const int next = ::dup(0);
+  ::close(next);
+  std::vector<socket_client> clients;
+  for (int i = 0; i < 12; ++i) clients.push_back(s.connect());
+  ASSERT_TRUE(s.wait([&] { return s.server->connections() == 12; }));
+  // Room for the sockets of four more clients, none for the server's ends of them.
+  rlimit tight = before;
+  tight.rlim_cur = static_cast<rlim_t>(next) + 12 * 2 + 4;
+  setrlimit(RLIMIT_NOFILE, &tight);
+  std::vector<socket_client> waiting;
+  for (int i = 0; i < 4; ++i) waiting.push_back(s.connect());
+  std::this_thread::sleep_for(milliseconds(150));
+  clients.clear();
+  setrlimit(RLIMIT_NOFILE, &before);
+  for (auto& c : waiting) {
+    c.send("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    EXPECT_NE(c.read_to_end().find("200 OK"), std::string::npos);
+  }
+}
+
 TEST(http_server, a_taken_port_is_named) {
   served s;
   auto options = quick();

@@ -107,7 +107,7 @@ def test_no_usage_chunk_unless_asked(chat):
 
 
 def test_stream_helper_of_the_client(client, model):
-    with client.chat.completions.stream(model=model, messages=MESSAGES, max_tokens=12, temperature=0) as stream:
+    with client.chat.completions.stream(model=model, messages=MESSAGES, stop=" ", temperature=0) as stream:
         for _ in stream:
             pass
         final = stream.get_final_completion()
