@@ -306,23 +306,20 @@ TEST(http_server, survives_running_out_of_descriptors) {
   options.header_timeout = std::chrono::seconds(30);
   served s([](const auto&) { return script{}; }, options);
   s.expect_alive();
+  ASSERT_TRUE(s.wait([&] { return s.server->connections() == 0; }));
   rlimit before{};
   getrlimit(RLIMIT_NOFILE, &before);
+  std::vector<socket_client> clients(4);
   const int next = ::dup(0);
   ::close(next);
-  std::vector<socket_client> clients;
-  for (int i = 0; i < 12; ++i) clients.push_back(s.connect());
-  ASSERT_TRUE(s.wait([&] { return s.server->connections() == 12; }));
-  // Room for the sockets of four more clients, none for the server's ends of them.
   rlimit tight = before;
-  tight.rlim_cur = static_cast<rlim_t>(next) + 12 * 2 + 4;
+  tight.rlim_cur = static_cast<rlim_t>(next);  // nothing can be accepted
   setrlimit(RLIMIT_NOFILE, &tight);
-  std::vector<socket_client> waiting;
-  for (int i = 0; i < 4; ++i) waiting.push_back(s.connect());
+  for (auto& c : clients) c.connect(s.server->port());
   std::this_thread::sleep_for(milliseconds(150));
-  clients.clear();
+  EXPECT_EQ(s.server->connections(), 0u);
   setrlimit(RLIMIT_NOFILE, &before);
-  for (auto& c : waiting) {
+  for (auto& c : clients) {
     c.send("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     EXPECT_NE(c.read_to_end().find("200 OK"), std::string::npos);
   }
