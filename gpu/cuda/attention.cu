@@ -120,7 +120,13 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
   const std::uint32_t k_row = (p.a.layer * 2 * p.num_kv_heads + kv_head) * p.block_tokens;
   const std::uint32_t v_row = k_row + p.num_kv_heads * p.block_tokens;
   ring_position<kStages> at;
+  // KV of earlier steps is there already and is fetched while the kernels before still run.
+  bool waited = false;
   for (std::uint32_t t = 0; t < tiles; ++t, at.advance()) {
+    if (!waited && item.kv_begin + (t + 1) * kKeys > item.first_new) {
+      wait_for_previous_kernel();
+      waited = true;
+    }
     // Chunks past the end repeat the last one: masked, but finite, for 0 * NaN is NaN.
     const std::uint32_t chunk = min((item.kv_begin + t * kKeys) / copy_rows + lane, last_chunk);
     const std::uint32_t token = chunk * copy_rows;
@@ -141,6 +147,7 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
       }
     }
   }
+  if (!waited) wait_for_previous_kernel();
 }
 
 // Packed rows [64 * group of the warpgroup, + 64) of the queries, under the swizzle; rows past the end are zero.
@@ -169,7 +176,7 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
     const std::uint32_t row = first_row + threadIdx.x % 128 / 32 * 16 + lane / 4 + r * 8;
     const std::uint32_t token = row / p.group, head = kv_head * p.group + row % p.group;
     if (token >= item.tokens) continue;
-    if (item.partial == direct_output) {
+    if (item.parts == 1) {
       const float inverse = 1.0f / softmax.sum[r];
       __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane % 4 * 2;
 #pragma unroll
@@ -178,7 +185,7 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
             __floats2bfloat162_rn(o[4 * j + 2 * r] * inverse, o[4 * j + 2 * r + 1] * inverse);
       }
     } else {
-      const std::size_t at = std::size_t{item.partial + token} * p.num_heads + head;
+      const std::size_t at = std::size_t{item.partial + item.part * item.tokens + token} * p.num_heads + head;
       float* to = p.a.partial_output + at * kHead + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kHead / 8; ++j) {
@@ -186,6 +193,53 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
       }
       if (lane % 4 == 0) p.a.partial_softmax[at] = make_float2(softmax.maximum[r], softmax.sum[r]);
     }
+  }
+}
+
+// The warpgroup that finds itself last merges its rows' parts, in the order of their positions.
+template <int kHead>
+__device__ inline void merge_parts(const kernel_parameters& p, const attention_item& item, std::uint32_t kv_head,
+                                   std::uint32_t first_row, int group, volatile std::uint32_t* is_last) {
+  constexpr int kValues = kHead / 32;
+  const std::uint32_t lane = threadIdx.x % 32;
+  __threadfence();
+  sync_threads(1 + group, 128);
+  if (threadIdx.x % 128 == 0) {
+    std::uint32_t* counter = p.a.counters + (std::size_t{item.counter} * p.num_kv_heads + kv_head) * 2 + group;
+    const bool last = atomicAdd(counter, 1) == item.parts - 1;
+    if (last) *counter = 0;
+    is_last[group] = last;
+  }
+  sync_threads(1 + group, 128);
+  if (is_last[group] == 0) return;
+  __threadfence();
+  for (std::uint32_t r = first_row + threadIdx.x % 128 / 32; r < min(first_row + 64, item.tokens * p.group); r += 4) {
+    const std::uint32_t token = r / p.group, head = kv_head * p.group + r % p.group;
+    const auto place = [&](std::uint32_t part) {
+      return std::size_t{item.partial + part * item.tokens + token} * p.num_heads + head;
+    };
+    float highest = -INFINITY;
+    for (std::uint32_t i = lane; i < item.parts; i += 32) highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
+#pragma unroll
+    for (int i = 16; i > 0; i /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, i));
+    float sum = 0.0f, value[kValues] = {};
+#pragma unroll 4
+    for (std::uint32_t i = 0; i < item.parts; ++i) {
+      const float2 part = __ldcg(p.a.partial_softmax + place(i));
+      const float weight = exp2_fast(part.x - highest);
+      sum = fmaf(part.y, weight, sum);
+      const float2* from = reinterpret_cast<const float2*>(p.a.partial_output + place(i) * kHead + lane * kValues);
+#pragma unroll
+      for (int v = 0; v < kValues / 2; ++v) {
+        const float2 x = __ldcg(from + v);
+        value[2 * v] = fmaf(x.x, weight, value[2 * v]);
+        value[2 * v + 1] = fmaf(x.y, weight, value[2 * v + 1]);
+      }
+    }
+    const float inverse = 1.0f / sum;
+    __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * kValues;
+#pragma unroll
+    for (int v = 0; v < kValues; ++v) to[v] = __float2bfloat16(value[v] * inverse);
   }
 }
 
@@ -198,6 +252,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   std::uint8_t* ring = queries + kGroups * shape::query_bytes;  // K stages, then V stages
   auto* full = reinterpret_cast<std::uint64_t*>(ring + 2 * kStages * shape::kv_bytes);
   auto* empty = full + 2 * kStages;
+  auto* is_last = reinterpret_cast<std::uint32_t*>(empty + 2 * kStages);
   if (threadIdx.x == 0) {
     for (int s = 0; s < 2 * kStages; ++s) {
       barrier_init(full + s, 1);
@@ -207,10 +262,13 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   }
   __syncthreads();
   let_next_kernel_start();
-  wait_for_previous_kernel();
 
+  // The work list is of this step, not of the kernel before: it may be read at once.
   const std::uint32_t index = blockIdx.x / p.num_kv_heads, kv_head = blockIdx.x % p.num_kv_heads;
-  if (index >= *p.a.num_items) return;
+  if (index >= *p.a.num_items) {
+    wait_for_previous_kernel();
+    return;
+  }
   const attention_item item = p.a.items[index];
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + kKeys - 1) / kKeys;
   if (threadIdx.x >= kGroups * 128) {
@@ -222,6 +280,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   }
   if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
 
+  wait_for_previous_kernel();
   const int group = static_cast<int>(threadIdx.x) / 128;
   const bool leader = threadIdx.x % 128 == 0;
   const std::uint32_t first_row = group * 64;
@@ -289,38 +348,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   hold(output);
   softmax.finish();
   store_rows<kHead>(p, item, kv_head, first_row, output, softmax);
-}
-
-// A warp a (row, head): partials in the order of their positions.
-template <int kHead>
-__global__ void __launch_bounds__(128) merge_kernel(const merge_arguments a, std::uint32_t rows, std::uint32_t num_heads) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  constexpr int kValues = kHead / 32;
-  const std::uint32_t index = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32;
-  const std::uint32_t row = index / num_heads, head = index % num_heads;
-  if (row >= rows) return;
-  const merge_row m = a.rows[row];
-  if (m.count == 0 || m.round != a.round) return;
-  float highest = -INFINITY;
-  for (std::uint32_t i = 0; i < m.count; ++i) {
-    highest = fmaxf(highest, a.partial_softmax[std::size_t{m.first + i * m.stride} * num_heads + head].x);
-  }
-  float sum = 0.0f, value[kValues] = {};
-  for (std::uint32_t i = 0; i < m.count; ++i) {
-    const std::size_t at = std::size_t{m.first + i * m.stride} * num_heads + head;
-    const float2 part = a.partial_softmax[at];
-    const float weight = exp2_fast(part.x - highest);
-    sum = fmaf(part.y, weight, sum);
-#pragma unroll
-    for (int v = 0; v < kValues; ++v) {
-      value[v] = fmaf(a.partial_output[at * kHead + lane * kValues + v], weight, value[v]);
-    }
-  }
-  const float inverse = 1.0f / sum;
-#pragma unroll
-  for (int v = 0; v < kValues; ++v) {
-    a.output[(std::size_t{row} * num_heads + head) * kHead + lane * kValues + v] = __float2bfloat16(value[v] * inverse);
+  if (item.parts > 1 && first_row < item.tokens * p.group) {
+    merge_parts<kHead>(p, item, kv_head, first_row, group, is_last);
   }
 }
 
@@ -365,14 +394,6 @@ result<void> attend(const attention_shape& shape, const kv_layout& layout, const
   }
   return tile == attention_tile::wide ? run<128, 2, 128, 2>(arena, blocks, p, early, stream)
                                       : run<128, 1, 64, 3>(arena, blocks, p, early, stream);
-}
-
-result<void> merge_partials(const attention_shape& shape, std::uint32_t rows, const merge_arguments& arguments,
-                            bool early, cudaStream_t stream) {
-  const launch_shape grid{dim3((rows * shape.num_heads + 3) / 4), dim3(128), 0};
-  return shape.head_dim == 64
-             ? launch("merge_partials", merge_kernel<64>, grid, stream, early, arguments, rows, shape.num_heads)
-             : launch("merge_partials", merge_kernel<128>, grid, stream, early, arguments, rows, shape.num_heads);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -3,7 +3,7 @@
 // The queries of all heads that share a KV head are packed as rows of one tile (row = token * group + head), so decode
 // reads each KV byte once. KV is read in tiles by the copy engine straight from the blocks; products run on the tensor
 // cores with online softmax (FlashAttention-3, Shah et al. 2024, arXiv 2407.08608); long contexts are split among
-// blocks and merged (FlashDecoding). A row's result depends on its query, its KV and the split positions only, so it
+// blocks and merged by the last of them (FlashDecoding). A row's result depends on its query, its KV and the split positions only, so it
 // is bit-identical in any batch and chunk as long as the splits fall on the same positions.
 //
 // Stateless; the thread that owns the stream.
@@ -21,8 +21,6 @@
 
 namespace troupe::gpu::cuda {
 
-inline constexpr std::uint32_t direct_output = ~std::uint32_t{0};
-
 // The work of num_kv_heads blocks: a few tokens of one sequence against KV positions [kv_begin, kv_end).
 struct attention_item {
   std::uint32_t row;            // of the first token in the batch
@@ -30,15 +28,12 @@ struct attention_item {
   std::uint32_t position;       // of the first token
   std::uint32_t kv_begin;       // multiple of the KV tile
   std::uint32_t kv_end;         // at most position + tokens
+  std::uint32_t first_new;      // positions from here on get their KV in this pass
   std::uint32_t table;          // where the sequence's blocks begin in block_tables
-  std::uint32_t partial;        // row of partials of the first token, or direct_output
-  std::uint32_t reserved;
-};
-
-// Partials of one batch row: first, first + stride, ... (count of them), made in a round. count == 0: the row was stored
-// directly.
-struct merge_row {
-  std::uint32_t first, stride, count, round;
+  // With parts > 1 the same tokens' other KV is in other items: part i of token t goes to row partial + i * tokens + t of
+  // the partials, and whoever finishes last merges all parts in order.
+  std::uint32_t part, parts, partial;
+  std::uint32_t counter;        // shared by the parts; counters [2 * num_kv_heads * counter, + 2 * num_kv_heads)
 };
 
 struct attention_shape {
@@ -59,6 +54,7 @@ struct attention_arguments {
   const std::uint32_t* block_tables;  // on the device
   float* partial_output;              // [partial rows][num_heads][head_dim], not normalized
   float2* partial_softmax;            // [partial rows][num_heads]: maximum (base 2 exponent), sum
+  std::uint32_t* counters;            // zero before and after
   std::uint32_t layer = 0;
 };
 
@@ -66,16 +62,6 @@ struct attention_arguments {
 result<void> attend(const attention_shape& shape, const kv_layout& layout, const CUtensorMap& arena,
                     attention_tile tile, std::uint32_t grid_items, const attention_arguments& arguments, bool early,
                     cudaStream_t stream);
-
-struct merge_arguments {
-  const merge_row* rows;
-  const float* partial_output;
-  const float2* partial_softmax;
-  __nv_bfloat16* output;
-  std::uint32_t round = 0;  // rows of other rounds are left alone: their partials are not these
-};
-result<void> merge_partials(const attention_shape& shape, std::uint32_t rows, const merge_arguments& arguments,
-                            bool early, cudaStream_t stream);
 
 // Once a device.
 result<void> prepare_attention();

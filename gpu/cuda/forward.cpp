@@ -52,7 +52,7 @@ result<void> forward_pass::allocate_activations() {
     bytes_ += to.bytes();
     return {};
   };
-  bytes_ = weights_.arena.bytes();
+  bytes_ = weights_.bytes();
   TROUPE_CHECK(matrix(normed_values_, normed_, std::max(rows, round_up(limits_.logits, 128)), hidden));
   TROUPE_CHECK(matrix(qkv_values_, qkv_, rows, qkv));
   TROUPE_CHECK(matrix(attended_values_, attended_, rows, q));
@@ -65,11 +65,9 @@ result<void> forward_pass::allocate_activations() {
 
   std::size_t partial = 0;
   const std::uint32_t narrow_rows = limits_.exact ? rows : std::min(rows, small_rows);
-  for (const std::uint32_t r : {1u, 64u, 65u, 128u, 129u, narrow_rows}) {
-    if (r > narrow_rows || weights_.layers.empty()) continue;
-    const std::size_t width = r == 1 ? 64 : r == 65 ? 128 : r == 129 ? narrow_rows : r;
-    for (const weight_matrix* w : {&weights_.layers[0].qkv, &weights_.layers[0].o, &weights_.layers[0].down}) {
-      partial = std::max(partial, splits(*w, r) * std::min<std::size_t>(width, narrow_rows) * w->rows);
+  for (const auto& layer : weights_.layers) {
+    for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
+      partial = std::max(partial, std::size_t{splits(*w)} * narrow_rows * w->rows);
     }
   }
   TROUPE_CHECK(take(partial_, partial, "partial sums"));
@@ -80,6 +78,7 @@ result<void> forward_pass::allocate_activations() {
   const std::size_t tables = std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
   TROUPE_CHECK(take(step_, step_bytes, "batches"));
   TROUPE_CHECK(take(items_, max_items, "batches"));
+  TROUPE_CHECK(take(counters_, std::size_t{max_items} * 2 * config_.num_key_value_heads, "attention"));
   TROUPE_CHECK(take(tables_, tables, "block tables"));
   TROUPE_TRY(step_host_, pinned_buffer<std::byte>::make(step_bytes, "batches"));
   TROUPE_TRY(items_host_, pinned_buffer<attention_item>::make(max_items, "batches"));
@@ -120,7 +119,6 @@ forward_pass::step_pointers forward_pass::place(std::byte* base, std::uint32_t r
   p.positions = reinterpret_cast<std::uint32_t*>(take(words));
   p.slots = reinterpret_cast<std::uint32_t*>(take(words));
   p.gather = reinterpret_cast<std::uint32_t*>(take(words));
-  p.merges = reinterpret_cast<merge_row*>(take(rows * sizeof(merge_row)));
   p.bytes = used;
   return p;
 }
@@ -139,7 +137,6 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
   copy_to(plan.positions, host.positions, rows, 0u);
   copy_to(plan.slots, host.slots, rows, no_slot);
   copy_to(plan.gather, host.gather, 0, 0u);
-  copy_to(plan.merges, host.merges, rows, merge_row{});
   for (std::size_t i = 0; i < plan.rounds.size(); ++i) host.num_items[i] = plan.rounds[i].items;
   std::copy(plan.items.begin(), plan.items.end(), items_host_.data());
   std::copy(plan.block_tables.begin(), plan.block_tables.end(), tables_host_.data());
@@ -152,25 +149,33 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
 }
 
 // Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one
-// answer for all batches.
-std::uint32_t forward_pass::splits(const weight_matrix& w, std::uint32_t rows) const {
-  const std::uint32_t tiles = (w.rows + 127) / 128, steps = std::max(w.columns / 64, 1u);
-  const bool one_block = !limits_.exact && rows > 128;  // such tiles leave room for one block a multiprocessor
-  const std::uint32_t blocks = limits_.multiprocessors * (one_block ? 1 : 2);
-  const std::uint32_t most = limits_.exact || rows > 32 ? 4 : 8;
-  return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
+// answer for all batches; the figures of bench_gpu_cuda do too.
+std::uint32_t forward_pass::splits(const weight_matrix& w) const {
+  const std::uint32_t tiles = (w.rows + 63) / 64, steps = std::max(w.columns / 64, 1u);
+  return std::clamp(2 * limits_.multiprocessors / tiles, 1u, std::min(4u, std::max(steps / 4, 1u)));
+}
+
+// Packed weights are unpacked once for many rows; true: they are in w.data now.
+result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const {
+  if (!w.is_packed() || rows <= small_rows) return false;
+  TROUPE_CHECK(unpack(w.packed, w.rows, w.columns, weights_.scratch.data(), true, stream));
+  return true;
 }
 
 result<layer_output> forward_pass::linear(const activation_matrix& x, const weight_matrix& w,
                                           const activation_matrix& y, std::uint32_t rows, cudaStream_t stream) const {
   layer_output out;
+  TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
   if (!narrow(rows)) {
     TROUPE_CHECK(multiply_wide(x, rows, w, y, false, true, stream));
     out.values = y.data;
     return out;
   }
   narrow_options options;
-  options.splits = splits(w, rows);
+  options.splits = splits(w);
+  options.tile_groups = tile_groups(rows);
+  options.unpacked = unpacked;
+  options.early = !unpacked;  // else weights would be fetched before they are there
   TROUPE_ASSERT(std::size_t{options.splits} * rows * w.rows <= partial_.size());
   TROUPE_CHECK(multiply_narrow(x, rows, w, {partial_.data(), nullptr}, options, stream));
   out.partial = partial_.data();
@@ -190,13 +195,9 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.block_tables = tables_.data();
     a.partial_output = attention_partial_.data();
     a.partial_softmax = softmax_partial_.data();
+    a.counters = counters_.data();
     a.layer = layer;
     TROUPE_CHECK(attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
-    if (!round.merge) continue;
-    const std::size_t offset = std::size_t{round.first_row} * config_.num_attention_heads * config_.head_dim;
-    const merge_arguments m{step.merges + round.first_row, a.partial_output, a.partial_softmax, attended_.data + offset,
-                            static_cast<std::uint32_t>(i)};
-    TROUPE_CHECK(merge_partials(planning_.shape, round.rows, m, true, stream));
   }
   return {};
 }
@@ -236,28 +237,42 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
+  TROUPE_TRY(const bool unpacked, unpack_for(w.gate_up, shape.rows, stream));
   if (narrow(shape.rows)) {
-    TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data}, {}, stream));
+    TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data},
+                                 {1, tile_groups(shape.rows), !unpacked, unpacked}, stream));
   } else {
     TROUPE_CHECK(multiply_wide(normed_, shape.rows, w.gate_up, gated_, true, true, stream));
   }
   return linear(gated_, w.down, out_, shape.rows, stream);
 }
 
-result<void> forward_pass::enqueue(const forward_shape& shape, cudaStream_t stream) const {
+result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape, cudaStream_t stream) const {
   const step_pointers step = on_device(shape.rows);
-  TROUPE_CHECK(embed({weights_.embed.data, step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
+  TROUPE_CHECK(embed({weights_.embed.is_packed() ? nullptr : weights_.embed.data, weights_.embed.packed, step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
                      false, stream));
   layer_output update;
   for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i) {
     TROUPE_TRY(update, layer(shape, i, update, stream));
   }
-  if (shape.logits == 0) return {};
-  const norm_arguments norm{residual_.data(), update, shape.rows, weights_.norm, normed_.data,
-                            shape.gather ? step.gather : nullptr, shape.logits, config_.hidden_size, config_.rms_norm_eps};
-  TROUPE_CHECK(add_and_normalize(norm, true, stream));
-  TROUPE_CHECK(multiply_narrow(normed_, shape.logits, weights_.lm_head, {logits_.data(), nullptr}, {}, stream));
-  return find_argmax(logits_.data(), shape.logits, config_.vocab_size, argmax_.data(), true, stream);
+  return update;
+}
+
+result<void> forward_pass::enqueue_logits(const forward_shape& shape, const layer_output& last, std::uint32_t first,
+                                          std::uint32_t count, cudaStream_t stream) const {
+  TROUPE_ASSERT(shape.gather || first == 0);
+  const norm_arguments norm{residual_.data(), last, shape.rows, weights_.norm, normed_.data,
+                            shape.gather ? on_device(shape.rows).gather + first : nullptr, count, config_.hidden_size,
+                            config_.rms_norm_eps};
+  // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
+  TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
+  TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr}, {1, tile_groups(count), true}, stream));
+  return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true, stream);
+}
+
+result<void> forward_pass::enqueue(const forward_shape& shape, cudaStream_t stream) const {
+  TROUPE_TRY(const layer_output last, enqueue_layers(shape, stream));
+  return shape.logits == 0 ? result<void>{} : enqueue_logits(shape, last, 0, shape.logits, stream);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -42,7 +42,12 @@ class forward_pass {
   result<void> attach(std::byte* arena, std::uint32_t num_blocks);
   // Copies the plan to the device, padded to `rows`.
   result<void> upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream);
+  // All of a pass whose logits fit in one piece; or its layers, then its logits in pieces that the caller fetches.
   result<void> enqueue(const forward_shape& shape, cudaStream_t stream) const;
+  result<layer_output> enqueue_layers(const forward_shape& shape, cudaStream_t stream) const;
+  // Logits of rows gather[first, + count) into logits()[0, count) and argmax()[first, + count).
+  result<void> enqueue_logits(const forward_shape& shape, const layer_output& last, std::uint32_t first,
+                              std::uint32_t count, cudaStream_t stream) const;
 
   const float* logits() const { return logits_.data(); }
   const unsigned long long* argmax() const { return argmax_.data(); }
@@ -55,7 +60,6 @@ class forward_pass {
   forward_pass() = default;
   struct step_pointers {
     std::uint32_t *tokens, *positions, *slots, *gather, *num_items;
-    merge_row* merges;
     std::size_t bytes;
   };
   static constexpr std::uint32_t max_rounds = 64, max_items = 65536;
@@ -64,8 +68,11 @@ class forward_pass {
 
   result<void> allocate_activations();
   result<void> make_angles(cudaStream_t stream);
-  std::uint32_t splits(const weight_matrix& w, std::uint32_t rows) const;
+  std::uint32_t splits(const weight_matrix& w) const;
+  // Blocks of 64 features spread better; of 128 they read many rows' activations less often.
+  static std::uint32_t tile_groups(std::uint32_t rows) { return rows <= 128 ? 1 : 2; }
   bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
+  result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.
   result<layer_output> linear(const activation_matrix& x, const weight_matrix& w, const activation_matrix& y,
                               std::uint32_t rows, cudaStream_t stream) const;
@@ -85,6 +92,7 @@ class forward_pass {
   device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_, gated_values_;
   device_buffer<__half> queries_;
   device_buffer<unsigned long long> argmax_;
+  device_buffer<std::uint32_t> counters_;
   activation_matrix normed_, qkv_, attended_, out_, gated_;
 
   device_buffer<std::byte> step_;

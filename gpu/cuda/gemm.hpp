@@ -16,14 +16,18 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/cuda/packed.hpp"
 
 namespace troupe::gpu::cuda {
 
-// Weights [rows][columns] in bf16.
+// Weights [rows][columns], in bf16 or packed. Packed ones are multiplied as they are by multiply_narrow; for
+// multiply_wide they are unpacked first, to `data`, which many matrices share.
 struct weight_matrix {
   const __nv_bfloat16* data = nullptr;
   std::uint32_t rows = 0, columns = 0;
-  CUtensorMap map{};  // boxes of 64 rows
+  CUtensorMap map{};  // of data; boxes of 64 rows
+  packed_matrix packed{};
+  bool is_packed() const { return packed.data != nullptr; }
 };
 result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns);
 
@@ -45,6 +49,7 @@ struct narrow_options {
   std::uint32_t splits = 1;      // parts of the reduced dimension
   std::uint32_t tile_groups = 2;  // 64 or 128 features a block
   bool early = true;             // launch.hpp
+  bool unpacked = false;         // packed weights have been unpacked to their `data`
 };
 result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
                              const narrow_output& y, const narrow_options& options, cudaStream_t stream);

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/gemm_narrow.cuh"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/tensor_map.hpp"
 #include "gpu/cuda/wgmma.cuh"
@@ -8,15 +9,7 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t depth_step = 64;       // values of the reduced dimension a stage
 constexpr std::uint32_t group_bytes = 64 * 128;  // 64 rows of a stage
-constexpr std::uint32_t raster_width = 8;      // column tiles that share a tile of weights while it is in L2
-
-struct narrow_parameters {
-  std::uint32_t features, depth_steps, rows, splits, row_tiles;
-  float* partial;
-  __nv_bfloat16* gated;
-};
 
 __host__ __device__ constexpr int stages_for(int groups, int width) {
   if (width == 256) return 4;
@@ -24,21 +17,6 @@ __host__ __device__ constexpr int stages_for(int groups, int width) {
 }
 __host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width) {
   return static_cast<std::size_t>(stages_for(groups, width)) * (groups * group_bytes + width * 128) + 256;
-}
-
-__device__ inline float silu(float x) { return x / (1.0f + __expf(-x)); }
-
-// Which tile a block computes: row tiles of activations vary fastest within runs of raster_width.
-struct tile_position {
-  std::uint32_t feature_tile, split, row_tile;
-};
-__device__ inline tile_position locate(std::uint32_t index, const narrow_parameters& p, std::uint32_t feature_tiles) {
-  const std::uint32_t run = raster_width * feature_tiles * p.splits;
-  const std::uint32_t first = index / run * raster_width;
-  const std::uint32_t width = min(raster_width, p.row_tiles - first);
-  const std::uint32_t rest = index % run;
-  const std::uint32_t upper = rest / width;
-  return {upper / p.splits, upper % p.splits, first + rest % width};
 }
 
 template <int kGroups, int kWidth>
@@ -100,7 +78,7 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
     return;
   }
 
-  const int group = warp / 4, lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = warp / 4;
   float sum[kWidth / 2];
   ring_position<kStages> at;
   std::uint32_t previous = 0;
@@ -120,30 +98,7 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
   wgmma_wait<0>();
   hold(sum);
 
-  const std::uint32_t feature = feature0 + group * 64 + warp % 4 * 16 + lane / 4;
-  if (p.gated != nullptr) {
-    const std::uint32_t out_features = p.features / 2, out = (feature0 + group * 64 + warp % 4 * 16) / 2 + lane / 4;
-#pragma unroll
-    for (int j = 0; j < kWidth / 8; ++j) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c;
-        if (row < p.rows && out < out_features) {
-          p.gated[std::size_t{row} * out_features + out] = __float2bfloat16(silu(sum[4 * j + c]) * sum[4 * j + 2 + c]);
-        }
-      }
-    }
-    return;
-  }
-  float* y = p.partial + std::size_t{tile.split} * p.rows * p.features;
-#pragma unroll
-  for (int j = 0; j < kWidth / 8; ++j) {
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c % 2, f = feature + c / 2 * 8;
-      if (row < p.rows && f < p.features) y[std::size_t{row} * p.features + f] = sum[4 * j + c];
-    }
-  }
+  store_tile<kWidth>(p, tile.split, feature0 + group * 64, row0, sum);
 }
 
 template <int kGroups, int kWidth>
@@ -180,7 +135,12 @@ result<void> prepare_widths() {
 
 }  // namespace
 
+result<void> prepare_packed();
+result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w, const narrow_parameters& p, bool early,
+                             cudaStream_t stream);
+
 result<void> prepare_narrow() {
+  TROUPE_CHECK(prepare_packed());
   TROUPE_CHECK(prepare_widths<1, 8, 16, 32, 64, 128, 256>());
   return prepare_widths<2, 8, 16, 32, 64, 128, 256>();
 }
@@ -198,13 +158,14 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
   TROUPE_ASSERT(p.splits >= 1 && p.splits <= p.depth_steps);
   p.partial = y.partial;
   p.gated = y.gated;
+  if (w.is_packed() && !options.unpacked) return multiply_packed(x, w.packed, p, options.early, stream);
   return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)
                                   : run_width<2>(x, w, p, options.early, stream);
 }
 
 result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns) {
   TROUPE_TRY(const CUtensorMap map, make_matrix_map(data, half_type::bf16, rows, columns, 64));
-  return weight_matrix{data, rows, columns, map};
+  return weight_matrix{data, rows, columns, map, {}};
 }
 
 result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity, std::uint32_t columns) {

@@ -2,6 +2,7 @@
 
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/packed.cuh"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -30,12 +31,28 @@ __device__ inline float warp_sum(float x) {
 __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  const std::uint32_t row = blockIdx.x;
-  const __nv_bfloat16* from = a.table + std::size_t{a.tokens[row]} * a.hidden;
+  const std::uint32_t row = blockIdx.x, token = a.tokens[row];
+  if (threadIdx.x == 0) a.argmax[row] = 0;
+  if (a.table == nullptr) {  // a thread a slot of 32 values
+    const std::uint32_t steps = a.hidden / 64;
+    const packed_row source = find_row(a.packed, token / 64, steps);
+    const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
+    for (std::uint32_t i = threadIdx.x; i < 2 * steps; i += blockDim.x) {
+      std::uint32_t values[16];
+      unpack_slot(reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset + i / 2 * tile_bytes, source.format,
+                  token % 64 * 2 + i % 2, values);
+#pragma unroll
+      for (int k = 0; k < 16; ++k) {
+        const float2 pair = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(values + k));
+        *reinterpret_cast<float2*>(a.residual + std::size_t{row} * a.hidden + i * 32 + 2 * k) = pair;
+      }
+    }
+    return;
+  }
+  const __nv_bfloat16* from = a.table + std::size_t{token} * a.hidden;
   for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
     *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) = load_bf16x4(from + i);
   }
-  if (threadIdx.x == 0) a.argmax[row] = 0;
 }
 
 __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
@@ -154,6 +171,41 @@ __global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
   }
 }
 
+// The common case, whole interleaved heads without norms: a thread eight neighbouring values.
+__global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_arguments a) {
+  const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t at = (blockIdx.x * 128 + threadIdx.x) * 8, row = blockIdx.y;
+  if (at >= width) return;
+  const std::uint32_t head = at / a.head_dim, within = at % a.head_dim;
+  float4 v[2] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const std::size_t from = std::size_t{row} * width + at + 4 * i;
+    if (a.qkv.values != nullptr) v[i] = load_bf16x4(a.qkv.values + from);
+    for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
+      v[i] = add(v[i], *reinterpret_cast<const float4*>(a.qkv.partial + std::size_t{s} * a.rows * width + from));
+    }
+    if (a.bias != nullptr) v[i] = add(v[i], *reinterpret_cast<const float4*>(a.bias + at + 4 * i));
+    if (head >= a.num_heads + a.num_kv_heads) continue;
+    const float4 angle = *reinterpret_cast<const float4*>(a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) +
+                                                          within / 2 + 2 * i);
+    v[i] = make_float4(v[i].x * angle.x - v[i].y * angle.y, v[i].x * angle.y + v[i].y * angle.x,
+                       v[i].z * angle.z - v[i].w * angle.w, v[i].z * angle.w + v[i].w * angle.z);
+  }
+  alignas(16) const __half out[8] = {finite_half(v[0].x), finite_half(v[0].y), finite_half(v[0].z), finite_half(v[0].w),
+                   finite_half(v[1].x), finite_half(v[1].y), finite_half(v[1].z), finite_half(v[1].w)};
+  __half* to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
+  if (head >= a.num_heads) {
+    const std::uint32_t slot = a.slots[row];
+    if (slot == no_slot) return;
+    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes + a.layer_offset) +
+         (std::size_t{head - a.num_heads} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
+  }
+  *reinterpret_cast<uint4*>(to + within) = *reinterpret_cast<const uint4*>(out);
+}
+
 __global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
                               float2* angles) {
   const std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -194,6 +246,11 @@ result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t
 
 result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.head_dim <= 256 && a.dimensions <= a.head_dim);
+  if (a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr && a.dimensions == a.head_dim && a.head_dim % 8 == 0) {
+    const std::uint32_t threads = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim / 8;
+    return launch("rotate_and_store", rotary_interleaved_kernel, {dim3((threads + 127) / 128, a.rows), dim3(128), 0}, stream,
+                  early, a);
+  }
   const std::uint32_t warps = a.rows * (a.num_heads + 2 * a.num_kv_heads);
   return launch("rotate_and_store", rotary_kernel, {dim3((warps + 3) / 4), dim3(128), 0}, stream, early, a);
 }

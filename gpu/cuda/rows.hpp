@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/cuda/packed.hpp"
 
 namespace troupe::gpu::cuda {
 
@@ -24,7 +25,8 @@ struct layer_output {
 
 // residual[rows][hidden] = table[tokens[row]]; clears argmax[rows] for find_argmax.
 struct embed_arguments {
-  const __nv_bfloat16* table;
+  const __nv_bfloat16* table;  // or, nullptr:
+  packed_matrix packed;
   const std::uint32_t* tokens;
   float* residual;
   unsigned long long* argmax;

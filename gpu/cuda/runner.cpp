@@ -4,7 +4,7 @@
 #include <bit>
 #include <map>
 #include <optional>
-#include <tuple>
+#include <utility>
 
 #include "gpu/cuda/forward.hpp"
 #include "gpu/device_registry.hpp"
@@ -33,9 +33,10 @@ class cuda_runner final : public model_runner {
 
   result<void> start(device_weights weights) {
     TROUPE_CHECK(checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    packed_ = !weights.layers.empty() && weights.layers[0].down.is_packed();
     TROUPE_TRY(auto pass, forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
     pass_.emplace(std::move(pass));
-    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(std::max(limits_.logits, forward_pass::small_rows), "results"));
+    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(std::max(limits_.rows, forward_pass::small_rows), "results"));
     argmax_.resize(argmax_host_.size());
     return {};
   }
@@ -48,16 +49,19 @@ class cuda_runner final : public model_runner {
   result<step_output> collect() override;
   std::size_t weight_bytes() const override { return pass_->bytes(); }
   std::string description() const override {
-    return device_.name + " (cuda:" + std::to_string(device_.index) + "), bf16" + (limits_.exact ? ", exact" : "");
+    return device_.name + " (cuda:" + std::to_string(device_.index) + "), " + (packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
   }
 
  private:
-  using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool>;  // rows, items, merge
+  using graph_key = std::pair<std::uint32_t, std::uint32_t>;  // rows, items
   static constexpr std::size_t max_graphs = 128;
 
   result<void> run_graph(const forward_shape& shape);
   result<cudaGraphExec_t> capture(const forward_shape& shape);
-  result<void> fetch(std::uint32_t logits, bool argmax_suffices);
+  result<void> run_launches(forward_shape shape);
+  result<void> prepare_results(std::uint32_t logits, bool argmax_suffices);
+  result<void> fetch_logits(std::uint32_t first, std::uint32_t count);
+  result<void> fetch_argmax();
   void drop_graphs() {
     for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
     graphs_.clear();
@@ -68,6 +72,7 @@ class cuda_runner final : public model_runner {
   runner_options options_;
   kv_layout layout_;
   forward_limits limits_;
+  bool packed_ = false;
   cudaStream_t stream_ = nullptr;
   std::optional<forward_pass> pass_;
   device_buffer<std::byte> kv_;
@@ -109,10 +114,9 @@ result<void> cuda_runner::submit(const batch& b) {
   TROUPE_ASSERT(num_blocks_ > 0 && !pending_);
   const std::uint32_t rows = b.num_rows(), logits = b.num_logits();
   TROUPE_ASSERT(rows > 0 && rows <= limits_.rows);
-  if (b.sequences.size() > limits_.sequences || logits > limits_.logits) {
-    return fail(ec::invalid_argument, std::to_string(b.sequences.size()) + " sequences with " + std::to_string(logits) +
-                                          " rows of logits in one batch; at most " + std::to_string(limits_.sequences) +
-                                          " and " + std::to_string(limits_.logits) + " (max_batch_sequences)");
+  if (b.sequences.size() > limits_.sequences) {
+    return fail(ec::invalid_argument, std::to_string(b.sequences.size()) + " sequences in one batch; at most " +
+                                          std::to_string(limits_.sequences) + " (max_batch_sequences)");
   }
   for (const auto& s : b.sequences) {
     if (s.first_position + s.tokens.size() > config_.max_position_embeddings) {
@@ -128,20 +132,36 @@ result<void> cuda_runner::submit(const batch& b) {
                       padded_rows(rows) <= limits_.rows;
   if (decode) shape.rows = shape.logits = padded_rows(rows);
   TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
-  TROUPE_CHECK(decode ? run_graph(shape) : pass_->enqueue(shape, stream_));
-  TROUPE_CHECK(fetch(logits, b.argmax_suffices));
+  TROUPE_CHECK(prepare_results(logits, b.argmax_suffices));
+  if (decode) {
+    TROUPE_CHECK(run_graph(shape));
+    TROUPE_CHECK(fetch_logits(0, logits));
+  } else {
+    TROUPE_CHECK(run_launches(shape));
+  }
+  TROUPE_CHECK(fetch_argmax());
   pending_ = true;
+  return {};
+}
+
+// Logits come in pieces of as many rows as their buffer on the device has.
+result<void> cuda_runner::run_launches(forward_shape shape) {
+  shape.gather = shape.gather || shape.logits > limits_.logits;
+  TROUPE_TRY(const layer_output last, pass_->enqueue_layers(shape, stream_));
+  for (std::uint32_t first = 0; first < shape.logits; first += limits_.logits) {
+    const std::uint32_t count = std::min(limits_.logits, shape.logits - first);
+    TROUPE_CHECK(pass_->enqueue_logits(shape, last, first, count, stream_));
+    TROUPE_CHECK(fetch_logits(first, count));
+  }
   return {};
 }
 
 result<void> cuda_runner::run_graph(const forward_shape& shape) {
   attention_round round = shape.rounds[0];
   round.items = std::bit_ceil(round.items);
-  round.first_row = 0;
-  round.rows = shape.rows;
   forward_shape padded = shape;
   padded.rounds = {&round, 1};
-  const graph_key key{shape.rows, round.items, round.merge};
+  const graph_key key{shape.rows, round.items};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     if (graphs_.size() >= max_graphs) drop_graphs();
@@ -164,21 +184,29 @@ result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
   return executable;
 }
 
-result<void> cuda_runner::fetch(std::uint32_t logits, bool argmax_suffices) {
+result<void> cuda_runner::prepare_results(std::uint32_t logits, bool argmax_suffices) {
   pending_logits_ = logits;
   pending_values_ = !argmax_suffices && logits > 0;
-  if (logits == 0) return {};
-  TROUPE_CHECK(checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(), logits * sizeof(unsigned long long),
-                                       cudaMemcpyDeviceToHost, stream_),
-                       "fetching results"));
-  if (!pending_values_) return {};
   const std::size_t count = std::size_t{logits} * config_.vocab_size;
-  if (logits_host_.size() < count) {
-    const std::size_t capacity = std::min<std::size_t>(std::bit_ceil(logits), limits_.logits) * config_.vocab_size;
-    TROUPE_TRY(logits_host_, pinned_buffer<float>::make(capacity, "logits"));
+  if (pending_values_ && logits_host_.size() < count) {
+    const std::size_t capacity = std::min<std::size_t>(std::bit_ceil(logits), limits_.rows) * config_.vocab_size;
+    TROUPE_TRY(logits_host_, pinned_buffer<float>::make(std::max(capacity, count), "logits"));
   }
-  return checked(cudaMemcpyAsync(logits_host_.data(), pass_->logits(), count * sizeof(float), cudaMemcpyDeviceToHost, stream_),
+  return {};
+}
+
+result<void> cuda_runner::fetch_logits(std::uint32_t first, std::uint32_t count) {
+  if (!pending_values_) return {};
+  return checked(cudaMemcpyAsync(logits_host_.data() + std::size_t{first} * config_.vocab_size, pass_->logits(),
+                                 std::size_t{count} * config_.vocab_size * sizeof(float), cudaMemcpyDeviceToHost, stream_),
                  "fetching logits");
+}
+
+result<void> cuda_runner::fetch_argmax() {
+  if (pending_logits_ == 0) return {};
+  return checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(), pending_logits_ * sizeof(unsigned long long),
+                                 cudaMemcpyDeviceToHost, stream_),
+                 "fetching results");
 }
 
 result<step_output> cuda_runner::collect() {

@@ -28,14 +28,17 @@ void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& 
     item.position = p.position;
     item.kv_begin = i * split;
     item.kv_end = std::min(end, (i + 1) * split);
+    item.first_new = p.first_new;
     item.table = p.table;
-    item.partial = parts == 1 ? direct_output : partial_row + i * p.tokens;
+    item.part = i;
+    item.parts = parts;
+    item.partial = partial_row;
+    item.counter = counters;
     items.push_back(item);
   }
   round.items += parts;
   if (parts == 1) return;
-  round.merge = true;
-  for (std::uint32_t t = 0; t < p.tokens; ++t) merges[p.row + t] = {partial_row + t, p.tokens, parts, static_cast<std::uint32_t>(rounds.size() - 1)};
+  ++counters;
   partial_row += parts * p.tokens;
 }
 
@@ -54,8 +57,8 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
     split = round_up(fair, tile_keys(tile));
   }
   std::uint32_t partial_row = 0;
-  const auto open = [&](std::uint32_t row) {
-    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0, false, row, 0});
+  const auto open = [&] {
+    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0});
     partial_row = 0;
   };
   const auto close = [&] {
@@ -66,15 +69,14 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
     });
     partial_rows = std::max(partial_rows, partial_row);
   };
-  open(pieces.front().row);
+  open();
   for (const auto& p : pieces) {
     const std::uint32_t needed = ((p.position + p.tokens + split - 1) / split) * p.tokens;
     if (partial_row != 0 && partial_row + needed > options.max_partial_rows) {
       close();
-      open(p.row);
+      open();
     }
     add_piece(p, split, rounds.back(), partial_row);
-    rounds.back().rows = p.row + p.tokens - rounds.back().first_row;
   }
   close();
 }
@@ -82,6 +84,7 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
 void step_plan::build(const batch& b, const plan_options& options) {
   rows = b.num_rows();
   partial_rows = 0;
+  counters = 0;
   tokens.clear();
   positions.clear();
   slots.clear();
@@ -91,7 +94,6 @@ void step_plan::build(const batch& b, const plan_options& options) {
   block_tables.clear();
   narrow_.clear();
   wide_.clear();
-  merges.assign(rows, merge_row{});
   const std::uint32_t group = options.shape.group();
   for (const auto& sequence : b.sequences) {
     const auto count = static_cast<std::uint32_t>(sequence.tokens.size());
@@ -114,7 +116,7 @@ void step_plan::build(const batch& b, const plan_options& options) {
     const std::uint32_t step = tile_rows(narrow ? attention_tile::narrow : attention_tile::wide) / group;
     for (std::uint32_t i = 0; i < count; i += step) {
       (narrow ? narrow_ : wide_)
-          .push_back({first_row + i, std::min(step, count - i), sequence.first_position + i, table});
+          .push_back({first_row + i, std::min(step, count - i), sequence.first_position + i, sequence.first_position, table});
     }
   }
   every_row_has_logits = gather.size() == rows;

@@ -1,3 +1,5 @@
+#include <cuda_fp16.h>
+
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/synthesize.hpp"
 
@@ -23,6 +25,19 @@ __global__ void random_kernel(__nv_bfloat16* to, std::size_t count, std::uint64_
   }
 }
 
+// Block: a tile; thread: a slot.
+__global__ void packed_kernel(std::uint8_t* tiles, packed_format format, std::uint64_t seed, float scale) {
+  const bool q4 = format == packed_format::q4;
+  std::uint8_t* tile = tiles + std::size_t{blockIdx.x} * (q4 ? 2560 : 4608);
+  const std::uint64_t at = seed ^ (std::uint64_t{blockIdx.x} << 12 | threadIdx.x << 3);
+  for (int part = 0; part < (q4 ? 1 : 2); ++part) {
+    const std::uint64_t a = mix(at + 2 * part), b = mix(at + 2 * part + 1);
+    reinterpret_cast<uint4*>(tile)[part * 128 + threadIdx.x] =
+        make_uint4(static_cast<unsigned>(a), static_cast<unsigned>(a >> 32), static_cast<unsigned>(b), static_cast<unsigned>(b >> 32));
+  }
+  reinterpret_cast<__half2*>(tile + (q4 ? 2048 : 4096))[threadIdx.x] = __floats2half2_rn(scale, q4 ? -7.5f * scale : scale);
+}
+
 __global__ void constant_kernel(float* to, std::size_t count, float value) {
   const std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < count) to[i] = value;
@@ -34,6 +49,12 @@ result<void> fill_random(__nv_bfloat16* to, std::size_t count, std::uint64_t see
                          cudaStream_t stream) {
   return launch("fill_random", random_kernel, {dim3(1056), dim3(256), 0}, stream, false, to, count, seed,
                 deviation * 1.7320508f);
+}
+
+result<void> fill_random_packed(std::byte* tiles, std::size_t count, packed_format format, std::uint64_t seed, float scale,
+                                cudaStream_t stream) {
+  return launch("fill_random_packed", packed_kernel, {dim3(static_cast<unsigned>(count)), dim3(128), 0}, stream, false,
+                reinterpret_cast<std::uint8_t*>(tiles), format, seed, scale);
 }
 
 result<void> fill_constant(float* to, std::size_t count, float value, cudaStream_t stream) {

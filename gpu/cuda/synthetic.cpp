@@ -44,9 +44,11 @@ result<model::model_config> synthetic_config(std::string_view name) {
 
 result<std::unique_ptr<model_runner>> make_synthetic_runner(std::string_view name, const runner_options& options) {
   TROUPE_TRY(const device_info device, open_device(options.device == "auto" ? "cuda" : options.device));
+  const bool packed = name.ends_with(":q4");
+  if (packed) name.remove_suffix(3);
   TROUPE_TRY(const model::model_config config, synthetic_config(name));
   TROUPE_CHECK(check_supported(config, options));
-  TROUPE_TRY(device_weights weights, synthesize_weights(config, seed, cudaStreamLegacy));
+  TROUPE_TRY(device_weights weights, synthesize_weights(config, packed, seed, cudaStreamLegacy));
   return make_runner_over(device, config, std::move(weights), options);
 }
 

@@ -33,54 +33,133 @@ class arena_cursor {
   std::size_t used_ = 0;
 };
 
-struct layout_options {
-  bool bias, qk_norm;
+// How each matrix is stored: the parts it is fused from, with their types; no parts: bf16.
+struct matrix_part {
+  std::uint64_t rows = 0;
+  packed_format format = packed_format::none;
+};
+using matrix_parts = std::vector<matrix_part>;
+struct layer_layout {
+  matrix_parts qkv, o, gate_up, down;
+};
+struct model_layout {
+  bool bias = false, qk_norm = false;
+  matrix_parts embed, lm_head;
+  std::vector<layer_layout> layers;  // empty: bf16
 };
 
-result<void> take_matrix(arena_cursor& arena, weight_matrix& to, std::size_t rows, std::size_t columns) {
-  auto* data = arena.take<__nv_bfloat16>(rows * columns);
-  to.data = data;
-  to.rows = static_cast<std::uint32_t>(rows);
-  to.columns = static_cast<std::uint32_t>(columns);
-  if (data == nullptr) return {};
-  TROUPE_TRY(to, make_weight_matrix(data, to.rows, to.columns));
-  return {};
+// Whole tiles of one format each, or else nothing is packed.
+matrix_parts parts_of(std::initializer_list<const model::tensor*> tensors) {
+  matrix_parts parts;
+  for (const model::tensor* t : tensors) {
+    const packed_format format = packed_format_of(t->type);
+    if (format == packed_format::none || t->columns % 64 != 0 || (tensors.size() > 1 && t->rows % 64 != 0)) return {};
+    parts.push_back({t->rows, format});
+  }
+  return parts;
+}
+matrix_parts interleaved_parts(const model::tensor& gate, const model::tensor& up) {
+  if (packed_format_of(gate.type) != packed_format_of(up.type) || gate.rows % 32 != 0) return {};
+  matrix_parts parts = parts_of({&gate});
+  for (auto& p : parts) p.rows *= 2;
+  return parts;
+}
+model_layout layout_of(const model::loaded_model& model) {
+  const auto& w = model.weights;
+  model_layout layout;
+  layout.embed = parts_of({&w.embed_tokens});
+  layout.lm_head = parts_of({&w.lm_head});
+  for (const auto& l : w.layers) {
+    layout.bias = layout.bias || l.q_bias.exists() || l.k_bias.exists() || l.v_bias.exists();
+    layout.qk_norm = layout.qk_norm || l.q_norm.exists();
+    layout.layers.push_back({parts_of({&l.q_proj, &l.k_proj, &l.v_proj}), parts_of({&l.o_proj}),
+                             interleaved_parts(l.gate_proj, l.up_proj), parts_of({&l.down_proj})});
+  }
+  return layout;
 }
 
-// Places every tensor; one function, so that the sizes and the places cannot differ.
-result<void> place(arena_cursor& arena, const model::model_config& c, const layout_options& options,
-                   device_weights& w) {
-  const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim, kv = std::size_t{c.num_key_value_heads} * c.head_dim;
-  TROUPE_CHECK(take_matrix(arena, w.embed, c.vocab_size, c.hidden_size));
-  if (c.tie_word_embeddings) {
-    w.lm_head = w.embed;
-  } else {
-    TROUPE_CHECK(take_matrix(arena, w.lm_head, c.vocab_size, c.hidden_size));
-  }
-  w.norm = arena.take<float>(c.hidden_size);
-  w.layers.resize(c.num_hidden_layers);
-  for (auto& layer : w.layers) {
-    layer.attn_norm = arena.take<float>(c.hidden_size);
-    layer.ffn_norm = arena.take<float>(c.hidden_size);
-    if (options.bias) layer.qkv_bias = arena.take<float>(q + 2 * kv);
-    if (options.qk_norm) {
-      layer.q_norm = arena.take<float>(c.head_dim);
-      layer.k_norm = arena.take<float>(c.head_dim);
+// Places every tensor; one class, so that the sizes and the places cannot differ. Without memory it only adds them up.
+class placer {
+ public:
+  placer(std::byte* arena, __nv_bfloat16* scratch) : arena_(arena), scratch_(scratch) {}
+
+  result<void> model(const model::model_config& c, const model_layout& layout, device_weights& w) {
+    const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim, kv = std::size_t{c.num_key_value_heads} * c.head_dim;
+    const std::size_t hidden = c.hidden_size, inner = c.intermediate_size;
+    TROUPE_CHECK(matrix(w.embed, c.vocab_size, hidden, layout.embed, false));
+    if (c.tie_word_embeddings) {
+      w.lm_head = w.embed;
+    } else {
+      TROUPE_CHECK(matrix(w.lm_head, c.vocab_size, hidden, layout.lm_head, false));
     }
-    TROUPE_CHECK(take_matrix(arena, layer.qkv, q + 2 * kv, c.hidden_size));
-    TROUPE_CHECK(take_matrix(arena, layer.o, c.hidden_size, q));
-    TROUPE_CHECK(take_matrix(arena, layer.gate_up, std::size_t{2} * c.intermediate_size, c.hidden_size));
-    TROUPE_CHECK(take_matrix(arena, layer.down, c.hidden_size, c.intermediate_size));
+    w.norm = arena_.take<float>(hidden);
+    w.layers.resize(c.num_hidden_layers);
+    for (std::size_t i = 0; i < w.layers.size(); ++i) {
+      device_layer& layer = w.layers[i];
+      const layer_layout parts = layout.layers.empty() ? layer_layout{} : layout.layers[i];
+      layer.attn_norm = arena_.take<float>(hidden);
+      layer.ffn_norm = arena_.take<float>(hidden);
+      if (layout.bias) layer.qkv_bias = arena_.take<float>(q + 2 * kv);
+      if (layout.qk_norm) {
+        layer.q_norm = arena_.take<float>(c.head_dim);
+        layer.k_norm = arena_.take<float>(c.head_dim);
+      }
+      TROUPE_CHECK(matrix(layer.qkv, q + 2 * kv, hidden, parts.qkv, true));
+      TROUPE_CHECK(matrix(layer.o, hidden, q, parts.o, true));
+      TROUPE_CHECK(matrix(layer.gate_up, 2 * inner, hidden, parts.gate_up, true));
+      TROUPE_CHECK(matrix(layer.down, hidden, inner, parts.down, true));
+    }
+    return {};
   }
-  return {};
-}
+  std::size_t arena_bytes() const { return arena_.used(); }
+  std::size_t scratch_values() const { return scratch_values_; }
 
-result<device_weights> allocate(const model::model_config& config, const layout_options& options) {
-  device_weights w;
-  TROUPE_TRY(w.arena, device_buffer<std::byte>::make(weight_arena_bytes(config, options.bias, options.qk_norm), "weights"));
-  arena_cursor arena(w.arena.data());
-  TROUPE_CHECK(place(arena, config, options, w));
-  TROUPE_ASSERT(arena.used() == w.arena.bytes());
+ private:
+  result<void> matrix(weight_matrix& to, std::size_t rows, std::size_t columns, const matrix_parts& parts, bool unpackable) {
+    to.rows = static_cast<std::uint32_t>(rows);
+    to.columns = static_cast<std::uint32_t>(columns);
+    if (parts.empty()) {
+      to.data = arena_.take<__nv_bfloat16>(rows * columns);
+    } else {
+      std::uint64_t tile = 0, offset = 0;
+      for (std::uint32_t i = 0; i < packed_matrix::max_runs; ++i) {
+        to.packed.first_tile[i] = static_cast<std::uint32_t>(tile);
+        to.packed.offset[i] = offset;
+        if (i >= parts.size()) {
+          to.packed.first_tile[i] = ~std::uint32_t{0};
+          continue;
+        }
+        const std::uint64_t tiles = (parts[i].rows + 63) / 64;
+        to.packed.format[i] = parts[i].format;
+        tile += tiles;
+        offset += tiles * (columns / 64) * packed_tile_bytes(parts[i].format);
+      }
+      to.packed.data = arena_.take<std::byte>(offset);
+      if (unpackable) scratch_values_ = std::max(scratch_values_, rows * columns);
+      to.data = unpackable ? scratch_ : nullptr;
+    }
+    if (to.data == nullptr) return {};
+    TROUPE_TRY(const weight_matrix mapped, make_weight_matrix(to.data, to.rows, to.columns));
+    to.map = mapped.map;
+    return {};
+  }
+
+  arena_cursor arena_;
+  __nv_bfloat16* scratch_;
+  std::size_t scratch_values_ = 0;
+};
+
+result<device_weights> allocate(const model::model_config& config, const model_layout& layout) {
+  placer sizes(nullptr, nullptr);
+  device_weights nowhere, w;
+  TROUPE_CHECK(sizes.model(config, layout, nowhere));
+  TROUPE_TRY(w.arena, device_buffer<std::byte>::make(sizes.arena_bytes(), "weights"));
+  if (sizes.scratch_values() > 0) {
+    TROUPE_TRY(w.scratch, device_buffer<__nv_bfloat16>::make(sizes.scratch_values(), "unpacking weights"));
+  }
+  placer places(w.arena.data(), w.scratch.data());
+  TROUPE_CHECK(places.model(config, layout, w));
+  TROUPE_ASSERT(places.arena_bytes() == w.arena.bytes());
   return w;
 }
 
@@ -111,8 +190,8 @@ class uploader {
     }
   }
 
-  // Rows of `t` into the fused matrix `to`.
-  result<void> matrix(const model::tensor& t, const __nv_bfloat16* to, row_placement placement) {
+  // Rows of `t` into the fused matrix `to`, whose part `run` they are.
+  result<void> matrix(const model::tensor& t, const weight_matrix& to, row_placement placement, std::uint32_t run = 0) {
     const std::uint64_t step = std::max<std::uint64_t>(slot_bytes / t.row_bytes() / 16 * 16, 1);
     TROUPE_ASSERT(step * t.row_bytes() <= slot_bytes);
     for (std::uint64_t row = 0; row < t.rows; row += step) {
@@ -120,7 +199,13 @@ class uploader {
       row_placement part = placement;
       part.first += static_cast<std::uint32_t>(placement.interleaved ? row * 2 : row);
       TROUPE_TRY(const std::byte* raw, stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
-      TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, const_cast<__nv_bfloat16*>(to), part, stream_));
+      if (to.is_packed()) {
+        if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
+        std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
+        TROUPE_CHECK(pack(t.type, raw, rows, t.columns, tiles, part, stream_));
+      } else {
+        TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, const_cast<__nv_bfloat16*>(to.data), part, stream_));
+      }
       TROUPE_CHECK(release());
     }
     return {};
@@ -165,9 +250,9 @@ class uploader {
 result<void> upload_layer(uploader& up, const model::layer_weights& from, const device_layer& to) {
   TROUPE_CHECK(up.vector(from.attn_norm, to.attn_norm));
   TROUPE_CHECK(up.vector(from.ffn_norm, to.ffn_norm));
-  std::uint32_t row = 0;
+  std::uint32_t row = 0, run = 0;
   for (const model::tensor* t : {&from.q_proj, &from.k_proj, &from.v_proj}) {
-    TROUPE_CHECK(up.matrix(*t, to.qkv.data, {row, false}));
+    TROUPE_CHECK(up.matrix(*t, to.qkv, {row, false}, run++));
     row += static_cast<std::uint32_t>(t->rows);
   }
   if (to.qkv_bias != nullptr) {
@@ -182,35 +267,23 @@ result<void> upload_layer(uploader& up, const model::layer_weights& from, const 
     TROUPE_CHECK(up.vector(from.q_norm, to.q_norm));
     TROUPE_CHECK(up.vector(from.k_norm, to.k_norm));
   }
-  TROUPE_CHECK(up.matrix(from.o_proj, to.o.data, {}));
-  TROUPE_CHECK(up.matrix(from.gate_proj, to.gate_up.data, {0, true}));
-  TROUPE_CHECK(up.matrix(from.up_proj, to.gate_up.data, {8, true}));
-  return up.matrix(from.down_proj, to.down.data, {});
+  TROUPE_CHECK(up.matrix(from.o_proj, to.o, {}));
+  TROUPE_CHECK(up.matrix(from.gate_proj, to.gate_up, {0, true}));
+  TROUPE_CHECK(up.matrix(from.up_proj, to.gate_up, {8, true}));
+  return up.matrix(from.down_proj, to.down, {});
 }
 
 }  // namespace
 
-std::size_t weight_arena_bytes(const model::model_config& config, bool has_bias, bool has_qk_norm) {
-  arena_cursor sizes(nullptr);
-  device_weights nowhere;
-  const auto placed = place(sizes, config, {has_bias, has_qk_norm}, nowhere);
-  TROUPE_ASSERT(placed.has_value());
-  return sizes.used();
-}
-
 result<device_weights> upload_weights(const model::loaded_model& model, const std::function<void(double)>& progress,
                                       cudaStream_t stream) {
   const auto& from = model.weights;
-  const bool bias = std::any_of(from.layers.begin(), from.layers.end(), [](const auto& l) {
-    return l.q_bias.exists() || l.k_bias.exists() || l.v_bias.exists();
-  });
-  const bool qk_norm = std::any_of(from.layers.begin(), from.layers.end(), [](const auto& l) { return l.q_norm.exists(); });
   model::model_config config = model.config;
   config.tie_word_embeddings = from.lm_head.data.data() == from.embed_tokens.data.data();
-  TROUPE_TRY(device_weights w, allocate(config, {bias, qk_norm}));
+  TROUPE_TRY(device_weights w, allocate(config, layout_of(model)));
   TROUPE_TRY(uploader up, uploader::make(stream));
-  TROUPE_CHECK(up.matrix(from.embed_tokens, w.embed.data, {}));
-  if (!config.tie_word_embeddings) TROUPE_CHECK(up.matrix(from.lm_head, w.lm_head.data, {}));
+  TROUPE_CHECK(up.matrix(from.embed_tokens, w.embed, {}));
+  if (!config.tie_word_embeddings) TROUPE_CHECK(up.matrix(from.lm_head, w.lm_head, {}));
   TROUPE_CHECK(up.vector(from.norm, w.norm));
   for (std::size_t i = 0; i < w.layers.size(); ++i) {
     TROUPE_CHECK(upload_layer(up, from.layers[i], w.layers[i]));
@@ -220,15 +293,35 @@ result<device_weights> upload_weights(const model::loaded_model& model, const st
   return w;
 }
 
-result<device_weights> synthesize_weights(const model::model_config& config, std::uint64_t seed, cudaStream_t stream) {
-  TROUPE_TRY(device_weights w, allocate(config, {false, false}));
-  const auto fill = [&](const weight_matrix& m, float gain) {
-    return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns, seed++ << 40,
-                       gain / std::sqrt(static_cast<float>(m.columns)), stream);
+result<device_weights> synthesize_weights(const model::model_config& config, bool packed, std::uint64_t seed,
+                                          cudaStream_t stream) {
+  model_layout layout;
+  if (packed) {
+    const auto q4 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::q4}}; };
+    const std::uint64_t q = std::uint64_t{config.num_attention_heads} * config.head_dim;
+    const std::uint64_t qkv = q + std::uint64_t{2} * config.num_key_value_heads * config.head_dim;
+    layout.embed = q4(config.vocab_size);
+    layout.lm_head = {{config.vocab_size, packed_format::q8}};
+    layout.layers.assign(config.num_hidden_layers, {q4(qkv), q4(config.hidden_size), q4(std::uint64_t{2} * config.intermediate_size),
+                                                    q4(config.hidden_size)});
+  }
+  TROUPE_TRY(device_weights w, allocate(config, layout));
+  const auto fill = [&](const weight_matrix& m, float gain) -> result<void> {
+    const float deviation = gain / std::sqrt(static_cast<float>(m.columns));
+    const std::uint64_t tensor_seed = seed++ << 40;
+    if (!m.is_packed()) {
+      return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns, tensor_seed, deviation, stream);
+    }
+    const packed_format format = m.packed.format[0];
+    const std::size_t tiles = std::size_t{(m.rows + 63) / 64} * (m.columns / 64);
+    return fill_random_packed(const_cast<std::byte*>(m.packed.data), tiles, format, tensor_seed,
+                              deviation / (format == packed_format::q4 ? 4.6f : 74.0f), stream);
   };
   const auto ones = [&](const float* v, std::size_t count) { return fill_constant(const_cast<float*>(v), count, 1.0f, stream); };
   TROUPE_CHECK(fill(w.embed, std::sqrt(static_cast<float>(config.hidden_size))));
-  if (w.lm_head.data != w.embed.data) TROUPE_CHECK(fill(w.lm_head, 1.0f));
+  if (!config.tie_word_embeddings) {
+    TROUPE_CHECK(fill(w.lm_head, 1.0f));
+  }
   TROUPE_CHECK(ones(w.norm, config.hidden_size));
   for (const auto& layer : w.layers) {
     TROUPE_CHECK(ones(layer.attn_norm, config.hidden_size));

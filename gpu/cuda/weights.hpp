@@ -1,4 +1,5 @@
-// A model's weights on the device: bf16 matrices in one arena, fused and laid out as the kernels want them.
+// A model's weights on the device: matrices in one arena, bf16 or packed as the file has them (packed.hpp), fused and laid
+// out as the kernels want them.
 //
 // Immutable once made; owned by the runner.
 #pragma once
@@ -29,17 +30,18 @@ struct device_layer {
 
 struct device_weights {
   device_buffer<std::byte> arena;
+  device_buffer<__nv_bfloat16> scratch;  // where packed layers are unpacked to for many rows
   weight_matrix embed, lm_head;  // the same memory when tied
   const float* norm = nullptr;
   std::vector<device_layer> layers;
+  std::size_t bytes() const { return arena.bytes() + scratch.bytes(); }
 };
-
-// Bytes that the weights of such a model take.
-std::size_t weight_arena_bytes(const model::model_config& config, bool has_bias, bool has_qk_norm);
 
 result<device_weights> upload_weights(const model::loaded_model& model, const std::function<void(double)>& progress,
                                       cudaStream_t stream);
 // Seeded normal weights of a scale that keeps activations near one, made on the device.
-result<device_weights> synthesize_weights(const model::model_config& config, std::uint64_t seed, cudaStream_t stream);
+// Packed: layers and embedding as q4, the LM head as q8, like a Q4_K_M file.
+result<device_weights> synthesize_weights(const model::model_config& config, bool packed, std::uint64_t seed,
+                                          cudaStream_t stream);
 
 }  // namespace troupe::gpu::cuda

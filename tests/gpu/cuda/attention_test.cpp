@@ -65,7 +65,7 @@ class attention_test : public gpu_test {
     const device_array<__half> arena(s.arena), queries(s.queries);
     const device_array<attention_item> items(plan.items);
     const device_array<std::uint32_t> tables(plan.block_tables);
-    const device_array<merge_row> merges(plan.merges);
+    const device_array<std::uint32_t> counters(std::size_t{plan.counters + 1} * 2 * s.shape.num_kv_heads);
     device_array<__nv_bfloat16> output(s.queries.size());
     device_array<float> partial(std::max<std::size_t>(plan.partial_rows, 1) * s.shape.num_heads * s.shape.head_dim);
     device_array<float2> softmax(std::max<std::size_t>(plan.partial_rows, 1) * s.shape.num_heads);
@@ -84,16 +84,13 @@ class attention_test : public gpu_test {
       a.block_tables = tables.data();
       a.partial_output = partial.data();
       a.partial_softmax = softmax.data();
+      a.counters = counters.data();
       a.layer = 1;
       require(attend(s.shape, s.layout, map, round.tile, round.items + (with_padding ? 3 : 0), a, false, stream));
-      const std::size_t offset = std::size_t{round.first_row} * s.shape.num_heads * s.shape.head_dim;
-      require(merge_partials(s.shape, round.rows,
-                             {merges.data() + round.first_row, partial.data(), softmax.data(), output.data() + offset,
-                              static_cast<std::uint32_t>(&round - plan.rounds.data())},
-                             false, stream));
       ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
     }
     s.output = output.fetch();
+    for (const std::uint32_t c : counters.fetch()) ASSERT_EQ(c, 0u) << "a counter was not cleared for the next layer";
   }
 
   static std::vector<double> reference(const scene& s, std::size_t row, std::uint32_t head) {

@@ -1,5 +1,6 @@
-// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [limits] [gemm] [attention] [decode] [prefill]
-// [exact]`, each a table; without arguments all of them. Runs on synthetic Llama-3-8B shapes in bf16.
+// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [attention] [decode] [prefill] [exact]
+// [quantized] [decode:SEQUENCESxCONTEXT] [prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
+// Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
 
 #include <algorithm>
@@ -163,7 +164,7 @@ void bench_one_attention(const char* what, const std::vector<std::pair<std::uint
   };
   const auto items = upload(plan.items);
   const auto tables = upload(plan.block_tables);
-  const auto merges = upload(plan.merges);
+  const auto counters = need(device_buffer<std::uint32_t>::make(plan.counters * std::size_t{16} + 16, "bench"));
   const auto counts = upload(std::vector<std::uint32_t>{plan.rounds[0].items});
   auto queries = need(device_buffer<__half>::make(std::size_t{rows} * 4096, "bench"));
   for (std::size_t at = 0; at < queries.size(); at += some.size()) {
@@ -173,11 +174,10 @@ void bench_one_attention(const char* what, const std::vector<std::pair<std::uint
   auto partial = need(device_buffer<float>::make(std::max(plan.partial_rows, 1u) * std::size_t{4096}, "bench"));
   auto softmax = need(device_buffer<float2>::make(std::max(plan.partial_rows, 1u) * std::size_t{32}, "bench"));
   const auto map = need(make_arena_map(arena.data(), half_type::f16, blocks, layout.block_bytes(), 2 * 8 * 16, 128, 16));
-  attention_arguments a{queries.data(), output.data(), items.data(), counts.data(), tables.data(), partial.data(), softmax.data(), 0};
+  attention_arguments a{queries.data(), output.data(), items.data(), counts.data(), tables.data(), partial.data(), softmax.data(), counters.data(), 0};
   const auto& round = plan.rounds[0];
   const double us = time_us([&] {
     need(attend(options.shape, layout, map, round.tile, round.items, a, true, cudaStreamPerThread));
-    if (round.merge) need(merge_partials(options.shape, rows, {merges.data(), partial.data(), softmax.data(), output.data()}, true, cudaStreamPerThread));
   }, 5, 5);
   std::printf("%-24s %9.1f us, %6.1f TFLOP/s, KV %5.1f %% of read bandwidth, %zu items\n", what, us, 4e-6 * pairs * 4096 / us,
               100 * keys * 4096 / us * 1e6 / read_bandwidth, plan.items.size());
@@ -197,16 +197,19 @@ void bench_attention() {
   bench_one_attention("decode 64 x 8k", std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {8192, 1}));
 }
 
-constexpr double weight_bytes = 2.0 * (32 * (4096.0 * 6144 + 4096.0 * 4096 + 4096.0 * 28672 + 4096.0 * 14336) + 128256.0 * 4096);
+constexpr double bf16_bytes = 2.0 * (32 * (4096.0 * 6144 + 4096.0 * 4096 + 4096.0 * 28672 + 4096.0 * 14336) + 128256.0 * 4096);
 
 class llama {
  public:
-  llama(bool exact, std::uint32_t max_tokens) {
+  llama(bool exact, std::uint32_t max_tokens, bool quantized = false) {
+    // What a file of such weights holds: 4.5 bits a value (Q4_K) and 6.5625 in the LM head (Q6_K).
+    const double head = 128256.0 * 4096;
+    if (quantized) weight_bytes_ = (bf16_bytes / 2 - head) * 4.5 / 8 + head * 6.5625 / 8;
     const auto begin = clock::now();
     runner_options options;
     options.exact = exact;
     options.max_batch_tokens = max_tokens;
-    runner_ = need(make_synthetic_runner("llama-3-8b", options));
+    runner_ = need(make_synthetic_runner(quantized ? "llama-3-8b:q4" : "llama-3-8b", options));
     std::size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
     num_blocks_ = static_cast<std::uint32_t>((free - (std::size_t{400} << 20)) / runner_->layout().block_bytes());
@@ -249,7 +252,7 @@ class llama {
     }
     times.erase(times.begin(), times.begin() + 8);
     std::sort(times.begin(), times.end());
-    const double kv = static_cast<double>(sequences) * context * 131072, limit = (weight_bytes + kv) / read_bandwidth * 1e3;
+    const double kv = static_cast<double>(sequences) * context * 131072, limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
     std::printf("decode %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n", sequences, context,
                 times[times.size() / 2], times[times.size() * 99 / 100], limit, times[times.size() / 2] / limit);
   }
@@ -266,7 +269,7 @@ class llama {
     }
     times.erase(times.begin());
     std::sort(times.begin(), times.end());
-    const double flops = 2.0 * count * (weight_bytes / 2 - 128256.0 * 4096) + 2.0 * count * count * 4096 * 32;
+    const double flops = 2.0 * count * (bf16_bytes / 2 - 128256.0 * 4096) + 2.0 * count * count * 4096 * 32;
     std::printf("prefill %5u: %8.2f ms, %6.1f TFLOP/s in all, limit at 741 TFLOP/s %7.2f\n", count, times[times.size() / 2],
                 flops / times[times.size() / 2] / 1e9, flops / 741e9);
   }
@@ -274,6 +277,7 @@ class llama {
  private:
   std::unique_ptr<model_runner> runner_;
   std::uint32_t num_blocks_ = 0;
+  double weight_bytes_ = bf16_bytes;
   std::vector<block_id> ids_;
 };
 
@@ -299,6 +303,19 @@ int main(int argc, char** argv) {
     if (wants("prefill")) {
       for (const std::uint32_t n : {512u, 2048u, 8192u, 16384u}) model.prefill(n);
     }
+  }
+  const auto single = [&](const char* kind, const char* form, std::uint32_t* numbers) {
+    return std::find_if(argv + 1, argv + argc, [&](const char* a) {
+             return std::strncmp(a, kind, std::strlen(kind)) == 0 && std::sscanf(a, form, numbers, numbers + 1) >= 1;
+           }) != argv + argc;
+  };
+  std::uint32_t numbers[2] = {0, 1024};
+  if (single("decode:", "decode:%ux%u", numbers)) llama(false, 2048).decode(numbers[0], numbers[1]);
+  if (single("prefill:", "prefill:%u", numbers)) llama(false, 16384).prefill(numbers[0]);
+  if (wants("quantized")) {
+    llama model(false, 8192, true);
+    for (const std::uint32_t n : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) model.decode(n, 1024);
+    for (const std::uint32_t n : {512u, 8192u}) model.prefill(n);
   }
   if (wants("exact")) {
     llama model(true, 2048);

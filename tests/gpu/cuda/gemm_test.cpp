@@ -55,7 +55,8 @@ TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
           for (std::uint32_t s = 0; s < splits; ++s) got += y[(std::size_t{s} * rows + row) * l.features + feature];
           error.add(got, dot(x, row, w, feature, l.depth));
         }
-        EXPECT_LT(error.value(), 1e-5) << l.features << " x " << l.depth << ", " << rows << " rows, " << splits << " splits";
+        // Tensor cores align products to the largest before they add: long sums lose more.
+        EXPECT_LT(error.value(), 3e-5) << l.features << " x " << l.depth << ", " << rows << " rows, " << splits << " splits";
       }
     }
   }

@@ -48,7 +48,7 @@ TEST_F(rows_test, norm_adds_partials_and_gathers) {
 }
 
 TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
-  for (const bool interleaved : {true, false}) {
+  for (const auto& [interleaved, with_norm] : {std::pair{true, true}, {false, true}, {true, false}, {false, false}}) {
     for (const std::uint32_t head_dim : {64u, 128u}) {
       const std::uint32_t rows = 4, heads = 6, kv_heads = 2, width = (heads + 2 * kv_heads) * head_dim, pairs = head_dim / 2;
       const std::uint32_t block_tokens = 16, blocks = 4;
@@ -67,7 +67,7 @@ TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
       rotary_arguments a{};
       a.qkv = {qkv_device.data(), nullptr, 2};
       a.bias = bias_device.data();
-      a.q_norm = norm_device.data();
+      a.q_norm = with_norm ? norm_device.data() : nullptr;
       a.epsilon = 1e-6f;
       a.angles = angles.data();
       a.positions = positions_device.data();
@@ -95,7 +95,7 @@ TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
             x[d] = qkv[r * width + at] + static_cast<double>(qkv[(rows + r) * width + at]) + bias[at];
             squares += x[d] * x[d];
           }
-          if (h < heads) {
+          if (h < heads && with_norm) {
             for (std::uint32_t d = 0; d < head_dim; ++d) x[d] *= norm[d] / std::sqrt(squares / head_dim + 1e-6);
           }
           y = x;

@@ -6,13 +6,14 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-/tmp}
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+for model in "$here"/models/*.gguf; do [ -e "$model" ] && export TROUPE_TEST_GPU_MODEL=$model; done
 [ $# -gt 0 ] || set -- tests figures
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || { echo "no GPU here"; exit 1; }
 failed=0
 for phase in "$@"; do
   case $phase in
     tests)
-      for suite in step_plan gemm_test attention_test rows_test dequantize_test runner_test model_test; do
+      for suite in step_plan gemm_test attention_test rows_test dequantize_test packed_test runner_test model_test; do
         timeout 100 "$here/test_gpu_cuda" --gtest_filter="$suite.*" >"$out/$suite.log" 2>&1
         code=$?
         grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/$suite.log" | sed "s/^/$suite: /" | head -20
@@ -21,12 +22,28 @@ for phase in "$@"; do
     sanitize)
       for tool in memcheck racecheck; do
         timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 "$here/test_gpu_cuda" \
-          --gtest_filter='rows_test.*:attention_test.exact*:gemm_test.gate*:runner_test.argmax*' >"$out/$tool.log" 2>&1
+          --gtest_filter='rows_test.*:attention_test.exact*:gemm_test.gate*:packed_test.unpacked*:runner_test.argmax*' >"$out/$tool.log" 2>&1
         code=$?
         echo "$tool: exit code $code; $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" | tail -1)"
         [ $code = 0 ] || { failed=1; grep -m5 -A6 '=========' "$out/$tool.log"; }
       done ;;
     figures) timeout 300 "$here/bench_gpu_cuda" ${BENCH:-} 2>&1 | tee "$out/figures.txt" ;;
+    profile)  # microseconds a kernel, in the pass; PROFILE names what to run
+      timeout 200 ncu --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv \
+        --kernel-name 'regex:wide|narrow|attention|norm|rotary|embed|argmax' --launch-skip "${SKIP:-228}" --launch-count "${COUNT:-228}" \
+        "$here/bench_gpu_cuda" ${PROFILE:-prefill:8192} >"$out/profile.csv" 2>&1
+      python3 - "$out/profile.csv" <<'PY'
+import collections, csv, re, sys
+lines = [l for l in open(sys.argv[1]) if l.startswith('"')]
+totals = collections.defaultdict(list)
+for row in csv.DictReader(lines):
+    name = re.sub(r'void |troupe::gpu::cuda::|\(anonymous namespace\)::|<unnamed>::|unnamed>::', '', row['Kernel Name']).split('(')[0]
+    scale = {'nsecond': 1e-3, 'ns': 1e-3, 'usecond': 1, 'us': 1, 'msecond': 1e3, 'ms': 1e3}[row['Metric Unit']]
+    totals[name + ' grid ' + row['Grid Size']].append(float(row['Metric Value'].replace(',', '')) * scale)
+for name, t in sorted(totals.items(), key=lambda x: -sum(x[1])):
+    print(f'{sum(t) / 1e3:9.2f} ms {len(t):5d} x {sum(t) / len(t):9.1f} us  {name}')
+PY
+      ;;
     peers) timeout 120 python3 "$here/peers.py" 2>&1 | tee "$out/peers.txt" ;;
   esac
 done

@@ -1,0 +1,141 @@
+#include "gpu/cuda/packed.cuh"
+
+#include "gpu/cuda/dequantize.cuh"
+#include "gpu/cuda/hopper.cuh"
+#include "gpu/cuda/launch.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+using model::tensor_type;
+
+// Scale and minimum of 32 values from `first` on in a block of a 4-bit type.
+template <tensor_type kType>
+__device__ inline float2 q4_scale(const std::uint8_t* b, int first) {
+  if constexpr (kType == tensor_type::q4_0) {
+    return make_float2(block_half(b), -8.0f * block_half(b));
+  } else if constexpr (kType == tensor_type::q4_1) {
+    return make_float2(block_half(b), block_half(b + 2));
+  } else {
+    const int2 s = block_scale_min(b + 4, first / 32);
+    return make_float2(block_half(b) * static_cast<float>(s.x), -block_half(b + 2) * static_cast<float>(s.y));
+  }
+}
+template <tensor_type kType>
+__device__ inline int q4_value(const std::uint8_t* b, int i) {
+  if constexpr (kType == tensor_type::q4_k) return b[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
+  return block_nibble(b + (kType == tensor_type::q4_0 ? 2 : 4), i);
+}
+
+// Scale of 16 values from `first` on, and a value, of the types kept in 8 bits.
+template <tensor_type kType>
+__device__ inline float q8_scale(const std::uint8_t* b, int first) {
+  if constexpr (kType == tensor_type::q6_k) return block_half(b + 208) * static_cast<float>(static_cast<signed char>(b[192 + first / 16]));
+  return block_half(b);
+}
+template <tensor_type kType>
+__device__ inline int q8_value(const std::uint8_t* b, int i) {
+  if constexpr (kType == tensor_type::q8_0) {
+    return static_cast<signed char>(b[2 + i]);
+  } else if constexpr (kType == tensor_type::q5_0) {
+    return (block_nibble(b + 6, i) | block_fifth_bit(b + 2, i)) - 16;
+  } else {
+    const int h = i / 128, k = i % 128 / 32, within = i % 32;
+    const int nibble = b[h * 64 + 32 * (k % 2) + within] >> (k / 2 * 4) & 15;
+    return (nibble | (b[128 + h * 32 + within] >> (2 * k) & 3) << 4) - 32;
+  }
+}
+
+// A thread packs 32 values of a row.
+template <tensor_type kType>
+__global__ void __launch_bounds__(256)
+    pack_kernel(const std::uint8_t* raw, std::uint64_t rows, std::uint32_t columns, std::uint32_t block_size,
+                std::uint32_t block_bytes, std::uint8_t* to, row_placement placement) {
+  constexpr bool kQ4 = kType == tensor_type::q4_0 || kType == tensor_type::q4_1 || kType == tensor_type::q4_k;
+  const std::uint32_t groups = columns / 32;
+  const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (index >= rows * groups) return;
+  const std::uint64_t row = index / groups, column = index % groups * 32;
+  const std::uint64_t target = placement.interleaved ? row / 8 * 16 + row % 8 + placement.first : row + placement.first;
+  const std::uint8_t* block = raw + row * (columns / block_size) * block_bytes + column / block_size * block_bytes;
+  const int first = static_cast<int>(column % block_size);
+  const std::uint32_t tile_bytes = kQ4 ? 2560 : 4608, slot = target % 64 * 2 + column / 32 % 2;
+  std::uint8_t* tile = to + (target / 64 * (columns / 64) + column / 64) * tile_bytes;
+  std::uint32_t words[8] = {};
+  if constexpr (kQ4) {
+    for (int i = 0; i < 32; ++i) {
+      words[i / 8] |= static_cast<std::uint32_t>(q4_value<kType>(block, first + i)) << (i % 8 / 2 * 4 + i % 2 * 16);
+    }
+    const float2 s = q4_scale<kType>(block, first);
+    reinterpret_cast<__half2*>(tile + 2048)[slot] = __floats2half2_rn(s.x, s.y);
+  } else {
+    for (int i = 0; i < 32; ++i) {
+      words[i / 4] |= static_cast<std::uint32_t>(q8_value<kType>(block, first + i) + 128) << (i % 4 * 8);
+    }
+    reinterpret_cast<uint4*>(tile)[128 + slot] = make_uint4(words[4], words[5], words[6], words[7]);
+    reinterpret_cast<__half2*>(tile + 4096)[slot] = __floats2half2_rn(q8_scale<kType>(block, first), q8_scale<kType>(block, first + 16));
+  }
+  reinterpret_cast<uint4*>(tile)[slot] = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// Block: a tile; thread: a slot.
+__global__ void __launch_bounds__(128)
+    unpack_kernel(const packed_matrix m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t steps = columns / 64, tile = blockIdx.x / steps, step = blockIdx.x % steps;
+  const packed_row at = find_row(m, tile, steps);
+  const std::uint32_t tile_bytes = at.format == packed_format::q4 ? 2560 : 4608;
+  std::uint32_t values[16];
+  unpack_slot(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset + step * tile_bytes, at.format, threadIdx.x, values);
+  const std::uint32_t row = tile * 64 + threadIdx.x / 2;
+  if (row >= rows) return;
+  auto* out = reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64 + threadIdx.x % 2 * 32);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) out[i] = make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+}
+
+template <tensor_type kType>
+result<void> run(const std::byte* raw, std::uint64_t rows, std::uint64_t columns, std::byte* to, row_placement placement,
+                 cudaStream_t stream) {
+  const model::tensor_type_info& info = model::info(kType);
+  const std::uint64_t threads = rows * (columns / 32);
+  return launch("pack", pack_kernel<kType>, {dim3(static_cast<unsigned>((threads + 255) / 256)), dim3(256), 0}, stream, false,
+                reinterpret_cast<const std::uint8_t*>(raw), rows, static_cast<std::uint32_t>(columns), info.block_size,
+                info.block_bytes, reinterpret_cast<std::uint8_t*>(to), placement);
+}
+
+}  // namespace
+
+packed_format packed_format_of(tensor_type type) {
+  switch (type) {
+    case tensor_type::q4_0:
+    case tensor_type::q4_1:
+    case tensor_type::q4_k: return packed_format::q4;
+    case tensor_type::q5_0:
+    case tensor_type::q8_0:
+    case tensor_type::q6_k: return packed_format::q8;
+    default: return packed_format::none;
+  }
+}
+
+result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, std::uint64_t columns, std::byte* to,
+                  row_placement placement, cudaStream_t stream) {
+  switch (type) {
+    case tensor_type::q4_0: return run<tensor_type::q4_0>(raw, rows, columns, to, placement, stream);
+    case tensor_type::q4_1: return run<tensor_type::q4_1>(raw, rows, columns, to, placement, stream);
+    case tensor_type::q4_k: return run<tensor_type::q4_k>(raw, rows, columns, to, placement, stream);
+    case tensor_type::q5_0: return run<tensor_type::q5_0>(raw, rows, columns, to, placement, stream);
+    case tensor_type::q8_0: return run<tensor_type::q8_0>(raw, rows, columns, to, placement, stream);
+    case tensor_type::q6_k: return run<tensor_type::q6_k>(raw, rows, columns, to, placement, stream);
+    default: return fail(ec::internal, "this type is not packed");
+  }
+}
+
+result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to, bool early,
+                    cudaStream_t stream) {
+  const std::uint32_t tiles = (rows + 63) / 64 * (columns / 64);
+  return launch("unpack", unpack_kernel, {dim3(tiles), dim3(128), 0}, stream, early, m, rows, columns, to);
+}
+
+}  // namespace troupe::gpu::cuda
