@@ -21,6 +21,7 @@ constexpr std::size_t block_bytes = 36'864 + fence_bytes, blocks = 64;
 
 struct fabric_suite : ::testing::TestWithParam<const char*> {
   std::unique_ptr<world> here = make_world(GetParam());
+  std::vector<std::byte> foreign = std::vector<std::byte>(100'000, std::byte{0x3C});
   recorder reader_events, owner_events;
   std::unique_ptr<fabric> owner = here->make(owner_id, owner_events.sink());
   std::unique_ptr<fabric> reader = here->make(reader_id, reader_events.sink());
@@ -289,7 +290,6 @@ TEST_P(fabric_suite, close_gives_every_accepted_pull_its_end) {
 }
 
 TEST_P(fabric_suite, several_regions_and_foreign_memory) {
-  std::vector<std::byte> foreign(100'000, std::byte{0x3C});
   region second = owner->register_memory(foreign.data(), foreign.size(), memory_kind::host).value();
   EXPECT_EQ(second.id, region_id{1});
   if (std::string(GetParam()) == "ucx_shm")
