@@ -3,12 +3,12 @@
 // process and incarnation; two kinds exist: transport/ucx (the real one) and transport/sim (virtual
 // time, seeded faults).
 //
-// The guarantee that block owners build on (DESIGN section 1, promise 4): a pull that was accepted
-// ends in exactly one pull_done, and when pull_done is delivered NOTHING can write into the pull's
-// local pieces any more, whatever its outcome. Every pull has a deadline; when it expires, or the
-// peer is disconnected, the endpoint is closed by force, every request on it ends, and only then
-// are the completions delivered. So destination blocks stay quarantined exactly until pull_done,
-// and are free afterwards.
+// The guarantee that block owners build on (DESIGN section 1, promise 4): a pull that was accepted ends in exactly
+// one pull_done, and when pull_done is delivered NOTHING can write into the pull's local pieces any more, whatever
+// its outcome. So destination blocks stay quarantined exactly until pull_done, and are free afterwards. Every pull has
+// a deadline. On shm, local and tcp this process itself copies the bytes, so a pull that is given up ends at once and
+// its siblings go on; on rdma and cuda_ipc the hardware writes, so the endpoint is closed by force, every request
+// on it ends, and only then are the completions delivered: that costs the peer (peer_down) and its other pulls.
 //
 // A peer is an incarnation: a restarted process is a new peer, and an address of another start is
 // refused. When a peer goes down (lost, deadline, disconnect) all its pulls end first, then
@@ -114,8 +114,9 @@ struct fabric_stats {
   std::map<ec, std::uint64_t> failures;  // of accepted pulls, by reason
   std::map<incarnation, path> peers;     // those that are up
   std::uint64_t pulls_running = 0;
-  std::uint64_t peers_lost = 0;     // peer_down events other than by our own disconnect
-  std::uint64_t forced_closes = 0;  // endpoints closed because a deadline expired
+  std::uint64_t peers_lost = 0;  // peer_down events other than by our own disconnect
+  std::uint64_t forced_closes =
+      0;  // endpoints closed because a deadline expired while hardware wrote
 };
 
 class fabric {
@@ -150,8 +151,8 @@ class fabric {
   // ec::queue_full, ec::deadline_exceeded (already). Errors found only on the progress thread (peer
   // went down a moment ago) arrive as pull_done.
   virtual result<void> pull(pull_request request) = 0;
-  // Asks a pull to end early (ec::canceled). Its pull_done still comes, once its memory is
-  // quiescent; it may be a success if the pull was faster. Unknown ops are ignored.
+  // Asks a pull to end early (ec::canceled). Its pull_done still comes, once its memory is quiescent, at the
+  // latest by its deadline; it may be a success if the pull was faster. Unknown ops are ignored.
   virtual void cancel(op_id op) = 0;
 
   virtual fabric_stats stats() const = 0;
