@@ -1,0 +1,199 @@
+// The host device's kernels against this machine's limits, measured in the same run on one thread.
+//
+//   build/release/tests/bench_kernels
+//
+// Counters: GMAC/s of the matrix products and their share of what 8-bit dot products can do (two of them make one of
+// ours, as activations have 16 bits); GB/s of weights in a decode step and their share of what one thread reads.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <ctime>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "gpu/host/aligned_memory.hpp"
+#include "gpu/host/cpu.hpp"
+#include "gpu/host/packed_matrix.hpp"
+
+namespace {
+
+using namespace troupe::gpu::host;
+namespace model = troupe::model;
+
+const kernel_table& kernels() {
+  return **choose_kernels("auto");
+}
+
+// Of this thread's CPU, as the benchmark library measures the kernels: neighbours on the core do not count.
+double cpu_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+double seconds_of(const auto& work) {
+  double best = HUGE_VAL;
+  for (int k = 0; k < 5; ++k) {
+    const double start = cpu_seconds();
+    work();
+    best = std::min(best, cpu_seconds() - start);
+  }
+  return best;
+}
+
+// Bytes a second that one thread reads from memory.
+double read_limit() {
+  static const double limit = [] {
+    constexpr std::size_t bytes = std::size_t{256} << 20;
+    const aligned_memory memory = std::move(*aligned_memory::make(bytes));
+    std::memset(memory.data(), 1, bytes);
+    const auto* p = reinterpret_cast<const std::uint64_t*>(memory.data());
+    const double seconds = seconds_of([&] {
+      std::uint64_t sum[8] = {};
+      for (std::size_t k = 0; k < bytes / 8; k += 8)
+        for (std::size_t j = 0; j < 8; ++j) sum[j] ^= p[k + j];
+      benchmark::DoNotOptimize(sum);
+    });
+    return bytes / seconds;
+  }();
+  return limit;
+}
+
+struct matrix {
+  matrix(model::tensor_type type, std::uint64_t rows, std::uint64_t columns) {
+    const auto& about = model::info(type);
+    const std::vector<std::byte> bytes(rows * columns / about.block_size * about.block_bytes,
+                                       std::byte{0x2a});
+    const model::tensor t{"w", type, rows, columns, bytes};
+    packed = *plan(t);
+    memory = std::move(*aligned_memory::make(packed.bytes()));
+    pack_tiles(t, packed, 0, packed.tiles, reinterpret_cast<std::uint8_t*>(memory.data()));
+    packed.data = reinterpret_cast<std::uint8_t*>(memory.data());
+  }
+  packed_matrix packed;
+  aligned_memory memory;
+};
+
+struct input {
+  input(std::uint32_t rows, std::uint32_t columns)
+      : quantized(std::size_t{rows} * columns * 2),
+        sums(std::size_t{rows} * columns / 32),
+        scales(rows) {
+    a = {quantized.data(), sums.data(), scales.data(), nullptr, columns / 32, rows};
+    std::vector<float> x(columns), scratch(columns);
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      for (std::uint32_t k = 0; k < columns; ++k) x[k] = std::sin(static_cast<float>(k + 7 * r));
+      kernels().quantize_row({x.data(), nullptr, 0, columns, &a, r, scratch.data()});
+    }
+  }
+  std::vector<std::int8_t> quantized;
+  std::vector<group_sums> sums;
+  std::vector<float> scales;
+  activations a;
+};
+
+#if defined(__x86_64__)
+__attribute__((target("avx512f,avx512vnni"))) double vnni_products_per_second() {
+  constexpr int repeats = 2'000'000, chains = 10;
+  __m512i sum[chains];
+  for (auto& s : sum) s = _mm512_setzero_si512();
+  const double seconds = seconds_of([&]() __attribute__((target("avx512f,avx512vnni"))) {
+    const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(2);
+    for (int k = 0; k < repeats; ++k) {
+      for (auto& s : sum) s = _mm512_dpbusd_epi32(s, a, b);
+      asm volatile("" : "+v"(sum[0]));
+    }
+  });
+  benchmark::DoNotOptimize(sum);
+  return repeats * 64.0 * chains / seconds;
+}
+#endif
+
+// Products a second of one thread's 8-bit dot products; 0 where this CPU has none of 512 bits.
+double dot_limit() {
+  static const double limit = [] {
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512vnni")) return vnni_products_per_second();
+#endif
+    return 0.0;
+  }();
+  return limit;
+}
+
+void matmul(benchmark::State& state, model::tensor_type type) {
+  const auto rows = static_cast<std::uint32_t>(state.range(0)),
+             columns = static_cast<std::uint32_t>(state.range(1));
+  // For one row 64 MB of weights, so that they come from memory as in a decode step.
+  const std::uint64_t outputs = rows == 1 ? (std::uint64_t{64} << 20) / columns * 2 / 16 * 16 : 512;
+  const matrix m(type, outputs, columns);
+  const input in(rows, columns);
+  std::vector<float> out(std::size_t{rows} * m.packed.tiles * 16);
+  for (auto _ : state) {
+    for (std::uint32_t t = 0; t < m.packed.tiles; ++t) {
+      kernels().matmul[static_cast<std::size_t>(m.packed.format)](
+          {&m.packed, t, &in.a, 0, rows, out.data() + 16 * t, std::size_t{m.packed.tiles} * 16,
+           false});
+    }
+    benchmark::ClobberMemory();
+  }
+  using counter = benchmark::Counter;
+  const double products = static_cast<double>(rows) * static_cast<double>(outputs) * columns;
+  state.counters["GMAC/s"] = counter(products / 1e9, counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] =
+      counter(static_cast<double>(m.packed.bytes()) / 1e9, counter::kIsIterationInvariantRate);
+  if (dot_limit() > 0) {
+    state.counters["of_dots"] =
+        counter(2 * products / dot_limit(), counter::kIsIterationInvariantRate);
+  }
+  state.counters["of_reads"] = counter(static_cast<double>(m.packed.bytes()) / read_limit(),
+                                       counter::kIsIterationInvariantRate);
+}
+
+// Attention of `queries` rows of three heads (the default model's group) over `tokens` tokens of one KV head.
+void attention(benchmark::State& state) {
+  const auto rows = static_cast<std::uint32_t>(state.range(0)),
+             tokens = static_cast<std::uint32_t>(state.range(1));
+  constexpr std::uint32_t head_dim = 64;
+  const std::uint32_t queries = rows * 3;
+  std::vector<std::uint16_t> cache(std::size_t{2} * tokens * head_dim, 0x2e66);  // 0.1
+  std::vector<float> q(std::size_t{queries} * head_dim, 0.1f), out(q.size()), keys(64 * head_dim),
+      values(keys.size());
+  std::vector<attention_state> states(queries);
+  std::vector<const float*> pointers(queries);
+  for (std::uint32_t k = 0; k < queries; ++k) pointers[k] = q.data() + k * head_dim;
+  const std::vector<std::uint32_t> visible(queries, attention_tile);
+  for (auto _ : state) {
+    for (std::uint32_t k = 0; k < queries; ++k)
+      states[k] = {-HUGE_VALF, 0, out.data() + k * head_dim};
+    for (std::uint32_t at = 0; at < tokens; at += attention_tile) {
+      kv_tile tile;
+      tile.num_tokens = attention_tile;
+      for (std::uint32_t t = 0; t < attention_tile; ++t) {
+        tile.k[t] = cache.data() + std::size_t{at + t} * head_dim;
+        tile.v[t] = cache.data() + std::size_t{tokens + at + t} * head_dim;
+      }
+      kernels().attend({&tile, nullptr, head_dim, queries, pointers.data(), visible.data(),
+                        states.data(), keys.data(), values.data()});
+    }
+    benchmark::ClobberMemory();
+  }
+  using counter = benchmark::Counter;
+  state.counters["GMAC/s"] =
+      counter(2e-9 * queries * tokens * head_dim, counter::kIsIterationInvariantRate);
+  state.counters["tokens/s"] =
+      counter(static_cast<double>(rows) * tokens, counter::kIsIterationInvariantRate);
+}
+
+BENCHMARK_CAPTURE(matmul, q4_1, model::tensor_type::q4_1)
+    ->ArgsProduct({{1, 4, 8, 16, 128}, {576, 1536}});
+BENCHMARK_CAPTURE(matmul, q8_0, model::tensor_type::q8_0)->ArgsProduct({{1, 8, 128}, {576}});
+BENCHMARK_CAPTURE(matmul, q4_k, model::tensor_type::q4_k)->ArgsProduct({{1, 128}, {768}});
+BENCHMARK_CAPTURE(matmul, q6_k, model::tensor_type::q6_k)->ArgsProduct({{1, 128}, {768}});
+BENCHMARK(attention)->ArgsProduct({{1, 32}, {512, 4096}});
+
+}  // namespace
+
+BENCHMARK_MAIN();
