@@ -44,7 +44,8 @@ children::~children() {
 }
 
 void children::spawn(child& c) {
-  std::vector<char*> argv;
+  std::string program = "troupe";  // what people see in a process list, whatever path was run
+  std::vector<char*> argv{program.data()};
   for (auto& a : c.command.arguments) argv.push_back(a.data());
   argv.push_back(nullptr);
   c.started = steady_clock::now();
@@ -63,7 +64,7 @@ void children::spawn(child& c) {
   sigprocmask(SIG_SETMASK, &none, nullptr);
   // Its own group: Ctrl-C at a terminal reaches the server only, which then drains its nodes in order.
   setpgid(0, 0);
-  execv(argv[0], argv.data());
+  execv(c.command.binary.c_str(), argv.data());
   _exit(127);
 }
 

@@ -20,7 +20,8 @@ namespace troupe::actors {
 
 struct child_command {
   std::string name;
-  std::vector<std::string> arguments;  // arguments[0] is the binary
+  std::string binary;
+  std::vector<std::string> arguments;  // after the program's name
 };
 
 class children {

@@ -114,10 +114,10 @@ std::vector<child_command> server::commands(const serve_options& options) const 
   auto add = [&](const char* role, std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::string name = std::string(role) + "-" + std::to_string(i);
-      child_command c{
-          name,
-          {options.binary.string(), "node", options.model.string(), "--role", role, "--name", name,
-           "--join", options.network.host + ":" + std::to_string(cluster_port_)}};
+      child_command c{name,
+                      options.binary.string(),
+                      {"node", options.model.string(), "--role", role, "--name", name, "--join",
+                       options.network.host + ":" + std::to_string(cluster_port_)}};
       c.arguments.insert(c.arguments.end(), options.node_arguments.begin(),
                          options.node_arguments.end());
       all.push_back(std::move(c));

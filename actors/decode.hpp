@@ -37,7 +37,7 @@ struct decode_state {
   struct remote_part {
     std::uint64_t peer = 0;
     prefill_request message;
-    bool asked = false, all_announced = false, ended_with_first = false;
+    bool asked = false, all_announced = false;
     std::uint32_t pulls_running = 0;
     std::chrono::steady_clock::time_point last_progress;
   };

@@ -95,10 +95,6 @@ void decode_state::on_first_token(const first_token& m) {
   auto it = entries.find(m.id);
   if (it == entries.end() || it->second.try_number != m.try_number || !it->second.remote) return;
   it->second.remote->last_progress = self->clock().now();
-  if (m.ended) {
-    it->second.remote->ended_with_first = true;
-    return;
-  }
   post(m.id, [id = m.id, try_number = m.try_number, token = from_wire(m.token)](
                  engine::engine& e, engine::time_point now) {
     e.remote_first_token(request_id{id}, try_number, token, now);
@@ -122,10 +118,8 @@ void decode_state::on_pull(const pull_happened& m) {
                  e.trace.prefill_node, to_string(m.failure));
     return end_remote(m.id, true, to_string(m.failure));
   }
-  // When the first token is an end of generation there is none to deliver: the engine finds that out by itself from
-  // the blocks, at the price of one row.
-  if (part.all_announced && part.pulls_running == 0)
-    end_remote(m.id, part.ended_with_first, "complete");
+  // The first token was sent before the last announcement, so nothing more is to come.
+  if (part.all_announced && part.pulls_running == 0) end_remote(m.id, false, "complete");
 }
 
 void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::string& why) {
@@ -137,8 +131,7 @@ void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::st
   if (auto p = peers.find(part.peer); p != peers.end() && p->second.actor && part.asked)
     self->send(p->second.actor, release_request{id});
   if (!compute_rest) return;
-  if (!part.ended_with_first)
-    spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
+  spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
   post(id, [id, try_number = it->second.try_number](engine::engine& e, engine::time_point now) {
     e.remote_failed(request_id{id}, try_number, now);
   });

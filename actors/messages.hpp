@@ -287,12 +287,11 @@ auto inspect(Inspector& f, blocks_ready& x) {
 struct first_token {
   std::uint64_t id = 0;
   std::uint32_t try_number = 0;
-  bool ended = false;  // the first token was an end of generation: there is none to deliver
   token_wire token;
 };
 template <class Inspector>
 auto inspect(Inspector& f, first_token& x) {
-  return f(caf::meta::type_name("first_token"), x.id, x.try_number, x.ended, x.token);
+  return f(caf::meta::type_name("first_token"), x.id, x.try_number, x.token);
 }
 
 struct prefill_failed {

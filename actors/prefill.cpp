@@ -18,7 +18,7 @@ void prefill_state::prefill(const prefill_request& r) {
   if (!reader) return;
   if (entries.count(r.id) != 0) end(r.id, true);
   if (readers.insert(reader.address()).second) self->monitor(reader);
-  entries.insert_or_assign(r.id, entry{r.try_number, reader, false});
+  entries.insert_or_assign(r.id, entry{r.try_number, reader});
   node->requests = static_cast<std::uint32_t>(entries.size());
 
   if (node->state == node_state::draining)
@@ -54,21 +54,17 @@ void prefill_state::on_events(const engine::events& e) {
     auto it = entries.find(raw(id));
     return it == entries.end() || it->second.try_number != try_number ? nullptr : &it->second;
   };
+  // Tokens first: a reader that has every block then also has the first token.
   for (const auto& t : e.tokens) {
     auto* request = find(t.id, t.try_number);
     if (request == nullptr || t.tokens.empty()) continue;
-    request->first_sent = true;
-    self->send(request->reader,
-               first_token{raw(t.id), t.try_number, false, to_wire(t.tokens.front())});
+    self->send(request->reader, first_token{raw(t.id), t.try_number, to_wire(t.tokens.front())});
   }
   for (const auto& b : e.blocks_ready) {
     auto* request = find(b.id, b.try_number);
     if (request == nullptr) continue;
     blocks_ready m{raw(b.id), b.try_number, b.first_block, {}, b.last};
     for (const auto& d : b.blocks) m.blocks.push_back({d.block, d.generation, d.valid_tokens});
-    // The engine samples in the step that completes the prompt: no token by now means an end of generation.
-    if (b.last && !request->first_sent)
-      self->send(request->reader, first_token{raw(b.id), b.try_number, true, {}});
     self->send(request->reader, std::move(m));
   }
   for (const auto& f : e.finished) {

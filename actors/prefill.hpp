@@ -24,7 +24,6 @@ struct prefill_state {
   struct entry {
     std::uint32_t try_number = 0;
     prefill_reader reader;
-    bool first_sent = false;
   };
   void prefill(const prefill_request& r);
   void refuse(std::uint64_t id, std::uint32_t try_number, const error& why);

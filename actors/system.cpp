@@ -30,6 +30,10 @@ system_config::system_config(const network_settings& network) {
 result<void> check(const network_settings& network) {
   const bool loopback =
       network.host == "127.0.0.1" || network.host == "localhost" || network.host == "::1";
+  if (network.host == "0.0.0.0" || network.host == "::")
+    return fail(ec::invalid_argument, "--cluster-host " + network.host +
+                                          " is no address that other nodes can connect to: give "
+                                          "the address of this host");
   if (!loopback && network.secret.empty() && !network.insecure)
     return fail(ec::invalid_argument,
                 "actors on " + network.host +

@@ -249,7 +249,7 @@ TEST_F(cluster_test, a_node_with_another_model_is_refused_with_both_identities) 
 
 TEST_F(cluster_test, a_listener_for_others_needs_a_secret) {
   auto o = options(0, 1);
-  o.network.host = "0.0.0.0";
+  o.network.host = "192.0.2.1";
   auto s = serve_process::start(o, model);
   ASSERT_FALSE(s);
   EXPECT_EQ(s.error().code, ec::invalid_argument);
