@@ -8,11 +8,12 @@ namespace troupe::model {
 
 result<std::shared_ptr<const tokenizer>> tokenizer::make(const loaded_model& model) {
   TROUPE_ASSERT(model.meta != nullptr);
-  return make_tokenizer(*model.meta);
+  return make_tokenizer(*model.meta, model.config.vocab_size);
 }
 
-result<std::shared_ptr<const tokenizer>> make_tokenizer(const metadata& meta) {
-  if (meta.contains(metadata_keys::hf_tokenizer_json)) return make_hf_tokenizer(meta);
+result<std::shared_ptr<const tokenizer>> make_tokenizer(const metadata& meta,
+                                                        std::size_t min_size) {
+  if (meta.contains(metadata_keys::hf_tokenizer_json)) return make_hf_tokenizer(meta, min_size);
   if (!meta.contains("tokenizer.ggml.model"))
     return fail(ec::unsupported,
                 meta.source() + ": the file has no tokenizer (tokenizer.ggml.model)");

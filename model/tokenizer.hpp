@@ -7,7 +7,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -48,9 +48,12 @@ class tokenizer_base : public tokenizer {
 
 class metadata;
 // By the file's own words: its tokenizer.json if it has one, else `tokenizer.ggml.model`.
-result<std::shared_ptr<const tokenizer>> make_tokenizer(const metadata& meta);
+// At least min_size tokens, filled up with unused ones where the format allows it.
+result<std::shared_ptr<const tokenizer>> make_tokenizer(const metadata& meta,
+                                                        std::size_t min_size = 0);
 result<std::shared_ptr<const tokenizer>> make_bpe_tokenizer(const metadata& meta);  // gpt2
 result<std::shared_ptr<const tokenizer>> make_spm_tokenizer(const metadata& meta);  // llama
-result<std::shared_ptr<const tokenizer>> make_hf_tokenizer(const metadata& meta);  // tokenizer.json
+result<std::shared_ptr<const tokenizer>> make_hf_tokenizer(const metadata& meta,
+                                                           std::size_t min_size);  // tokenizer.json
 
 }  // namespace troupe::model

@@ -75,13 +75,14 @@ result<tokenizer_vocab> tokenizer_vocab::make(const metadata& meta) {
   return vocab;
 }
 
-result<tokenizer_vocab> tokenizer_vocab::make(std::vector<std::string> texts,
+result<tokenizer_vocab> tokenizer_vocab::make(const metadata& meta, std::vector<std::string> texts,
                                               std::vector<token_kind> kinds) {
   TROUPE_ASSERT(texts.size() == kinds.size());
   tokenizer_vocab vocab;
   vocab.texts_ = std::move(texts);
   vocab.kinds_ = std::move(kinds);
   TROUPE_CHECK(vocab.index());
+  TROUPE_CHECK(vocab.read_special(meta));
   return vocab;
 }
 
@@ -90,7 +91,8 @@ result<void> tokenizer_vocab::index() {
     return fail(ec::corrupt_file,
                 "a vocabulary of " + std::to_string(texts_.size()) + " tokens cannot be right");
   ids_.reserve(texts_.size());
-  for (std::size_t i = 0; i < texts_.size(); ++i) ids_.emplace(texts_[i], static_cast<token_id>(i));
+  for (std::size_t i = 0; i < texts_.size(); ++i)
+    if (!texts_[i].empty()) ids_.emplace(texts_[i], static_cast<token_id>(i));
   return {};
 }
 
@@ -106,6 +108,11 @@ result<void> tokenizer_vocab::read_special(const metadata& meta) {
        {"tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
     TROUPE_TRY(const auto id, read_id(meta, key, size()));
     if (id) named.push_back(*id);
+  }
+  if (meta.contains(metadata_keys::hf_eos_token_ids)) {
+    TROUPE_TRY(const auto ids, meta.numbers<std::uint32_t>(metadata_keys::hf_eos_token_ids));
+    for (const token_id id : ids)
+      if (id < size()) named.push_back(id);
   }
   collect_end_of_generation(named);
   return {};

@@ -35,8 +35,9 @@ class tokenizer_vocab {
   tokenizer_vocab& operator=(tokenizer_vocab&&) = default;
 
   static result<tokenizer_vocab> make(const metadata& meta);
-  // For readers of other formats. REQUIRES: kinds.size() == texts.size().
-  static result<tokenizer_vocab> make(std::vector<std::string> texts,
+  // With the tokens of another format, and the ids of special tokens from `meta`.
+  // REQUIRES: kinds.size() == texts.size().
+  static result<tokenizer_vocab> make(const metadata& meta, std::vector<std::string> texts,
                                       std::vector<token_kind> kinds);
 
   std::size_t size() const { return texts_.size(); }

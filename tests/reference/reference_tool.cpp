@@ -11,8 +11,11 @@
 #include <string>
 
 #include "model/chat_template.hpp"
+#include "model/metadata.hpp"
 #include "model/model.hpp"
+#include "model/strict_json.hpp"
 #include "model/tokenizer.hpp"
+#include "model/tokenizer_base.hpp"
 
 namespace {
 
@@ -53,10 +56,20 @@ int render() {
   return 0;
 }
 
+// MODEL is what open_model takes, or a tokenizer.json alone.
+result<std::shared_ptr<const model::tokenizer>> open_tokenizer(const std::string& path) {
+  if (path.ends_with(".json")) {
+    TROUPE_TRY(const auto text, model::read_text_file(path, 64u << 20));
+    model::metadata meta(path);
+    meta.set_string(model::metadata_keys::hf_tokenizer_json, text);
+    return model::make_tokenizer(meta);
+  }
+  TROUPE_TRY(const auto opened, model::open_model(path));
+  return model::tokenizer::make(*opened);
+}
+
 int with_tokenizer(const std::string& path, int (*use)(const model::tokenizer&)) {
-  const auto opened = model::open_model(path);
-  if (!opened) return std::cerr << to_string(opened.error()) << '\n', 1;
-  const auto tokenizer = model::tokenizer::make(**opened);
+  const auto tokenizer = open_tokenizer(path);
   if (!tokenizer) return std::cerr << to_string(tokenizer.error()) << '\n', 1;
   return use(**tokenizer);
 }

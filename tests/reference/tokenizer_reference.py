@@ -4,8 +4,8 @@
 
 A `tokenizers` tokenizer is built from the GGUF's tokens and merges and the pre-tokenizer of the family
 (Digits + ByteLevel for smollm), and the ids of every text must be equal. The texts are made from what lies on
-any machine with Python, so they are the same in each run: sources, Unicode tables, seeded random characters. Random
-texts keep to the characters of Python's Unicode version: PCRE2 and `tokenizers` each have their own, and a letter
+any machine with Python, so they are the same in each run: sources, Unicode tables, seeded random characters. They
+keep to the characters of Python's Unicode version: PCRE2 and `tokenizers` each have their own, and a letter
 that only one of them knows is a letter only there (seen: 14 of 2,000 texts, scripts of Unicode 16).
 Needs: gguf, tokenizers.
 """
@@ -16,10 +16,11 @@ import random
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import unicodedata
 
 from gguf import GGUFReader
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 SENTENCES = [
     "", " ", "  ", "\n", "\n\n\n", "\t\t x", " a", "a ", "  two  spaces  ", "Hello, world!", "I'm you're he'll we've it's they'd 'tis 'S",
@@ -56,6 +57,22 @@ def reference(path):
     return made
 
 
+# The pre-tokenizers of other families, as their tokenizer.json has them.
+LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+O200K = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK = [r"\p{N}{1,3}", "[一-龥\u3040-\u309f\u30a0-\u30ff]+",
+            r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"]
+FAMILIES = {"gpt-2": None, "llama-bpe": [LLAMA3], "qwen2": [LLAMA3.replace("{1,3}", "")], "gpt-4o": [O200K], "deepseek-v3": DEEPSEEK}
+
+
+def family_pre_tokenizer(patterns):
+    if patterns is None:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    splits = [pre_tokenizers.Split(Regex(p), "isolated") for p in patterns]
+    return pre_tokenizers.Sequence(splits + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
 def python_sources(limit):
     text = []
     for path in sorted(pathlib.Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")):
@@ -87,8 +104,9 @@ def random_texts(rng, count, length):
 def all_texts(megabytes):
     rng = random.Random(20261125)
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    # Each code point between letters, digits and spaces, so that its class decides the pieces.
-    tables = ["".join(f"a{c}b {c}1{c} {c}" for c in every[i:i + 64]) for i in range(0, 0x20000, 64)]
+    # Each character between letters, digits and spaces, so that its class decides the pieces.
+    named = [c for c in every[:0x20000] if unicodedata.category(c) != "Cn"]
+    tables = ["".join(f"a{c}b {c}1{c} {c}" for c in named[i:i + 64]) for i in range(0, len(named), 64)]
     unnamed = ["".join(every[i:i + 4096]) for i in range(0x20000, len(every), 4096)]
     texts = SENTENCES + python_sources(int(megabytes * 1e6)) + random_texts(rng, 2000, 200) + tables + unnamed
     sentence = [s for s in SENTENCES if s.strip()]
@@ -111,22 +129,36 @@ def main():
     arguments = options.parse_args()
     made = reference(arguments.model)
     texts = all_texts(arguments.megabytes)
-    expected = [e.ids for e in made.encode_batch(texts, add_special_tokens=False)]
-    got = ours(arguments.tool, arguments.model, texts)
-    assert len(got) == len(texts), (len(got), len(texts))
-    wrong = [(t, e, g) for t, e, g in zip(texts, expected, got) if e != g]
-    for text, e, g in wrong[:10]:
-        at = next((i for i, (x, y) in enumerate(zip(e, g)) if x != y), min(len(e), len(g)))
-        print(f"differs at token {at}: {made.decode(e[max(0, at - 3):at + 4])!r}\n  expected {e[at:at + 8]}\n  got      {g[at:at + 8]}")
+    size = sum(len(t.encode()) for t in texts)
+    wrong = compare(arguments.tool, arguments.model, "model file", made, texts)
     if arguments.fixtures:
         rng = random.Random(7)
         fixed = SENTENCES + random_texts(rng, 40, 30)
         ids = [e.ids for e in made.encode_batch(fixed, add_special_tokens=False)]
         with open(arguments.fixtures, "w") as file:
             file.write("[\n" + ",\n".join(json.dumps({"text": t, "ids": i}) for t, i in zip(fixed, ids)) + "\n]\n")
-    size = sum(len(t.encode()) for t in texts)
-    print(f"{len(texts)} texts, {size} bytes, {sum(map(len, expected))} tokens: {len(wrong)} texts differ")
+    # The same tokenizers by their tokenizer.json, and the other families' patterns over this vocabulary.
+    with tempfile.TemporaryDirectory() as directory:
+        for name, patterns in [("", []), *FAMILIES.items()]:
+            if name:
+                made.pre_tokenizer = family_pre_tokenizer(patterns)
+            path = f"{directory}/tokenizer-{name}.json"
+            made.save(path)
+            wrong += compare(arguments.tool, path, f"tokenizer.json {name}", made, texts)
+    print(f"{len(texts)} texts, {size} bytes")
     return 1 if wrong else 0
+
+
+def compare(tool, model, name, made, texts):
+    expected = [e.ids for e in made.encode_batch(texts, add_special_tokens=False)]
+    got = ours(tool, model, texts)
+    assert len(got) == len(texts), (len(got), len(texts))
+    wrong = [(t, e, g) for t, e, g in zip(texts, expected, got) if e != g]
+    for text, e, g in wrong[:5]:
+        at = next((i for i, (x, y) in enumerate(zip(e, g)) if x != y), min(len(e), len(g)))
+        print(f"differs at token {at}: {made.decode(e[max(0, at - 3):at + 4])!r}\n  expected {e[at:at + 8]}\n  got      {g[at:at + 8]}")
+    print(f"{name}: {sum(map(len, expected))} tokens, {len(wrong)} texts differ")
+    return len(wrong)
 
 
 if __name__ == "__main__":
