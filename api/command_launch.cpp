@@ -69,15 +69,13 @@ int run_command(const launch_config& c) {
   if (!entries) return complain(entries.error(), exit_configuration);
   std::vector<actors::child_command> commands;
   for (const auto& e : *entries) {
-    actors::child_command command{e.name, {"/proc/self/exe"}};
-    command.arguments.insert(command.arguments.end(), e.arguments.begin(), e.arguments.end());
     std::string line = "troupe";
     for (const auto& a : e.arguments) line += " " + a;
     if (c.dry_run)
       std::printf("%s\n", line.c_str());
     else
       spdlog::info("{}", line);
-    commands.push_back(std::move(command));
+    commands.push_back({e.name, "/proc/self/exe", e.arguments});
   }
   if (c.dry_run) return exit_clean;
   actors::children running(std::move(commands));
