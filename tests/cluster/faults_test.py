@@ -11,11 +11,12 @@ import threading
 import time
 
 import pytest
-from troupe_process import MODEL, Process, Server, free_port, run, wait_until
+from troupe_process import MODEL, Process, Server, free_port, metric, wait_until
 
 PROMPT = "The stage manager wrote down what happened that night: "
 LONG = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 90
 BOUND = 5.0
+LENGTH = 400  # tokens of the answers that are disturbed
 
 
 def check_outcome(stream, fault_time, expected):
@@ -31,41 +32,62 @@ def check_outcome(stream, fault_time, expected):
         assert expected.startswith(stream.text), "tokens before the error must be right"
 
 
-def kill_in_stream(server, role, after_events, **fields):
+def kill_in_stream(server, role, after_events, victim=None, **fields):
+    """Streams, and kills after so many events: victim() gives the pid. Returns the stream and the time of the kill."""
     fault = {}
 
     def on_event(stream):
         if len(stream.events) == after_events and not fault:
-            fault["pid"] = server.workers(role)[0]
+            fault["pid"] = victim() if victim else server.workers(role)[0]
             fault["time"] = time.monotonic()
             server.kill(fault["pid"])
 
-    stream = server.stream(PROMPT, on_event=on_event, max_tokens=200, ignore_eos=True, **fields)
+    stream = server.stream(PROMPT, on_event=on_event, max_tokens=LENGTH, ignore_eos=True, **fields)
     assert fault, f"the stream ended after {len(stream.events)} events, before the fault"
     return stream, fault["time"]
 
 
-def status_shows_loss(server, role):
-    text = server.status().stdout
-    return any(role in line and "lost" in line for line in text.splitlines())
+def busy_decode(server):
+    """The pid of the decode node that serves the only request there is, as soon as a heartbeat tells."""
+    def busy():
+        return [node["name"] for node in server.nodes() if node["role"] == "decode" and node["running"]]
+    name = wait_until(busy, 3, "a decode node is busy")[0]
+    return next(pid for pid in server.workers("decode") if name.encode() in cmdline(pid).split(b"\0"))
 
 
+def incarnations(server, role):
+    return {node["incarnation"] for node in server.nodes() if node["role"] == role and node["state"] == "ready"}
+
+
+def check_replaced(server, role, before):
+    """The lost process is out of the membership, and `serve` has started another in its place: a new incarnation."""
+    def replaced():
+        now = incarnations(server, role)
+        return len(now) == len(before) and now != before
+    wait_until(replaced, 20, f"another {role} process is in the lost one's place")
+    assert "killed by signal" in server.log()
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0.9, "seed": 99, "repetition_penalty": 1.1}], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("after_events", [1, 20, 120])
-def test_decode_killed_in_mid_stream(after_events):
+def test_decode_killed_in_mid_stream(after_events, fields):
+    """Another decode node goes on where the lost one was, with the same random numbers and penalties."""
     with Server(prefill=1, decode=2) as server:
-        expected = server.text(PROMPT, max_tokens=200, ignore_eos=True)
-        # Two decodes serve: kill until the one that serves this request was hit, twice at most.
-        victims = server.workers("decode")
-        assert len(victims) == 2
-        stream, when = kill_in_stream(server, "decode", after_events)
+        expected = server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True, **fields)
+        before = incarnations(server, "decode")
+        assert len(before) == 2
+        wait_until(lambda: not any(node["running"] for node in server.nodes()), 5, "heartbeats tell that nothing runs")
+        stream, when = kill_in_stream(server, "decode", after_events, victim=lambda: busy_decode(server), **fields)
         check_outcome(stream, when, expected)
-        wait_until(lambda: status_shows_loss(server, "decode"), 10, "status shows the lost decode node")
-        assert server.text(PROMPT, max_tokens=200, ignore_eos=True) == expected
+        assert stream.error is None, "there was a spare decode node"
+        assert metric(server.http.get("/metrics").text, "troupe_migrations_total", outcome="resumed") == 1
+        check_replaced(server, "decode", before)
+        assert server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True, **fields) == expected
 
 
 def test_the_only_decode_killed_in_mid_stream():
     with Server(prefill=1, decode=1) as server:
-        expected = server.text(PROMPT, max_tokens=200, ignore_eos=True)
+        expected = server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True)
         stream, when = kill_in_stream(server, "decode", 10)
         check_outcome(stream, when, expected)
         # Nobody decodes until a new process has joined: refused at once with a status that clients retry on.
@@ -75,14 +97,6 @@ def test_the_only_decode_killed_in_mid_stream():
         assert "error" in answer.json() or answer.status_code == 200
 
 
-def test_sampling_goes_on_with_the_same_random_numbers():
-    fields = {"temperature": 0.9, "seed": 99, "repetition_penalty": 1.1}
-    with Server(prefill=1, decode=2) as server:
-        expected = server.text(PROMPT, max_tokens=200, ignore_eos=True, **fields)
-        stream, when = kill_in_stream(server, "decode", 30, **fields)
-        check_outcome(stream, when, expected)
-
-
 def test_prefill_killed_while_it_reads_the_prompt():
     with Server(prefill=1, decode=1) as server:
         expected = server.text(LONG + "So", max_tokens=16)
@@ -90,7 +104,7 @@ def test_prefill_killed_while_it_reads_the_prompt():
         # Another first word: nothing of this prompt is in a cache.
         prompt = "Tonight. " + LONG + "So"
         thread = threading.Thread(target=lambda: outcome.update(stream=server.stream(prompt, max_tokens=16)))
-        victim = server.workers("prefill")[0]
+        victim, before = server.workers("prefill")[0], incarnations(server, "prefill")
         thread.start()
         time.sleep(0.4)
         when = time.monotonic()
@@ -103,7 +117,7 @@ def test_prefill_killed_while_it_reads_the_prompt():
             assert stream.done and stream.text
         else:
             assert time.monotonic() - when < BOUND + 1
-        wait_until(lambda: status_shows_loss(server, "prefill"), 10, "status shows the lost prefill node")
+        check_replaced(server, "prefill", before)
         assert server.text(LONG + "So", max_tokens=16) == expected
         if stream.error is None:
             assert server.text(prompt, max_tokens=16) == stream.text
@@ -111,7 +125,7 @@ def test_prefill_killed_while_it_reads_the_prompt():
 
 def test_prefill_killed_while_decode_streams():
     with Server(prefill=1, decode=1) as server:
-        expected = server.text(PROMPT, max_tokens=200, ignore_eos=True)
+        expected = server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True)
         stream, when = kill_in_stream(server, "prefill", 10)
         check_outcome(stream, when, expected)
         assert stream.error is None, "decode needs no prefill once it streams"
@@ -181,6 +195,23 @@ def test_second_sigterm_stops_at_once():
         server.stream(PROMPT, on_event=on_event, max_tokens=2000, ignore_eos=True)
         server.wait(5)
         assert time.monotonic() - times["sent"] < 6
+
+
+def test_status_shows_a_lost_node():
+    """A node that nobody restarts: `troupe status` goes on showing it as lost, and serving goes on."""
+    port = free_port()
+    with Server("--cluster-port", port, prefill=0, decode=1) as server:
+        before = server.text(LONG, max_tokens=8)
+        with Process("node", MODEL, "--role", "prefill", "--name", "understudy", "--join", f"127.0.0.1:{port}") as node:
+            def shown(state):
+                return any(line.split()[:3] == ["understudy", "prefill", state] for line in server.status().stdout.splitlines())
+            wait_until(lambda: shown("ready"), 30, "status shows the node as ready")
+            node.popen.kill()
+            node.popen.wait(5)
+            wait_until(lambda: shown("lost"), BOUND, "status shows the node as lost")
+            time.sleep(2)
+            assert shown("lost"), "the loss is still shown"
+        assert server.text(LONG, max_tokens=8) == before
 
 
 def test_a_node_joins_a_running_cluster_and_leaves():

@@ -32,7 +32,7 @@ def test_a_long_prompt_is_pulled(server):
             "pulled": metric(text, "troupe_kv_transfer_bytes_total", role="decode"),
             "prompt": metric(text, "troupe_prompt_tokens_total"),
             "generated": metric(text, "troupe_generation_tokens_total"),
-            "requests": metric(text, "troupe_requests_total", code="200"),
+            "requests": metric(text, "troupe_requests_total", endpoint="completions", code="200"),
         }
     before = counters()
     usage = server.complete("Something nobody has asked before. " * 60, max_tokens=5)["usage"]

@@ -130,6 +130,9 @@ class Server(Process):
                     found.append(pid)
         return sorted(found)
 
+    def nodes(self):
+        return self.http.get("/v1/cluster", timeout=5).json()["nodes"]
+
     def kill(self, pid, sig=signal.SIGKILL):
         os.kill(pid, sig)
 
