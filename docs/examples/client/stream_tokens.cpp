@@ -53,7 +53,8 @@ int main(int argc, char** argv) {
   });
   if (!end) return give_up(end.error());
   std::cout << text.flush() << "\n";
-  if (end->failure.code != troupe::ec::none) return give_up(end->failure);
+  const bool stopped = end->reason == troupe::engine::finish_reason::abort && seen == stop_after;
+  if (end->failure.code != troupe::ec::none && !stopped) return give_up(end->failure);
 
   std::cerr << "finish: " << troupe::engine::to_string(end->reason) << ", "
             << end->usage.completion_tokens << " tokens, decode " << end->trace.decode_node
