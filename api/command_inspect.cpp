@@ -32,14 +32,17 @@ opened_facts open_fully(const std::filesystem::path& path) {
   opened_facts facts;
   model_choice choice;
   choice.path = path;
-  auto opened = open_served_model(choice, 0);
-  if (!opened) {
-    facts.obstacle = opened.error().cause.detail;
+  auto opened = open_model_file(choice, 0);
+  auto served =
+      opened ? make_served_model(*opened)
+             : serving_result<std::shared_ptr<const served_model>>(tl::unexpected(opened.error()));
+  if (!served) {
+    facts.obstacle = served.error().cause.detail;
     return facts;
   }
-  facts.digest = opened->served->digest;
-  facts.tokenizer = opened->served->tokenizer->description();
-  if (opened->served->chat_template) facts.chat_template = "usable";
+  facts.digest = (*served)->digest;
+  facts.tokenizer = (*served)->tokenizer->description();
+  if ((*served)->chat_template) facts.chat_template = "usable";
   return facts;
 }
 

@@ -70,7 +70,8 @@ int run_command(const launch_config& c) {
   std::vector<actors::child_command> commands;
   for (const auto& e : *entries) {
     std::string line = "troupe";
-    for (const auto& a : e.arguments) line += " " + a;
+    for (const auto& a : e.arguments)
+      line += " " + (a.rfind("--api-key=", 0) == 0 ? "--api-key=(hidden)" : a);
     if (c.dry_run)
       std::printf("%s\n", line.c_str());
     else

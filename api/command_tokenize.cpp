@@ -10,9 +10,11 @@ namespace troupe::api {
 int run_command(const tokenize_config& c) {
   if (auto ok = start_logging({"error", "text", ""}); !ok)
     return complain(ok.error(), exit_configuration);
-  auto opened = open_served_model(c.model, 0);
+  auto opened = open_model_file(c.model, 0);
   if (!opened) return complain(opened.error().cause, opened.error().exit_code);
-  const auto& tokenizer = *opened->served->tokenizer;
+  auto made = model::tokenizer::make(*opened->loaded);
+  if (!made) return complain(made.error(), exit_model);
+  const auto& tokenizer = **made;
   for (token_id id : tokenizer.encode(c.text, c.special))
     std::printf("%8u  %s\n", id,
                 nlohmann::ordered_json(tokenizer.token_bytes(id, true))

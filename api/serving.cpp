@@ -12,11 +12,9 @@ tl::unexpected<serving_failure> give_up(error cause, int exit_code) {
   return tl::unexpected(serving_failure{std::move(cause), exit_code});
 }
 
-std::string base_name(const opened_model& m) {
-  const auto& name = m.loaded->config.name;
-  std::string stem = m.path.stem().string();
-  if (stem.empty()) stem = m.path.parent_path().filename().string();
-  return stem.empty() ? name : stem;
+std::string base_name(const std::filesystem::path& path) {
+  const auto stem = path.stem().string();
+  return stem.empty() ? path.parent_path().filename().string() : stem;
 }
 
 std::shared_ptr<const model::chat_template> chat_template_of(const model::loaded_model& m) {
@@ -71,48 +69,46 @@ int exit_code_of(ec code) {
   }
 }
 
-serving_result<opened_model> open_served_model(const model_choice& choice,
-                                               std::uint32_t max_model_len) {
+serving_result<opened_model> open_model_file(const model_choice& choice,
+                                             std::uint32_t max_model_len) {
   opened_model out;
   auto path = find_model(choice);
   if (!path) return give_up(path.error(), exit_model);
-  out.path = *path;
+  out.path = std::filesystem::absolute(*path);
   auto loaded = model::open_model(out.path);
   if (!loaded) return give_up(loaded.error(), exit_model);
-  out.loaded = *loaded;
-  auto tokenizer = model::tokenizer::make(*out.loaded);
-  if (!tokenizer) return give_up(tokenizer.error(), exit_model);
+  out.loaded = std::move(*loaded);
   const auto context = out.loaded->config.max_position_embeddings;
   if (max_model_len > context)
     return give_up({ec::invalid_argument, "--max-model-len " + std::to_string(max_model_len) +
                                               ": the model's context is " +
                                               std::to_string(context) + " tokens"},
                    exit_configuration);
-  auto m = std::make_shared<served_model>();
-  m->names = choice.served_names.empty() ? std::vector{base_name(out)} : choice.served_names;
-  m->tokenizer = *tokenizer;
-  m->chat_template = chat_template_of(*out.loaded);
-  m->max_model_len = max_model_len > 0 ? max_model_len : context;
-  m->architecture = out.loaded->config.architecture;
-  m->digest = to_hex(out.loaded->digest);
-  m->created = std::time(nullptr);
-  measure_tokens(*m);
-  out.served = std::move(m);
+  out.max_model_len = max_model_len > 0 ? max_model_len : context;
+  out.names = choice.served_names.empty() ? std::vector{base_name(out.path)} : choice.served_names;
   return out;
 }
 
-serving_result<std::unique_ptr<serving>> serving::start(const serve_config& config) {
-  std::unique_ptr<serving> s(new serving);
-  auto keys = keys_of(config.http);
-  if (!keys) return give_up(keys.error(), exit_configuration);
-  auto opened = open_served_model(config.model, config.node.engine.max_model_len);
-  if (!opened) return tl::unexpected(opened.error());
-  s->model_ = opened->served;
-  s->host_ = config.http.host;
+serving_result<std::shared_ptr<const served_model>> make_served_model(const opened_model& opened) {
+  auto tokenizer = model::tokenizer::make(*opened.loaded);
+  if (!tokenizer) return give_up(tokenizer.error(), exit_model);
+  auto m = std::make_shared<served_model>();
+  m->names = opened.names;
+  m->tokenizer = std::move(*tokenizer);
+  m->chat_template = chat_template_of(*opened.loaded);
+  m->max_model_len = opened.max_model_len;
+  m->architecture = opened.loaded->config.architecture;
+  m->digest = to_hex(opened.loaded->digest);
+  m->created = std::time(nullptr);
+  measure_tokens(*m);
+  return m;
+}
 
+serving_result<void> serving::start_cluster(const serve_config& config,
+                                            const opened_model& opened) {
   actors::serve_options options;
-  options.model = std::filesystem::absolute(opened->path);
-  options.model_name = s->model_->names.front();
+  options.model = opened.path;
+  options.model_name = opened.names.front();
   options.num_prefill = config.prefill;
   options.num_decode = config.decode;
   options.single_process = config.single_process;
@@ -120,30 +116,49 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
   options.engine = config.node.engine;
   options.network = config.node.network;
   options.node_arguments = node_flags(config.node, config.log);
-  auto cluster = actors::serve_process::start(options, opened->loaded);
+  auto cluster = actors::serve_process::start(options, opened.loaded);
   if (!cluster)
     return give_up(cluster.error(), cluster.error().code == ec::unsupported
                                         ? exit_device
                                         : exit_code_of(cluster.error().code));
-  s->cluster_ = std::move(*cluster);
+  cluster_ = std::move(*cluster);
+  return {};
+}
 
+serving_result<void> serving::open_door(const serve_config& config, api_keys keys) {
+  host_ = config.http.host;
+  const bool loopback = host_.rfind("127.", 0) == 0 || host_ == "localhost" || host_ == "::1";
+  if (!keys.required() && !loopback)
+    spdlog::warn("everyone who reaches {} can use this server: --api-key-file asks for a key",
+                 host_);
   application_options door;
-  door.keys = std::move(*keys);
+  door.keys = std::move(keys);
   door.web_ui = config.http.web_ui;
   door.version = TROUPE_VERSION;
   door.ping = std::chrono::seconds(config.http.sse_ping_s);
   door.generation_timeout = std::chrono::seconds(config.http.request_timeout_s);
-  if (!door.keys.required() && config.http.host.rfind("127.", 0) != 0 &&
-      config.http.host != "localhost" && config.http.host != "::1")
-    spdlog::warn("everyone who reaches {} can use this server: --api-key-file asks for a key",
-                 config.http.host);
   auto metrics = std::make_shared<frontend_metrics>(
       prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
-  s->application_ =
-      std::make_shared<application>(std::move(door), s->cluster_->service(), s->model_, metrics);
-  auto server = http_server::start(server_options(config.http), s->application_);
+  application_ =
+      std::make_shared<application>(std::move(door), cluster_->service(), model_, metrics);
+  auto server = http_server::start(server_options(config.http), application_);
   if (!server) return give_up(server.error(), exit_configuration);
-  s->server_ = std::move(*server);
+  server_ = std::move(*server);
+  return {};
+}
+
+serving_result<std::unique_ptr<serving>> serving::start(const serve_config& config) {
+  auto keys = keys_of(config.http);
+  if (!keys) return give_up(keys.error(), exit_configuration);
+  auto opened = open_model_file(config.model, config.node.engine.max_model_len);
+  if (!opened) return tl::unexpected(opened.error());
+  std::unique_ptr<serving> s(new serving);
+  // First the nodes: they load while the tokenizer is made here.
+  if (auto ok = s->start_cluster(config, *opened); !ok) return tl::unexpected(ok.error());
+  auto model = make_served_model(*opened);
+  if (!model) return tl::unexpected(model.error());
+  s->model_ = std::move(*model);
+  if (auto ok = s->open_door(config, std::move(*keys)); !ok) return tl::unexpected(ok.error());
   return s;
 }
 

@@ -37,6 +37,8 @@ class serving {
 
  private:
   serving() = default;
+  serving_result<void> start_cluster(const serve_config& config, const opened_model& opened);
+  serving_result<void> open_door(const serve_config& config, api_keys keys);
 
   std::string host_;
   std::shared_ptr<const served_model> model_;
@@ -45,15 +47,17 @@ class serving {
   std::unique_ptr<http_server> server_;
 };
 
-// The model file with its tokenizer and template. A template that cannot be used is a warning: only
-// /v1/completions works then.
+// A model file, opened and checked against what was asked of it.
 struct opened_model {
   std::shared_ptr<const model::loaded_model> loaded;
-  std::shared_ptr<served_model> served;
   std::filesystem::path path;
+  std::vector<std::string> names;
+  std::uint32_t max_model_len = 0;
 };
-serving_result<opened_model> open_served_model(const model_choice& choice,
-                                               std::uint32_t max_model_len);
+serving_result<opened_model> open_model_file(const model_choice& choice,
+                                             std::uint32_t max_model_len);
+// With its tokenizer and template. A template that cannot be used is a warning: only /v1/completions works then.
+serving_result<std::shared_ptr<const served_model>> make_served_model(const opened_model& opened);
 int exit_code_of(ec code);
 
 }  // namespace troupe::api
