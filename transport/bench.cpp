@@ -226,7 +226,7 @@ double memcpy_gigabytes_per_second(std::size_t block_bytes, std::size_t arena_by
   std::mt19937_64 random(3);
   std::uint64_t bytes = 0;
   auto begin = clock::now();
-  while (clock::now() < begin + std::chrono::milliseconds(700)) {
+  while (clock::now() < begin + std::chrono::milliseconds(200)) {
     for (std::size_t i = 0; i < 64; ++i, bytes += block_bytes)
       std::memcpy(to.data() + (bytes / block_bytes % blocks) * block_bytes,
                   from.data() + random() % blocks * block_bytes, block_bytes);
@@ -243,7 +243,7 @@ std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned out
       "UCX_NET_DEVICES=lo ";
   settings += via == path::shm ? "UCX_TLS=posix,self " : "UCX_TLS=tcp,self ";
   std::string port = std::to_string(20'000 + ::getpid() % 20'000);
-  std::size_t count = std::max<std::size_t>(20, (std::size_t{1} << 30) / bytes);
+  std::size_t count = std::max<std::size_t>(8, (std::size_t{1} << 29) / bytes);
   std::string server = settings + "timeout 60 ucx_perftest -p " + port + " >/dev/null 2>&1 & ";
   std::string client = settings + "timeout 50 ucx_perftest 127.0.0.1 -p " + port +
                        " -t ucp_get -f -w 5 -O " + std::to_string(outstanding) + " -s " +
@@ -261,35 +261,58 @@ std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned out
   return number[5] * 1048576e-9;
 }
 
+namespace {
+
+// The best of some short runs: on a machine with other work the others measure that work.
+constexpr int repeats = 5;
+
+result<std::string> report_line(path via, std::size_t block_bytes) {
+  kv_bench_options options;
+  options.via = via;
+  options.block_bytes = block_bytes;
+  kv_bench_result with_sum, plain, verified;
+  double hot = 0, cold = 0, copy = 0;
+  auto keep = [](kv_bench_result& best, const kv_bench_result& now) {
+    if (now.gigabytes_per_second > best.gigabytes_per_second) best = now;
+  };
+  for (int i = 0; i < repeats; ++i) {
+    options.checksum = true;
+    options.verify = false;
+    TROUPE_TRY(auto summed, bench_kv(options));
+    options.verify = true;
+    TROUPE_TRY(auto checked, bench_kv(options));
+    if (checked.fence_mismatches != 0) return fail(ec::fence_mismatch, "a pulled block was wrong");
+    options.checksum = options.verify = false;
+    TROUPE_TRY(auto bare, bench_kv(options));
+    keep(with_sum, summed);
+    keep(verified, checked);
+    keep(plain, bare);
+    hot = std::max(hot, ucx_perftest_get(via, block_bytes, i % 2 == 0 ? 1 : 16).value_or(0));
+    // One buffer that fits no cache, as KV does not.
+    cold = std::max(cold, ucx_perftest_get(via, 64 << 20, 1).value_or(0));
+    copy = std::max(copy, memcpy_gigabytes_per_second(block_bytes, options.arena_bytes));
+  }
+  double mine = with_sum.gigabytes_per_second;
+  auto ratio = [&](double other) { return other > 0 ? mine / other : 0; };
+  char line[256];
+  std::snprintf(line, sizeof line,
+                "%-5s %11zu %6.2f %8.2f %7.2f %8.0f %8.0f | %17.2f %6.2f %6.2f %6.2f | %6.2f\n",
+                std::string(to_string(via)).c_str(), block_bytes, mine,
+                verified.gigabytes_per_second, plain.gigabytes_per_second, with_sum.pull_p50_us,
+                with_sum.pull_p99_us, hot, ratio(hot), cold, ratio(cold), copy);
+  return std::string(line);
+}
+
+}  // namespace
+
 result<std::string> bench_kv_report(const std::vector<std::size_t>& block_bytes) {
   std::string table =
-      "path  block bytes   GB/s  +verify  no sum  sum cost   p50 us   p99 us | perftest get: hot  "
-      "ratio   "
-      "cold  ratio | memcpy\n";
+      "path  block bytes   GB/s  +verify  no sum   p50 us   p99 us | perftest get: hot  ratio   "
+      "cold  "
+      "ratio | memcpy\n";
   for (path via : {path::shm, path::tcp})
     for (std::size_t bytes : block_bytes) {
-      kv_bench_options options;
-      options.via = via;
-      options.block_bytes = bytes;
-      TROUPE_TRY(auto with_sum, bench_kv(options));
-      options.checksum = false;
-      TROUPE_TRY(auto plain, bench_kv(options));
-      options.checksum = options.verify = true;
-      TROUPE_TRY(auto verified, bench_kv(options));
-      double hot = 0, mine = with_sum.gigabytes_per_second;
-      for (unsigned outstanding : {1u, 16u})
-        hot = std::max(hot, ucx_perftest_get(via, bytes, outstanding).value_or(0));
-      // One buffer that fits no cache, as KV does not.
-      double cold = ucx_perftest_get(via, 64 << 20, 1).value_or(0);
-      char line[256];
-      std::snprintf(
-          line, sizeof line,
-          "%-5s %11zu %6.2f %8.2f %7.2f %8.1f%% %8.0f %8.0f | %17.2f %6.2f %6.2f %6.2f | %6.2f%s\n",
-          std::string(to_string(via)).c_str(), bytes, mine, verified.gigabytes_per_second,
-          plain.gigabytes_per_second, 100 * (plain.gigabytes_per_second / mine - 1),
-          with_sum.pull_p50_us, with_sum.pull_p99_us, hot, hot > 0 ? mine / hot : 0, cold,
-          cold > 0 ? mine / cold : 0, memcpy_gigabytes_per_second(bytes, options.arena_bytes),
-          verified.fence_mismatches != 0 ? "  FENCE MISMATCH" : "");
+      TROUPE_TRY(std::string line, report_line(via, bytes));
       table += line;
     }
   return table;

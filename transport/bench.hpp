@@ -20,7 +20,7 @@ struct kv_bench_options {
   std::size_t pulls_under_way = 4;
   bool checksum = true;
   bool verify = false;  // verify() every block, as an engine would
-  std::chrono::milliseconds duration{700};
+  std::chrono::milliseconds duration{300};
 };
 
 struct kv_bench_result {
