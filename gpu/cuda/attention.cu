@@ -200,8 +200,8 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
 template <int kHead>
 __device__ inline void merge_parts(const kernel_parameters& p, const attention_item& item, std::uint32_t kv_head,
                                    std::uint32_t first_row, int group, volatile std::uint32_t* is_last) {
-  constexpr int kValues = kHead / 32;
-  const std::uint32_t lane = threadIdx.x % 32;
+  constexpr int kLanes = 8, kValues = kHead / kLanes;  // lanes of a row, so that a warp has four rows under way
+  const std::uint32_t lane = threadIdx.x % kLanes;
   __threadfence();
   sync_threads(1 + group, 128);
   if (threadIdx.x % 128 == 0) {
@@ -213,33 +213,40 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
   sync_threads(1 + group, 128);
   if (is_last[group] == 0) return;
   __threadfence();
-  for (std::uint32_t r = first_row + threadIdx.x % 128 / 32; r < min(first_row + 64, item.tokens * p.group); r += 4) {
+  const std::uint32_t end = min(first_row + 64, item.tokens * p.group);
+  for (std::uint32_t r0 = first_row; r0 < end; r0 += 16) {
+    const std::uint32_t r = r0 + threadIdx.x % 32 / kLanes * 4 + threadIdx.x % 128 / 32;
+    if (r >= end) continue;
     const std::uint32_t token = r / p.group, head = kv_head * p.group + r % p.group;
     const auto place = [&](std::uint32_t part) {
       return std::size_t{item.partial + part * item.tokens + token} * p.num_heads + head;
     };
     float highest = -INFINITY;
-    for (std::uint32_t i = lane; i < item.parts; i += 32) highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
-#pragma unroll
-    for (int i = 16; i > 0; i /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, i));
+    for (std::uint32_t i = 0; i < item.parts; ++i) highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
     float sum = 0.0f, value[kValues] = {};
-#pragma unroll 4
+#pragma unroll 2
     for (std::uint32_t i = 0; i < item.parts; ++i) {
       const float2 part = __ldcg(p.a.partial_softmax + place(i));
       const float weight = exp2_fast(part.x - highest);
       sum = fmaf(part.y, weight, sum);
-      const float2* from = reinterpret_cast<const float2*>(p.a.partial_output + place(i) * kHead + lane * kValues);
+      const auto* from = reinterpret_cast<const float4*>(p.a.partial_output + place(i) * kHead) + lane;
 #pragma unroll
-      for (int v = 0; v < kValues / 2; ++v) {
-        const float2 x = __ldcg(from + v);
-        value[2 * v] = fmaf(x.x, weight, value[2 * v]);
-        value[2 * v + 1] = fmaf(x.y, weight, value[2 * v + 1]);
+      for (int v = 0; v < kValues / 4; ++v) {
+        const float4 x = __ldcg(from + v * kLanes);
+        value[4 * v] = fmaf(x.x, weight, value[4 * v]);
+        value[4 * v + 1] = fmaf(x.y, weight, value[4 * v + 1]);
+        value[4 * v + 2] = fmaf(x.z, weight, value[4 * v + 2]);
+        value[4 * v + 3] = fmaf(x.w, weight, value[4 * v + 3]);
       }
     }
     const float inverse = 1.0f / sum;
-    __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * kValues;
+    __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * 4;
 #pragma unroll
-    for (int v = 0; v < kValues; ++v) to[v] = __float2bfloat16(value[v] * inverse);
+    for (int v = 0; v < kValues / 4; ++v) {
+      const __nv_bfloat162 low = __floats2bfloat162_rn(value[4 * v] * inverse, value[4 * v + 1] * inverse);
+      const __nv_bfloat162 high = __floats2bfloat162_rn(value[4 * v + 2] * inverse, value[4 * v + 3] * inverse);
+      *reinterpret_cast<uint2*>(to + v * kLanes * 4) = make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+    }
   }
 }
 

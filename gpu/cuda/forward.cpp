@@ -150,9 +150,11 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
 
 // Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one
 // answer for all batches; the figures of bench_gpu_cuda do too.
+// Packed weights need more blocks, for each spends its time unpacking.
 std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   const std::uint32_t tiles = (w.rows + 63) / 64, steps = std::max(w.columns / 64, 1u);
-  return std::clamp(2 * limits_.multiprocessors / tiles, 1u, std::min(4u, std::max(steps / 4, 1u)));
+  const std::uint32_t blocks = (w.is_packed() ? 4 : 2) * limits_.multiprocessors, most = w.is_packed() ? 6 : 4;
+  return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
 }
 
 // Packed weights are unpacked once for many rows; true: they are in w.data now.

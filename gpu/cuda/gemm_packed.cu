@@ -1,5 +1,5 @@
-// multiply_narrow over packed weights: tiles come to shared memory as they are stored, a warpgroup unpacks them to bf16 under
-// the swizzle while the tensor cores multiply the tile before.
+// multiply_narrow over packed weights: tiles come to shared memory as they are stored, two at a time; a warpgroup unpacks
+// them to bf16 in registers while the tensor cores multiply the two before, then stores them under the swizzle.
 #include <algorithm>
 
 #include "gpu/cuda/gemm.hpp"
@@ -11,12 +11,12 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t slot_bytes = 5120;         // of a stage: a tile of either format, to the next 1024
-constexpr std::uint32_t unpacked_bytes = 64 * 128;
+constexpr std::uint32_t slot_bytes = 2 * 4608;      // of a stage: two tiles of the larger format
+constexpr std::uint32_t unpacked_bytes = 64 * 128;  // of a tile
 
-__host__ __device__ constexpr int stages_for(int width) { return width <= 32 ? 6 : width == 256 ? 4 : 4; }
+__host__ __device__ constexpr int stages_for(int width) { return width <= 32 ? 4 : width <= 64 ? 3 : 2; }
 __host__ __device__ constexpr std::size_t shared_bytes_for(int width) {
-  return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + width * 128) + 2 * unpacked_bytes + 256;
+  return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + 2 * width * 128) + 2 * unpacked_bytes + 256;
 }
 
 __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes, std::uint64_t* bar, std::uint64_t policy) {
@@ -27,11 +27,21 @@ __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes
       : "memory");
 }
 
+// A slot's 32 values under the 128-byte swizzle of a tile of 64 rows.
+__device__ inline void store_slot(std::uint8_t* tile, std::uint32_t slot, const std::uint32_t (&values)[16]) {
+  const std::uint32_t row = slot / 2, chunk = slot % 2 * 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    *reinterpret_cast<uint4*>(tile + row * 128 + ((chunk + i) ^ (row % 8)) * 16) =
+        make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+  }
+}
+
 template <int kWidth>
 __global__ void __launch_bounds__(160)
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations, const narrow_parameters p) {
   constexpr int kStages = stages_for(kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
-  constexpr std::uint32_t kStageBytes = slot_bytes + kWidth * 128;
+  constexpr std::uint32_t kInputBytes = kWidth * 128, kStageBytes = slot_bytes + 2 * kInputBytes;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t *unpacked = shared, *stages = shared + 2 * unpacked_bytes;
   auto* full = reinterpret_cast<std::uint64_t*>(stages + kStages * kStageBytes);
@@ -39,7 +49,7 @@ __global__ void __launch_bounds__(160)
   const tile_position tile = locate(blockIdx.x, p, (p.features + 63) / 64);
   const std::uint32_t first_step = p.depth_steps * tile.split / p.splits;
   const std::uint32_t steps = p.depth_steps * (tile.split + 1) / p.splits - first_step;
-  const std::uint32_t row0 = tile.row_tile * kWidth;
+  const std::uint32_t pairs = (steps + 1) / 2, row0 = tile.row_tile * kWidth;
   const packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
   const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
 
@@ -57,22 +67,26 @@ __global__ void __launch_bounds__(160)
     if (threadIdx.x % 32 != 0) return;
     const std::uint64_t policy = evict_first_policy();
     const std::byte* from = weights.data + source.offset + std::size_t{first_step} * tile_bytes;
-    const auto load_weights = [&](std::uint32_t step, std::uint32_t stage) {
-      barrier_expect(full + stage, tile_bytes + kWidth * 128);
-      copy_bulk(stages + stage * kStageBytes, from + std::size_t{step} * tile_bytes, tile_bytes, full + stage, policy);
+    const auto load_weights = [&](std::uint32_t pair, std::uint32_t stage) {
+      const std::uint32_t tiles = min(2u, steps - 2 * pair);
+      barrier_expect(full + stage, tiles * (tile_bytes + kInputBytes));
+      copy_bulk(stages + stage * kStageBytes, from + std::size_t{2 * pair} * tile_bytes, tiles * tile_bytes, full + stage, policy);
     };
-    const auto load_activations = [&](std::uint32_t step, std::uint32_t stage) {
-      for (int r = 0; r < kWidth; r += kBoxRows) {
-        copy_tile_2d(stages + stage * kStageBytes + slot_bytes + r * 128, &activations, full + stage,
-                     static_cast<int>((first_step + step) * depth_step), static_cast<int>(row0) + r);
+    const auto load_activations = [&](std::uint32_t pair, std::uint32_t stage) {
+      for (std::uint32_t t = 0; t < min(2u, steps - 2 * pair); ++t) {
+        std::uint8_t* to = stages + stage * kStageBytes + slot_bytes + t * kInputBytes;
+        const int x = static_cast<int>((first_step + 2 * pair + t) * depth_step);
+        for (int r = 0; r < kWidth; r += kBoxRows) {
+          copy_tile_2d(to + r * 128, &activations, full + stage, x, static_cast<int>(row0) + r);
+        }
       }
     };
-    const std::uint32_t ahead = min(steps, static_cast<std::uint32_t>(kStages));
+    const std::uint32_t ahead = min(pairs, static_cast<std::uint32_t>(kStages));
     for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
     wait_for_previous_kernel();
     for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
     ring_position<kStages> at;
-    for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
+    for (std::uint32_t s = kStages; s < pairs; ++s, at.advance()) {
       barrier_wait(empty + at.stage, at.phase);
       load_weights(s, at.stage);
       load_activations(s, at.stage);
@@ -80,32 +94,37 @@ __global__ void __launch_bounds__(160)
     return;
   }
 
-  const std::uint32_t row = threadIdx.x / 2, chunk = threadIdx.x % 2 * 4;
   float sum[kWidth / 2];
-  ring_position<kStages> at, done;
-  for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
+  ring_position<kStages> at;
+  std::uint32_t previous = 0;
+  for (std::uint32_t s = 0; s < pairs; ++s, at.advance()) {
+    const std::uint32_t tiles = min(2u, steps - 2 * s);
+    std::uint8_t* stage = stages + at.stage * kStageBytes;
     barrier_wait(full + at.stage, at.phase);
     std::uint32_t values[16];
-    unpack_slot(stages + at.stage * kStageBytes, source.format, threadIdx.x, values);
-    // The product of two steps ago has read its tile and its activations.
-    wgmma_wait<1>();
-    if (s > 1) {
-      if (threadIdx.x == 0) barrier_arrive(empty + done.stage);
-      done.advance();
-    }
-    std::uint8_t* to = unpacked + s % 2 * unpacked_bytes;
+    unpack_slot(stage, source.format, threadIdx.x, values);
+    wgmma_wait<0>();  // the products before have read their tiles and activations
+    if (s > 0 && threadIdx.x == 0) barrier_arrive(empty + previous);
+    previous = at.stage;
+    store_slot(unpacked, threadIdx.x, values);
+    // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
+    if (tiles == 2) {
+      unpack_slot(stage + tile_bytes, source.format, threadIdx.x, values);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      *reinterpret_cast<uint4*>(to + row * 128 + ((chunk + i) ^ (row % 8)) * 16) =
-          make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+      for (int i = 0; i < 16; ++i) values[i] = 0;
     }
+    store_slot(unpacked + unpacked_bytes, threadIdx.x, values);
     fence_async_proxy();
     sync_threads(1, 128);
-    const std::uint64_t a = k_major_tile(to), b = k_major_tile(stages + at.stage * kStageBytes + slot_bytes);
+    const std::uint64_t a = k_major_tile(unpacked), b = k_major_tile(stage + slot_bytes);
+    const std::uint64_t b_second = tiles == 2 ? b + kInputBytes / 16 : b;
     hold(sum);
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > 0 || k > 0);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + unpacked_bytes / 16 + 2 * k, b_second + 2 * k, true);
     wgmma_commit();
   }
   wgmma_wait<0>();

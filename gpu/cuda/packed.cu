@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(256)
       words[i / 8] |= static_cast<std::uint32_t>(q4_value<kType>(block, first + i)) << (i % 8 / 2 * 4 + i % 2 * 16);
     }
     const float2 s = q4_scale<kType>(block, first);
-    reinterpret_cast<__half2*>(tile + 2048)[slot] = __floats2half2_rn(s.x, s.y);
+    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[slot] = __floats2bfloat162_rn(s.x, s.y);
   } else {
     for (int i = 0; i < 32; ++i) {
       words[i / 4] |= static_cast<std::uint32_t>(q8_value<kType>(block, first + i) + 128) << (i % 4 * 8);
@@ -78,21 +78,29 @@ __global__ void __launch_bounds__(256)
   reinterpret_cast<uint4*>(tile)[slot] = make_uint4(words[0], words[1], words[2], words[3]);
 }
 
-// Block: a tile; thread: a slot.
+// Block: up to unpack_steps tiles side by side; thread: a slot of each.
+constexpr std::uint32_t unpack_steps = 8;
+
 __global__ void __launch_bounds__(128)
     unpack_kernel(const packed_matrix m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to) {
   let_next_kernel_start();
-  wait_for_previous_kernel();
-  const std::uint32_t steps = columns / 64, tile = blockIdx.x / steps, step = blockIdx.x % steps;
+  const std::uint32_t steps = columns / 64, first = blockIdx.x * unpack_steps, tile = blockIdx.y;
   const packed_row at = find_row(m, tile, steps);
   const std::uint32_t tile_bytes = at.format == packed_format::q4 ? 2560 : 4608;
-  std::uint32_t values[16];
-  unpack_slot(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset + step * tile_bytes, at.format, threadIdx.x, values);
+  const std::uint8_t* from = reinterpret_cast<const std::uint8_t*>(m.data) + at.offset;
   const std::uint32_t row = tile * 64 + threadIdx.x / 2;
+  auto* out = reinterpret_cast<uint4*>(to + std::size_t{row} * columns + threadIdx.x % 2 * 32);
+  wait_for_previous_kernel();  // it may still read what this overwrites
   if (row >= rows) return;
-  auto* out = reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64 + threadIdx.x % 2 * 32);
+#pragma unroll 4
+  for (std::uint32_t step = first; step < min(first + unpack_steps, steps); ++step) {
+    std::uint32_t values[16];
+    unpack_slot(from + step * tile_bytes, at.format, threadIdx.x, values);
 #pragma unroll
-  for (int i = 0; i < 4; ++i) out[i] = make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+    for (int i = 0; i < 4; ++i) {
+      out[step * 8 + i] = make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+    }
+  }
 }
 
 template <tensor_type kType>
@@ -134,8 +142,8 @@ result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, st
 
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to, bool early,
                     cudaStream_t stream) {
-  const std::uint32_t tiles = (rows + 63) / 64 * (columns / 64);
-  return launch("unpack", unpack_kernel, {dim3(tiles), dim3(128), 0}, stream, early, m, rows, columns, to);
+  const dim3 grid((columns / 64 + unpack_steps - 1) / unpack_steps, (rows + 63) / 64);
+  return launch("unpack", unpack_kernel, {grid, dim3(128), 0}, stream, early, m, rows, columns, to);
 }
 
 }  // namespace troupe::gpu::cuda

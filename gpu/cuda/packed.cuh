@@ -17,16 +17,19 @@ __device__ inline std::uint32_t to_bf16_pair(__half2 h) {
   return *reinterpret_cast<const std::uint32_t*>(&b);
 }
 
-// 32 values of a slot, in 16 words of two. An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024: exact.
-__device__ inline void unpack_q4(const uint4& quants, __half2 scale_min, std::uint32_t (&out)[16]) {
-  const __half2 scale = __low2half2(scale_min), minimum = __high2half2(scale_min), bias = __float2half2_rn(1024.0f);
+// 32 values of a slot, in 16 words of two. An integer n below 128 is the bf16 with the bits 0x4300 | n, minus 128, and one
+// below 1024 the f16 with 0x6400 | n, minus 1024: both exact.
+__device__ inline void unpack_q4(const uint4& quants, __nv_bfloat162 scale_min, std::uint32_t (&out)[16]) {
+  const __nv_bfloat162 scale = __low2bfloat162(scale_min), minimum = __high2bfloat162(scale_min);
+  const __nv_bfloat162 bias = __float2bfloat162_rn(128.0f);
   const std::uint32_t words[4] = {quants.x, quants.y, quants.z, quants.w};
 #pragma unroll
   for (int w = 0; w < 4; ++w) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const __half2 q = __hsub2(as_half2((words[w] >> (4 * i) & 0x000F000F) | 0x64006400), bias);
-      out[4 * w + i] = to_bf16_pair(__hfma2(q, scale, minimum));
+      const std::uint32_t bits = (words[w] >> (4 * i) & 0x000F000F) | 0x43004300;
+      const __nv_bfloat162 value = __hfma2(__hsub2(*reinterpret_cast<const __nv_bfloat162*>(&bits), bias), scale, minimum);
+      out[4 * w + i] = *reinterpret_cast<const std::uint32_t*>(&value);
     }
   }
 }
@@ -47,7 +50,7 @@ __device__ inline void unpack_slot(const std::uint8_t* tile, packed_format forma
                                    std::uint32_t (&out)[16]) {
   const auto* quants = reinterpret_cast<const uint4*>(tile);
   if (format == packed_format::q4) {
-    unpack_q4(quants[slot], reinterpret_cast<const __half2*>(tile + 2048)[slot], out);
+    unpack_q4(quants[slot], reinterpret_cast<const __nv_bfloat162*>(tile + 2048)[slot], out);
   } else {
     unpack_q8(quants[slot], quants[128 + slot], reinterpret_cast<const __half2*>(tile + 4096)[slot], out);
   }

@@ -1,7 +1,7 @@
 // Quantized weights as the GPU keeps them: GGUF's blocks, at awkward addresses, become tiles of 64 rows by 64 columns that
 // one bulk copy brings to shared memory and each thread of a warpgroup unpacks from its own 16 bytes.
 //
-//   q4: Q4_0, Q4_1, Q4_K. 128 x 16 bytes of nibbles, then 128 (scale, minimum) in f16: 5 bits a value.
+//   q4: Q4_0, Q4_1, Q4_K. 128 x 16 bytes of nibbles, then 128 (scale, minimum) in bf16: 5 bits a value.
 //   q8: Q5_0, Q8_0, Q6_K. 2 x 128 x 16 bytes, then 128 pairs of scales of 16 values in f16: 9 bits a value.
 // Slot t of a tile is row t / 2, columns 32 (t % 2) to + 32. Tiles of 64 rows lie one after the other along the columns.
 // Immutable; any thread.

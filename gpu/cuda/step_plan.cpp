@@ -9,7 +9,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 // Parts shorter than this cost more to merge than they gain.
-constexpr std::uint32_t min_split = 128;
+constexpr std::uint32_t min_split_narrow = 128, min_split_wide = 2048;
 constexpr std::uint32_t max_parts = 64;  // bounds the partials of one piece
 
 std::uint32_t round_up(std::uint64_t value, std::uint32_t step) {
@@ -53,7 +53,7 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
       longest = std::max(longest, std::uint64_t{p.position + p.tokens});
     }
     const std::uint32_t places = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
-    const std::uint64_t fair = std::max({(keys + places - 1) / places, std::uint64_t{min_split}, longest / max_parts});
+    const std::uint64_t fair = std::max({(keys + places - 1) / places, std::uint64_t{tile == attention_tile::narrow ? min_split_narrow : min_split_wide}, longest / max_parts});
     split = round_up(fair, tile_keys(tile));
   }
   std::uint32_t partial_row = 0;

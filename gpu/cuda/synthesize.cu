@@ -35,7 +35,11 @@ __global__ void packed_kernel(std::uint8_t* tiles, packed_format format, std::ui
     reinterpret_cast<uint4*>(tile)[part * 128 + threadIdx.x] =
         make_uint4(static_cast<unsigned>(a), static_cast<unsigned>(a >> 32), static_cast<unsigned>(b), static_cast<unsigned>(b >> 32));
   }
-  reinterpret_cast<__half2*>(tile + (q4 ? 2048 : 4096))[threadIdx.x] = __floats2half2_rn(scale, q4 ? -7.5f * scale : scale);
+  if (q4) {
+    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[threadIdx.x] = __floats2bfloat162_rn(scale, -7.5f * scale);
+  } else {
+    reinterpret_cast<__half2*>(tile + 4096)[threadIdx.x] = __floats2half2_rn(scale, scale);
+  }
 }
 
 __global__ void constant_kernel(float* to, std::size_t count, float value) {
