@@ -37,7 +37,7 @@ std::span<const builtin> text_methods();
 
 // Python's json.dumps, as `transformers` calls it.
 result<value> to_json(interpreter& in, const value& self, const arguments& args);
-// Strings become data, but for those of the names in `trusted` at the top (bos_token and such).
+// Every string in it is of the given origin.
 template <class Json>
 result<value> from_json(interpreter& in, const Json& json, origin from);
 
