@@ -105,6 +105,7 @@ std::pair<mover, path> peer::way(const remote_region& from, memory_kind to) cons
   // `rdma` forced on a machine without it: UCX's own get over whatever there is.
   if (from.key != nullptr && (has_rdma_ || forced_ == path::rdma)) return {mover::get, path::rdma};
   if (is_host) return {mover::messages, path::tcp};
+  if (from.key == nullptr) return {mover::none, path::none};
   return {mover::get, has_cuda_ipc_ ? path::cuda_ipc : path::tcp};
 }
 

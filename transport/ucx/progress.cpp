@@ -207,6 +207,13 @@ void progress::watch_peers(time_point now) {
 
 void progress::place(pull_op& op) {
   std::tie(op.by, op.via) = op.from->way(op.from->region_at(op.request.remote), op.local.kind);
+  if (op.by == mover::none) {
+    op.failure = {ec::unsupported,
+                  "one end's memory is on a GPU and the other end's transport was started without "
+                  "CUDA: stage through host memory"};
+    changed_.push_back(raw(op.request.op));
+    return;
+  }
   book_.begin(op.via, clock::now());
   if (op.request.checksum) op.checksums.resize(op.request.pieces.size());
   if (op.by == mover::copy) {

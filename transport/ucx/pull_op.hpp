@@ -14,7 +14,7 @@ struct pull_op;
 
 // Who moves the bytes into the destination.
 enum class mover : std::uint8_t {
-  none,
+  none,      // no way leads there
   copy,      // this thread, from mapped memory
   messages,  // this thread, from messages that the owner sends when asked
   get,       // UCX or the network card: only these can write after the pull was given up
