@@ -19,6 +19,16 @@ struct serving_failure {
 template <class T>
 using serving_result = tl::expected<T, serving_failure>;
 
+struct opened_model;
+
+// A model file, opened and checked against what was asked of it.
+struct opened_model {
+  std::shared_ptr<const model::loaded_model> loaded;
+  std::filesystem::path path;
+  std::vector<std::string> names;
+  std::uint32_t max_model_len = 0;
+};
+
 class serving {
  public:
   static serving_result<std::unique_ptr<serving>> start(const serve_config& config);
@@ -47,13 +57,6 @@ class serving {
   std::unique_ptr<http_server> server_;
 };
 
-// A model file, opened and checked against what was asked of it.
-struct opened_model {
-  std::shared_ptr<const model::loaded_model> loaded;
-  std::filesystem::path path;
-  std::vector<std::string> names;
-  std::uint32_t max_model_len = 0;
-};
 serving_result<opened_model> open_model_file(const model_choice& choice,
                                              std::uint32_t max_model_len);
 // With its tokenizer and template. A template that cannot be used is a warning: only /v1/completions works then.
