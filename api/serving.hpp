@@ -19,8 +19,6 @@ struct serving_failure {
 template <class T>
 using serving_result = tl::expected<T, serving_failure>;
 
-struct opened_model;
-
 // A model file, opened and checked against what was asked of it.
 struct opened_model {
   std::shared_ptr<const model::loaded_model> loaded;
