@@ -20,7 +20,6 @@ struct attention_kernels {
   static constexpr std::uint32_t few_queries = 2 * S::attention_rows;
 
   static void attend(const attention_args& a) {
-    read_ahead(a);
     load_keys(a);
     if (a.num_queries > few_queries) {
       load_values(a);
@@ -30,15 +29,11 @@ struct attention_kernels {
     }
   }
 
-  // Blocks lie apart in the arena: the hardware does not foresee the next one.
-  static void read_ahead(const attention_args& a) {
-    if (!a.next) return;
-    for (std::uint32_t t = 0; t < a.next->num_tokens; ++t) {
-      for (std::uint32_t d = 0; d < a.head_dim; d += 32) {
-        S::prefetch(a.next->k[t] + d);
-        S::prefetch(a.next->v[t] + d);
-      }
-    }
+  // The next tile is read ahead while this one is used, a line at a time: its blocks lie elsewhere in the arena, where
+  // the hardware does not look, and many reads at once would hold up those of this tile.
+  static void read_ahead(const kv_tile* next, const std::uint16_t* const* tokens,
+                         std::uint32_t token, std::uint32_t d) {
+    if (token < next->num_tokens && d % 32 == 0) S::prefetch(tokens[token] + d);
   }
 
   // Tokens become lanes; zeros past the tile's end in its last 16.
@@ -49,6 +44,7 @@ struct attention_kernels {
         f rows[16];
         for (std::uint32_t t = 0; t < 16; ++t) {
           rows[t] = first + t < tile.num_tokens ? S::load_f16(tile.k[first + t] + d) : S::zero();
+          if (a.next) read_ahead(a.next, a.next->k, first + t, d);
         }
         S::transpose16(rows, a.keys + std::size_t{d} * attention_tile + first, attention_tile);
       }
@@ -60,6 +56,7 @@ struct attention_kernels {
     for (std::uint32_t t = 0; t < tile.num_tokens; ++t) {
       for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
         S::store(a.values + std::size_t{t} * a.head_dim + d, S::load_f16(tile.v[t] + d));
+        if (a.next) read_ahead(a.next, a.next->v, t, d);
       }
     }
   }
@@ -170,6 +167,8 @@ struct attention_kernels {
           x[v] = S::load(a.values + std::size_t{t} * a.head_dim + d + 16 * v);
         } else {
           x[v] = S::load_f16(a.tile->v[t] + d + 16 * v);
+          if (first == 0 && a.next)
+            read_ahead(a.next, a.next->v, t, d + 16 * static_cast<std::uint32_t>(v));
         }
       }
       for (int r = 0; r < n; ++r) {
