@@ -45,7 +45,7 @@ class tokenizer {
   virtual std::size_t vocab_size() const = 0;
   virtual bool is_special(token_id id) const = 0;
   virtual std::optional<token_id> bos() const = 0;
-  // Every token that ends an answer: eos, eot, eom as the file names them.
+  // Every token that ends an answer: eos (first), eot, eom as the file names them, then the known texts.
   virtual const std::vector<token_id>& end_of_generation() const = 0;
   virtual std::optional<token_id> find(std::string_view token_text) const = 0;
   // Kind, for people: "BPE (smollm)".

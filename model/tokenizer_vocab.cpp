@@ -119,15 +119,15 @@ result<void> tokenizer_vocab::read_special(const metadata& meta) {
 }
 
 void tokenizer_vocab::collect_end_of_generation(std::span<const token_id> named) {
-  end_of_generation.assign(named.begin(), named.end());
+  const auto add = [this](token_id id) {
+    if (std::ranges::find(end_of_generation, id) == end_of_generation.end())
+      end_of_generation.push_back(id);
+  };
+  for (const token_id id : named) add(id);
   for (const std::string_view text : end_texts) {
     const auto id = find(text);
-    if (id && kind(*id) == token_kind::control) end_of_generation.push_back(*id);
+    if (id && kind(*id) == token_kind::control) add(*id);
   }
-  std::ranges::sort(end_of_generation);
-  // std::unique: clang 14 rejects what libstdc++ 12's std::ranges::unique returns.
-  end_of_generation.erase(std::unique(end_of_generation.begin(), end_of_generation.end()),
-                          end_of_generation.end());
 }
 
 std::optional<token_id> tokenizer_vocab::find(std::string_view text) const {

@@ -51,8 +51,8 @@ class tokenizer_vocab {
   }
 
   std::optional<token_id> bos, eos, unknown;
-  std::optional<bool> add_bos, add_eos;  // absent: the algorithm's default
-  std::vector<token_id> end_of_generation;
+  std::optional<bool> add_bos, add_eos;     // absent: the algorithm's default
+  std::vector<token_id> end_of_generation;  // eos first, if the file names one
 
  private:
   tokenizer_vocab() = default;

@@ -53,7 +53,7 @@ TEST_F(smollm2_tokenizer, knows_its_special_tokens) {
   EXPECT_EQ(tok().description(), "BPE (smollm)");
   EXPECT_EQ(tok().vocab_size(), 49152u);
   EXPECT_EQ(tok().bos(), 1u);
-  EXPECT_THAT(tok().end_of_generation(), ElementsAre(0u, 2u));
+  EXPECT_THAT(tok().end_of_generation(), ElementsAre(2u, 0u));
   EXPECT_EQ(tok().find("<|im_end|>"), 2u);
   EXPECT_EQ(tok().find("<|no_such|>"), std::nullopt);
   EXPECT_TRUE(tok().is_special(2));
