@@ -363,8 +363,10 @@ void completion_job::finish_whole() {
 void completion_job::fail(const error& cause) {
   if (done_) return;
   const api_error e = from_error(cause);
-  // What the client is not told is here, under the id that it has.
-  if (e.status >= 500) spdlog::warn("request {} failed: {}", plan_.request_id, to_string(cause));
+  // What the client is not told is here, under the id that it has. Overload is no news: it would flood the log.
+  const auto level =
+      e.status >= 500 && e.status != 503 ? spdlog::level::warn : spdlog::level::debug;
+  spdlog::log(level, "request {} failed: {}", plan_.request_id, to_string(cause));
   metrics_->rejected(e.code);
   if (stream_started_) {
     frames_ += sse_data(to_json_text(e));
