@@ -150,7 +150,9 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
     return c->fail(http_error(405, "This URL does not support the method."), {{"Allow", allowed}});
   }
   if (method == "POST" && !is_json(c->request.header("content-type")))
-    return c->fail(http_error(415, "The Content-Type must be application/json."));
+    return c->fail(http_error(
+        415,
+        "The Content-Type must be application/json (curl: -H 'Content-Type: application/json')."));
   (this->*found->work)(*c);
 }
 

@@ -23,6 +23,15 @@ double number_of(const nlohmann::json& o, const char* key) {
   return found != o.end() && found->is_number() ? found->get<double>() : 0;
 }
 
+// Pulls of a long prompt begin while the rest of it is still read, so the time between the first and the last says
+// how much was hidden, not how fast the link is.
+std::string pace(double bytes, double us) {
+  if (us <= 0) return {};
+  const double gb_per_second = bytes / us / 1e3;
+  if (gb_per_second < 0.1) return format(", in %.0f ms while the prompt was read", us / 1e3);
+  return format(", %.2f ms, %.2f GB/s", us / 1e3, gb_per_second);
+}
+
 }  // namespace
 
 std::string explain(const streamed_answer& a) {
@@ -39,11 +48,10 @@ std::string explain(const streamed_answer& a) {
              (ms > 0 && prefill.empty() ? format(", %.1f ms", ms) : "")});
     const double bytes = number_of(t, "transfer_bytes"), us = number_of(t, "transfer_us");
     if (!prefill.empty())
-      rows.push_back(
-          {"transfer",
-           format("%.0f KV blocks pulled by %s, %.2f MB over %s", number_of(t, "blocks_pulled"),
-                  decode.c_str(), bytes / 1e6, text_of(t, "transfer_path").c_str()) +
-               (us > 0 ? format(", %.2f ms, %.2f GB/s", us / 1e3, bytes / us / 1e3) : "")});
+      rows.push_back({"transfer", format("%.0f KV blocks pulled by %s, %.2f MB over %s",
+                                         number_of(t, "blocks_pulled"), decode.c_str(), bytes / 1e6,
+                                         text_of(t, "transfer_path").c_str()) +
+                                      pace(bytes, us)});
     rows.push_back({decode, format("wrote the answer: %u tokens", a.completion_tokens) +
                                 (number_of(t, "migrations") > 0
                                      ? format(", after %.0f moves", number_of(t, "migrations"))
