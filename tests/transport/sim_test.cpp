@@ -27,9 +27,7 @@ class simulation {
     EXPECT_TRUE(reader->connect(owner_id, owner->local_address().value()));
   }
 
-  void run_for(std::chrono::nanoseconds span) {
-    network->advance(network->now() + span);
-  }
+  void run_for(std::chrono::nanoseconds span) { network->advance(network->now() + span); }
   void rewrite(std::size_t block) {
     auto bytes = source.span().subspan(block * block_bytes, block_bytes);
     invalidate(bytes);
