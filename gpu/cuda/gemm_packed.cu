@@ -1,5 +1,5 @@
-// multiply_narrow over packed weights: tiles come to shared memory as they are stored, two at a time; a warpgroup unpacks
-// them to bf16 in registers while the tensor cores multiply the two before, then stores them under the swizzle.
+// multiply_narrow over packed weights: tiles come to shared memory as they are stored, two at a time; each thread unpacks
+// its part of one to registers, from where the tensor cores take it, while they multiply the one before.
 #include <algorithm>
 
 #include "gpu/cuda/gemm.hpp"
@@ -12,11 +12,10 @@ namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t slot_bytes = 2 * 4608;      // of a stage: two tiles of the larger format
-constexpr std::uint32_t unpacked_bytes = 64 * 128;  // of a tile
 
-__host__ __device__ constexpr int stages_for(int width) { return width <= 32 ? 4 : width <= 64 ? 3 : 2; }
+__host__ __device__ constexpr int stages_for(int width) { return width <= 16 ? 5 : width <= 64 ? 4 : 2; }
 __host__ __device__ constexpr std::size_t shared_bytes_for(int width) {
-  return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + 2 * width * 128) + 2 * unpacked_bytes + 256;
+  return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + 2 * width * 128) + 256;
 }
 
 __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes, std::uint64_t* bar, std::uint64_t policy) {
@@ -27,13 +26,13 @@ __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes
       : "memory");
 }
 
-// A slot's 32 values under the 128-byte swizzle of a tile of 64 rows.
-__device__ inline void store_slot(std::uint8_t* tile, std::uint32_t slot, const std::uint32_t (&values)[16]) {
-  const std::uint32_t row = slot / 2, chunk = slot % 2 * 4;
+// One tile: 64 columns in four steps.
+template <int kCount>
+__device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16], std::uint64_t input, bool accumulate) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    *reinterpret_cast<uint4*>(tile + row * 128 + ((chunk + i) ^ (row % 8)) * 16) =
-        make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+  for (int k = 0; k < 4; ++k) {
+    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]};
+    multiply_bf16_registers(sum, a, input + 2 * k, accumulate || k > 0);
   }
 }
 
@@ -43,7 +42,7 @@ __global__ void __launch_bounds__(160)
   constexpr int kStages = stages_for(kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
   constexpr std::uint32_t kInputBytes = kWidth * 128, kStageBytes = slot_bytes + 2 * kInputBytes;
   extern __shared__ __align__(1024) std::uint8_t shared[];
-  std::uint8_t *unpacked = shared, *stages = shared + 2 * unpacked_bytes;
+  std::uint8_t* stages = shared;
   auto* full = reinterpret_cast<std::uint64_t*>(stages + kStages * kStageBytes);
   auto* empty = full + kStages;
   const tile_position tile = locate(blockIdx.x, p, (p.features + 63) / 64);
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(160)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       barrier_init(full + s, 1);
-      barrier_init(empty + s, 1);
+      barrier_init(empty + s, 4);  // warps: each reads its own part of a tile at its own time
     }
     barrier_init_fence();
   }
@@ -95,37 +94,33 @@ __global__ void __launch_bounds__(160)
   }
 
   float sum[kWidth / 2];
+  std::uint32_t first[16], second[16];
   ring_position<kStages> at;
   std::uint32_t previous = 0;
   for (std::uint32_t s = 0; s < pairs; ++s, at.advance()) {
     const std::uint32_t tiles = min(2u, steps - 2 * s);
     std::uint8_t* stage = stages + at.stage * kStageBytes;
     barrier_wait(full + at.stage, at.phase);
-    std::uint32_t values[16];
-    unpack_slot(stage, source.format, threadIdx.x, values);
-    wgmma_wait<0>();  // the products before have read their tiles and activations
-    if (s > 0 && threadIdx.x == 0) barrier_arrive(empty + previous);
+    const std::uint64_t input = k_major_tile(stage + slot_bytes);
+    unpack_fragment(stage, source.format, threadIdx.x, first);
+    wgmma_fence();
+    start_tile(sum, first, input, s > 0);
+    wgmma_commit();
+    wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
+    __syncwarp();
+    if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + previous);
     previous = at.stage;
-    store_slot(unpacked, threadIdx.x, values);
     // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
     if (tiles == 2) {
-      unpack_slot(stage + tile_bytes, source.format, threadIdx.x, values);
+      unpack_fragment(stage + tile_bytes, source.format, threadIdx.x, second);
     } else {
 #pragma unroll
-      for (int i = 0; i < 16; ++i) values[i] = 0;
+      for (int i = 0; i < 16; ++i) second[i] = 0;
     }
-    store_slot(unpacked + unpacked_bytes, threadIdx.x, values);
-    fence_async_proxy();
-    sync_threads(1, 128);
-    const std::uint64_t a = k_major_tile(unpacked), b = k_major_tile(stage + slot_bytes);
-    const std::uint64_t b_second = tiles == 2 ? b + kInputBytes / 16 : b;
-    hold(sum);
     wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > 0 || k > 0);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + unpacked_bytes / 16 + 2 * k, b_second + 2 * k, true);
+    start_tile(sum, second, tiles == 2 ? input + kInputBytes / 16 : input, true);
     wgmma_commit();
+    wgmma_wait<1>();  // `first` is free
   }
   wgmma_wait<0>();
   hold(sum);

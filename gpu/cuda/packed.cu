@@ -59,46 +59,52 @@ __global__ void __launch_bounds__(256)
   const std::uint64_t target = placement.interleaved ? row / 8 * 16 + row % 8 + placement.first : row + placement.first;
   const std::uint8_t* block = raw + row * (columns / block_size) * block_bytes + column / block_size * block_bytes;
   const int first = static_cast<int>(column % block_size);
-  const std::uint32_t tile_bytes = kQ4 ? 2560 : 4608, slot = target % 64 * 2 + column / 32 % 2;
-  std::uint8_t* tile = to + (target / 64 * (columns / 64) + column / 64) * tile_bytes;
-  std::uint32_t words[8] = {};
-  if constexpr (kQ4) {
-    for (int i = 0; i < 32; ++i) {
-      words[i / 8] |= static_cast<std::uint32_t>(q4_value<kType>(block, first + i)) << (i % 8 / 2 * 4 + i % 2 * 16);
+  const std::uint32_t tile_row = target % 64, tile_column = column % 64;
+  std::uint8_t* tile = to + (target / 64 * (columns / 64) + column / 64) * (kQ4 ? 2560 : 4608);
+  // Words are shared with the row 8 above or below, which may be of another tensor: they are completed bit by bit.
+  auto* words = reinterpret_cast<std::uint32_t*>(tile);
+  for (std::uint32_t i = 0; i < 32; ++i) {
+    const fragment_place at = place_of(tile_row, tile_column + i);
+    if constexpr (kQ4) {
+      const auto q = static_cast<std::uint32_t>(q4_value<kType>(block, first + static_cast<int>(i)));
+      atomicOr(words + at.thread * 4 + at.step, q << (4 * at.pair + 16 * at.high));
+    } else {
+      const auto q = static_cast<std::uint32_t>(q8_value<kType>(block, first + static_cast<int>(i)) + 128);
+      atomicOr(words + at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2, q << (8 * (at.pair % 2 * 2 + at.high)));
     }
-    const float2 s = q4_scale<kType>(block, first);
-    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[slot] = __floats2bfloat162_rn(s.x, s.y);
-  } else {
-    for (int i = 0; i < 32; ++i) {
-      words[i / 4] |= static_cast<std::uint32_t>(q8_value<kType>(block, first + i) + 128) << (i % 4 * 8);
-    }
-    reinterpret_cast<uint4*>(tile)[128 + slot] = make_uint4(words[4], words[5], words[6], words[7]);
-    reinterpret_cast<__half2*>(tile + 4096)[slot] = __floats2half2_rn(q8_scale<kType>(block, first), q8_scale<kType>(block, first + 16));
   }
-  reinterpret_cast<uint4*>(tile)[slot] = make_uint4(words[0], words[1], words[2], words[3]);
+  const std::uint32_t group = tile_row * 2 + tile_column / 32;
+  if constexpr (kQ4) {
+    const float2 s = q4_scale<kType>(block, first);
+    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[group] = __floats2bfloat162_rn(s.x, s.y);
+  } else {
+    reinterpret_cast<__half2*>(tile + 4096)[group] = __floats2half2_rn(q8_scale<kType>(block, first), q8_scale<kType>(block, first + 16));
+  }
 }
 
-// Block: up to unpack_steps tiles side by side; thread: a slot of each.
-constexpr std::uint32_t unpack_steps = 8;
-
+// Block: a tile; a warp turns its 16 rows around in shared memory, so that rows leave it in whole 128 bytes.
 __global__ void __launch_bounds__(128)
     unpack_kernel(const packed_matrix m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to) {
+  __shared__ __align__(16) std::uint32_t turned[4][16][36];  // 32 words a row, and 4 against bank conflicts
   let_next_kernel_start();
-  const std::uint32_t steps = columns / 64, first = blockIdx.x * unpack_steps, tile = blockIdx.y;
+  const std::uint32_t steps = columns / 64, step = blockIdx.x, tile = blockIdx.y;
   const packed_row at = find_row(m, tile, steps);
-  const std::uint32_t tile_bytes = at.format == packed_format::q4 ? 2560 : 4608;
-  const std::uint8_t* from = reinterpret_cast<const std::uint8_t*>(m.data) + at.offset;
-  const std::uint32_t row = tile * 64 + threadIdx.x / 2;
-  auto* out = reinterpret_cast<uint4*>(to + std::size_t{row} * columns + threadIdx.x % 2 * 32);
-  wait_for_previous_kernel();  // it may still read what this overwrites
-  if (row >= rows) return;
-#pragma unroll 4
-  for (std::uint32_t step = first; step < min(first + unpack_steps, steps); ++step) {
-    std::uint32_t values[16];
-    unpack_slot(from + step * tile_bytes, at.format, threadIdx.x, values);
+  std::uint32_t values[16];
+  unpack_fragment(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset + step * (at.format == packed_format::q4 ? 2560 : 4608),
+                  at.format, threadIdx.x, values);
+  const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      out[step * 8 + i] = make_uint4(values[4 * i], values[4 * i + 1], values[4 * i + 2], values[4 * i + 3]);
+  for (std::uint32_t i = 0; i < 16; ++i) {
+    turned[warp][lane / 4 + i % 2 * 8][i / 4 * 8 + i % 4 / 2 * 4 + lane % 4] = values[i];
+  }
+  __syncwarp();
+  wait_for_previous_kernel();  // it may still read what this overwrites
+#pragma unroll
+  for (std::uint32_t i = 0; i < 4; ++i) {
+    const std::uint32_t r = i * 4 + lane / 8, row = tile * 64 + warp * 16 + r;
+    if (row < rows) {
+      reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64)[lane % 8] =
+          *reinterpret_cast<const uint4*>(&turned[warp][r][lane % 8 * 4]);
     }
   }
 }
@@ -142,8 +148,7 @@ result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, st
 
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to, bool early,
                     cudaStream_t stream) {
-  const dim3 grid((columns / 64 + unpack_steps - 1) / unpack_steps, (rows + 63) / 64);
-  return launch("unpack", unpack_kernel, {grid, dim3(128), 0}, stream, early, m, rows, columns, to);
+  return launch("unpack", unpack_kernel, {dim3(columns / 64, (rows + 63) / 64), dim3(128), 0}, stream, early, m, rows, columns, to);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -1,9 +1,12 @@
 // Quantized weights as the GPU keeps them: GGUF's blocks, at awkward addresses, become tiles of 64 rows by 64 columns that
-// one bulk copy brings to shared memory and each thread of a warpgroup unpacks from its own 16 bytes.
+// one bulk copy brings to shared memory, and in which each thread of a warpgroup finds the very values that the tensor cores
+// want from its registers (PTX ISA, "wgmma", matrix fragment A of m64k16).
 //
-//   q4: Q4_0, Q4_1, Q4_K. 128 x 16 bytes of nibbles, then 128 (scale, minimum) in bf16: 5 bits a value.
-//   q8: Q5_0, Q8_0, Q6_K. 2 x 128 x 16 bytes, then 128 pairs of scales of 16 values in f16: 9 bits a value.
-// Slot t of a tile is row t / 2, columns 32 (t % 2) to + 32. Tiles of 64 rows lie one after the other along the columns.
+//   q4: Q4_0, Q4_1, Q4_K. 128 threads x 4 words of nibbles, then [64 rows][2] (scale, minimum) of 32 values in bf16: 5 bits
+//       a value.
+//   q8: Q5_0, Q8_0, Q6_K. 2 x 128 threads x 4 words of bytes, then [64 rows][4] scales of 16 values in f16: 9 bits.
+// Thread t holds rows 16 (t / 32) + t % 32 / 4 and the one 8 below, of each 16 columns 2 (t % 4) + {0, 1, 8, 9}. Tiles of 64
+// rows lie one after the other along the columns.
 // Immutable; any thread.
 #pragma once
 
@@ -54,7 +57,7 @@ __host__ __device__ inline packed_row find_row(const packed_matrix& m, std::uint
   return row;
 }
 
-// raw: rows of a tensor on the device, in its own format. to: the tiles of the tensor's run. placement: rows within the run.
+// raw: rows of a tensor on the device, in its own format. to: the tiles of the tensor's run, zero before. placement: rows within the run.
 result<void> pack(model::tensor_type type, const std::byte* raw, std::uint64_t rows, std::uint64_t columns, std::byte* to,
                   row_placement placement, cudaStream_t stream);
 // The whole matrix in bf16 [rows][columns], bit for bit what the fused kernel multiplies with.

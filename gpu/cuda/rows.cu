@@ -33,19 +33,12 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
   wait_for_previous_kernel();
   const std::uint32_t row = blockIdx.x, token = a.tokens[row];
   if (threadIdx.x == 0) a.argmax[row] = 0;
-  if (a.table == nullptr) {  // a thread a slot of 32 values
-    const std::uint32_t steps = a.hidden / 64;
-    const packed_row source = find_row(a.packed, token / 64, steps);
+  if (a.table == nullptr) {
+    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
     const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
-    for (std::uint32_t i = threadIdx.x; i < 2 * steps; i += blockDim.x) {
-      std::uint32_t values[16];
-      unpack_slot(reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset + i / 2 * tile_bytes, source.format,
-                  token % 64 * 2 + i % 2, values);
-#pragma unroll
-      for (int k = 0; k < 16; ++k) {
-        const float2 pair = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(values + k));
-        *reinterpret_cast<float2*>(a.residual + std::size_t{row} * a.hidden + i * 32 + 2 * k) = pair;
-      }
+    const std::uint8_t* tiles = reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
+    for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
+      a.residual[std::size_t{row} * a.hidden + i] = unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
     }
     return;
   }

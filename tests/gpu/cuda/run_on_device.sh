@@ -30,7 +30,7 @@ for phase in "$@"; do
     figures) timeout 300 "$here/bench_gpu_cuda" ${BENCH:-} 2>&1 | tee "$out/figures.txt" ;;
     profile)  # microseconds a kernel, in the pass; PROFILE names what to run
       timeout 200 ncu --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv \
-        --kernel-name 'regex:wide|narrow|attention|norm|rotary|embed|argmax' --launch-skip "${SKIP:-228}" --launch-count "${COUNT:-228}" \
+        --kernel-name 'regex:wide|narrow|packed|unpack|attention|norm|rotary|embed|argmax' --launch-skip "${SKIP:-228}" --launch-count "${COUNT:-228}" \
         "$here/bench_gpu_cuda" ${PROFILE:-prefill:8192} >"$out/profile.csv" 2>&1
       python3 - "$out/profile.csv" <<'PY'
 import collections, csv, re, sys
