@@ -26,8 +26,11 @@ class placer {
   std::size_t used_ = 0;
 };
 
+std::uint32_t quotient(std::uint32_t n, std::uint32_t size) {
+  return (n + size - 1) / size;
+}  // rounded up
 std::uint32_t groups_of(std::uint32_t columns) {
-  return (columns + group_size - 1) / group_size;
+  return quotient(columns, group_size);
 }
 
 result<void> check_config(const model::model_config& c) {
@@ -129,8 +132,6 @@ std::size_t forward_pass::place(std::byte* base) {
 void forward_pass::run(const pass& p) {
   TROUPE_ASSERT(!p.rows.empty() && p.rows.size() <= rows_max);
   pass_ = &p;
-  few_ = rows() <= few_rows_max;
-  row_chunks_ = (rows() + row_chunk_max - 1) / row_chunk_max;
   plan_attention();
   build_program();
   pool_.run(program_);
@@ -148,30 +149,41 @@ void forward_pass::add(std::uint32_t layer, std::uint32_t tasks) {
 
 void forward_pass::build_program() {
   program_.clear();
-  const std::uint32_t preparations = (rows() + prepare_rows - 1) / prepare_rows;
-  const auto heads = config_.num_attention_heads + 2 * config_.num_key_value_heads;
-  add<&forward_pass::embed>(0, preparations);
-  for (std::uint32_t l = 0; l < weights_.layers.size(); ++l) {
-    const bool last = l + 1 == weights_.layers.size();
-    if (!few_) add<&forward_pass::prepare<source::attn_norm>>(l, preparations);
-    add<&forward_pass::qkv>(l, heads * row_chunks_);
-    if (last && pass_->logits_rows.empty()) break;  // only the cache was wanted
+  const auto last = static_cast<std::uint32_t>(weights_.layers.size()) - 1;
+  const std::uint32_t heads = config_.num_attention_heads + 2 * config_.num_key_value_heads;
+  add<&forward_pass::embed>(0, quotient(rows(), prepare_rows));
+  for (std::uint32_t l = 0; l <= last; ++l) {
+    const host_layer& w = weights_.layers[l];
+    add_prepare<source::attn_norm>(l);
+    add<&forward_pass::qkv>(l, heads * quotient(rows(), row_chunk_max));
+    if (l == last && pass_->logits_rows.empty()) return;  // only the cache was wanted
     add<&forward_pass::attend>(l, static_cast<std::uint32_t>(attention_tasks_.size()));
-    if (!merge_tasks_.empty())
+    if (!merge_tasks_.empty()) {
       add<&forward_pass::merge>(l, static_cast<std::uint32_t>(merge_tasks_.size()));
-    if (!few_) add<&forward_pass::prepare<source::attention>>(l, preparations);
-    add<&forward_pass::output>(l, matmul_tasks(weights_.layers[l].o.tiles));
-    if (!few_) add<&forward_pass::prepare<source::ffn_norm>>(l, preparations);
-    add<&forward_pass::gate_up>(l, matmul_tasks(weights_.layers[l].gate.tiles));
-    if (!few_) add<&forward_pass::prepare<source::inner>>(l, preparations);
-    add<&forward_pass::down>(l, matmul_tasks(weights_.layers[l].down.tiles));
+    }
+    if (l == last && pass_->logits_rows.size() < rows()) add<&forward_pass::keep_wanted>(l, 1);
+    add_prepare<source::attention>(l);
+    add<&forward_pass::output>(l, matmul_tasks(w.o.tiles, rows_of(source::attention, l)));
+    add_prepare<source::ffn_norm>(l);
+    add<&forward_pass::gate_up>(l, matmul_tasks(w.gate.tiles, rows_of(source::ffn_norm, l)));
+    add_prepare<source::inner>(l);
+    add<&forward_pass::down>(l, matmul_tasks(w.down.tiles, rows_of(source::inner, l)));
   }
-  if (pass_->logits_rows.empty()) return;
-  const auto wanted = static_cast<std::uint32_t>(pass_->logits_rows.size());
-  if (!few_)
-    add<&forward_pass::prepare<source::logits>>(0, (wanted + prepare_rows - 1) / prepare_rows);
+  add_prepare<source::logits>(last);
   const std::uint32_t tiles = weights_.lm_head.tiles;
-  add<&forward_pass::lm_head>(0, (tiles + tiles_per_task(tiles) - 1) / tiles_per_task(tiles));
+  add<&forward_pass::lm_head>(last, quotient(tiles, tiles_per_task(tiles)));
+}
+
+template <forward_pass::source from>
+void forward_pass::add_prepare(std::uint32_t layer) {
+  const std::uint32_t n = rows_of(from, layer);
+  if (n > few_rows_max) add<&forward_pass::prepare<from>>(layer, quotient(n, prepare_rows));
+}
+
+// After the last layer's attention only the rows whose logits are wanted go on.
+std::uint32_t forward_pass::rows_of(source from, std::uint32_t layer) const {
+  const bool all = from == source::attn_norm || layer + 1 < weights_.layers.size();
+  return all ? rows() : static_cast<std::uint32_t>(pass_->logits_rows.size());
 }
 
 std::uint32_t forward_pass::tiles_per_task(std::uint32_t tiles) const {
@@ -180,15 +192,15 @@ std::uint32_t forward_pass::tiles_per_task(std::uint32_t tiles) const {
   return std::max(1u, tiles / (tasks_per_worker * pool_.size()));
 }
 
-std::uint32_t forward_pass::matmul_tasks(std::uint32_t tiles) const {
-  const std::uint32_t n = tiles_per_task(tiles);
-  return (tiles + n - 1) / n * row_chunks_;
+std::uint32_t forward_pass::matmul_tasks(std::uint32_t tiles, std::uint32_t num_rows) const {
+  return quotient(tiles, tiles_per_task(tiles)) * quotient(num_rows, row_chunk_max);
 }
 
-forward_pass::part forward_pass::part_of(std::uint32_t task, std::uint32_t tiles) const {
-  const std::uint32_t n = tiles_per_task(tiles), first = task / row_chunks_ * n;
-  const std::uint32_t row = task % row_chunks_ * row_chunk_max;
-  return {first, std::min(first + n, tiles), row, std::min(row_chunk_max, rows() - row)};
+forward_pass::part forward_pass::part_of(std::uint32_t task, std::uint32_t tiles,
+                                         std::uint32_t num_rows) const {
+  const std::uint32_t chunks = quotient(num_rows, row_chunk_max), n = tiles_per_task(tiles);
+  const std::uint32_t first = task / chunks * n, row = task % chunks * row_chunk_max;
+  return {first, std::min(first + n, tiles), row, std::min(row_chunk_max, num_rows - row)};
 }
 
 // -- activations ----------------------------------------------------------------------------------
@@ -204,10 +216,10 @@ std::uint32_t forward_pass::columns(source from) const {
   }
 }
 
-activations forward_pass::sized(const activations& a, source from) const {
+activations forward_pass::sized(const activations& a, source from, std::uint32_t layer) const {
   activations s = a;
   s.groups = groups_of(columns(from));
-  s.rows = from == source::logits ? static_cast<std::uint32_t>(pass_->logits_rows.size()) : rows();
+  s.rows = rows_of(from, layer);
   return s;
 }
 
@@ -235,7 +247,7 @@ void forward_pass::prepare_row(source from, std::uint32_t layer, std::uint32_t r
       a.in = inner_ + std::size_t{row} * a.columns;
       break;
     case source::logits:
-      a.in = hidden_ + std::size_t{pass_->logits_rows[row]} * a.columns;
+      a.in = hidden_ + std::size_t{row} * a.columns;
       a.weight = weights_.norm.data();
       break;
   }
@@ -245,7 +257,7 @@ void forward_pass::prepare_row(source from, std::uint32_t layer, std::uint32_t r
 template <forward_pass::source from>
 void forward_pass::prepare(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
                            std::uint32_t) {
-  const activations out = sized(many_, from);
+  const activations out = sized(many_, from, layer);
   const std::uint32_t first = task * prepare_rows, last = std::min(first + prepare_rows, out.rows);
   for (std::uint32_t row = first; row < last; ++row)
     prepare_row(from, layer, row, out, workers_[worker].scratch);
@@ -256,12 +268,24 @@ const activations& forward_pass::input(source from, std::uint32_t layer, std::ui
   worker_memory& w = workers_[worker];
   if (w.serial == serial) return w.current;
   w.serial = serial;
-  w.current = sized(few_ ? w.few : many_, from);
-  if (few_) {
+  const bool few = rows_of(from, layer) <= few_rows_max;
+  w.current = sized(few ? w.few : many_, from, layer);
+  if (few) {
     for (std::uint32_t row = 0; row < w.current.rows; ++row)
       prepare_row(from, layer, row, w.current, w.scratch);
   }
   return w.current;
+}
+
+void forward_pass::keep_wanted(std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t) {
+  const std::size_t hidden = config_.hidden_size, query = columns(source::attention);
+  for (std::size_t k = 0; k < pass_->logits_rows.size(); ++k) {
+    const std::size_t row =
+        pass_->logits_rows[k];  // ascending: row >= k, and nothing is written before it is read
+    if (row == k) continue;
+    std::copy_n(hidden_ + row * hidden, hidden, hidden_ + k * hidden);
+    std::copy_n(queries_ + row * query, query, queries_ + k * query);
+  }
 }
 
 // -- linear layers --------------------------------------------------------------------------------
@@ -291,7 +315,8 @@ void forward_pass::qkv(std::uint32_t layer, std::uint32_t task, std::uint32_t wo
                        std::uint32_t serial) {
   const activations& in = input(source::attn_norm, layer, worker, serial);
   const host_layer& w = weights_.layers[layer];
-  const std::uint32_t head = task / row_chunks_, row = task % row_chunks_ * row_chunk_max;
+  const std::uint32_t chunks = quotient(rows(), row_chunk_max);
+  const std::uint32_t head = task / chunks, row = task % chunks * row_chunk_max;
   const std::uint32_t n = std::min(row_chunk_max, rows() - row), head_dim = config_.head_dim;
   const std::uint32_t q_heads = config_.num_attention_heads, kv_heads = config_.num_key_value_heads;
 
@@ -337,7 +362,7 @@ void forward_pass::output(std::uint32_t layer, std::uint32_t task, std::uint32_t
                           std::uint32_t serial) {
   const activations& in = input(source::attention, layer, worker, serial);
   const packed_matrix& m = weights_.layers[layer].o;
-  const part p = part_of(task, m.tiles);
+  const part p = part_of(task, m.tiles, in.rows);
   const std::size_t stride = config_.hidden_size;
   for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
     tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
@@ -349,7 +374,7 @@ void forward_pass::gate_up(std::uint32_t layer, std::uint32_t task, std::uint32_
                            std::uint32_t serial) {
   const activations& in = input(source::ffn_norm, layer, worker, serial);
   const host_layer& w = weights_.layers[layer];
-  const part p = part_of(task, w.gate.tiles);
+  const part p = part_of(task, w.gate.tiles, in.rows);
   const std::size_t stride = config_.intermediate_size;
   float *gate = workers_[worker].tile_a, *up = workers_[worker].tile_b;
   for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
@@ -364,7 +389,7 @@ void forward_pass::down(std::uint32_t layer, std::uint32_t task, std::uint32_t w
                         std::uint32_t serial) {
   const activations& in = input(source::inner, layer, worker, serial);
   const packed_matrix& m = weights_.layers[layer].down;
-  const part p = part_of(task, m.tiles);
+  const part p = part_of(task, m.tiles, in.rows);
   const std::size_t stride = config_.hidden_size;
   for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
     tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
@@ -372,9 +397,9 @@ void forward_pass::down(std::uint32_t layer, std::uint32_t task, std::uint32_t w
   }
 }
 
-void forward_pass::lm_head(std::uint32_t, std::uint32_t task, std::uint32_t worker,
+void forward_pass::lm_head(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
                            std::uint32_t serial) {
-  const activations& in = input(source::logits, 0, worker, serial);
+  const activations& in = input(source::logits, layer, worker, serial);
   const packed_matrix& m = weights_.lm_head;
   const std::uint32_t n = tiles_per_task(m.tiles), first = task * n,
                       last = std::min(first + n, m.tiles);

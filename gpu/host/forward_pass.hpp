@@ -3,9 +3,9 @@
 // Owner: host_runner, one thread; the phases run on every worker. Nothing in a row's arithmetic depends on the
 // other rows, on how phases are cut into tasks, or on who runs them.
 //
-// Phases of a layer:   [norm] qkv attend [merge] [quantize] output [norm] gate_up [quantize] down
-// Those in brackets run only for many rows; for a few, each worker prepares its own copy of the activations, which is
-// cheaper than one more barrier.
+// Phases of a layer:   [norm] qkv attend [merge] [keep wanted rows] [quantize] output [norm] gate_up [quantize] down
+// Norms and quantizations are phases for many rows only; for a few, each worker prepares its own copy of the
+// activations, which is cheaper than one more barrier.
 #pragma once
 
 #include <cstdint>
@@ -92,10 +92,13 @@ class forward_pass {
   void build_program();
   void plan_attention();
   std::uint32_t tiles_per_task(std::uint32_t tiles) const;
-  std::uint32_t matmul_tasks(std::uint32_t tiles) const;
+  std::uint32_t matmul_tasks(std::uint32_t tiles, std::uint32_t num_rows) const;
   template <void (forward_pass::*method)(std::uint32_t, std::uint32_t, std::uint32_t,
                                          std::uint32_t)>
   void add(std::uint32_t layer, std::uint32_t tasks);
+
+  template <source from>
+  void add_prepare(std::uint32_t layer);  // unless each worker does it for itself
 
   // -- phases: (layer, task, worker, serial) ------------------------------------------------------------------------
   void embed(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
@@ -104,6 +107,8 @@ class forward_pass {
   void qkv(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
   void attend(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
   void merge(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
+  void keep_wanted(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                   std::uint32_t serial);
   void output(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
   void gate_up(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
   void down(std::uint32_t layer, std::uint32_t task, std::uint32_t worker, std::uint32_t serial);
@@ -113,12 +118,13 @@ class forward_pass {
   struct part {
     std::uint32_t first_tile, last_tile, first_row, num_rows;
   };
-  part part_of(std::uint32_t task, std::uint32_t tiles) const;
+  part part_of(std::uint32_t task, std::uint32_t tiles, std::uint32_t num_rows) const;
 
   // -- parts of phases ----------------------------------------------------------------------------------------------
   const activations& input(source from, std::uint32_t layer, std::uint32_t worker,
                            std::uint32_t serial);
-  activations sized(const activations& a, source from) const;
+  activations sized(const activations& a, source from, std::uint32_t layer) const;
+  std::uint32_t rows_of(source from, std::uint32_t layer) const;
   std::uint32_t columns(source from) const;
   void prepare_row(source from, std::uint32_t layer, std::uint32_t row, const activations& out,
                    float* scratch) const;
@@ -160,8 +166,6 @@ class forward_pass {
 
   // -- of the current pass ------------------------------------------------------------------------------------------
   const pass* pass_ = nullptr;
-  bool few_ = false;  // each worker prepares activations for itself
-  std::uint32_t row_chunk_ = 0, row_chunks_ = 0;
   std::vector<attention_task> attention_tasks_;
   std::vector<merge_task> merge_tasks_;
   std::vector<phase> program_;
