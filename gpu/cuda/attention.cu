@@ -19,14 +19,16 @@ struct kernel_parameters {
 
 template <int kHead, int kGroups, int kKeys, int kStages>
 struct tile_shape {
-  static constexpr int panels = kHead / 64;                       // 64 columns, 128 bytes a row
-  static constexpr std::uint32_t query_bytes = 64 * kHead * 2;    // of one warpgroup
-  static constexpr std::uint32_t kv_bytes = kKeys * kHead * 2;    // of K or of V
+  static constexpr int panels = kHead / 64;                     // 64 columns, 128 bytes a row
+  static constexpr std::uint32_t query_bytes = 64 * kHead * 2;  // of one warpgroup
+  static constexpr std::uint32_t kv_bytes = kKeys * kHead * 2;  // of K or of V
   static constexpr std::size_t shared_bytes = kGroups * query_bytes + kStages * 2 * kv_bytes + 256;
 };
 
 // The warp that feeds two warpgroups comes with a warpgroup of its own, whose registers they take over.
-__host__ __device__ constexpr int threads_for(int groups) { return groups * 128 + (groups == 1 ? 32 : 128); }
+__host__ __device__ constexpr int threads_for(int groups) {
+  return groups * 128 + (groups == 1 ? 32 : 128);
+}
 
 __device__ inline float exp2_fast(float x) {
   float y;
@@ -76,13 +78,15 @@ struct softmax_state {
 };
 
 template <int kCount>
-__device__ inline void pack_probabilities(const float (&s)[kCount], std::uint32_t (&p)[kCount / 2]) {
+__device__ inline void pack_probabilities(const float (&s)[kCount],
+                                          std::uint32_t (&p)[kCount / 2]) {
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) p[i] = pack_half(s[2 * i], s[2 * i + 1]);
 }
 
 template <int kHead, int kKeys>
-__device__ inline void start_scores(float (&s)[kKeys / 2], const std::uint8_t* queries, const std::uint8_t* keys) {
+__device__ inline void start_scores(float (&s)[kKeys / 2], const std::uint8_t* queries,
+                                    const std::uint8_t* keys) {
 #pragma unroll
   for (int k = 0; k < kHead / 16; ++k) {
     const std::uint64_t a = k_major_tile(queries + k / 4 * (64 * 128)) + 2 * (k % 4);
@@ -112,9 +116,9 @@ __device__ inline void mask_scores(float (&s)[kCount], int first, const int (&la
 }
 
 template <class Shape, int kHead, int kKeys, int kStages>
-__device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p, const attention_item& item,
-                            std::uint32_t kv_head, std::uint32_t tiles, std::uint8_t* ring, std::uint64_t* full,
-                            std::uint64_t* empty) {
+__device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p,
+                            const attention_item& item, std::uint32_t kv_head, std::uint32_t tiles,
+                            std::uint8_t* ring, std::uint64_t* full, std::uint64_t* empty) {
   const std::uint32_t lane = threadIdx.x % 32;
   const std::uint32_t last_chunk = (item.kv_end - 1) / copy_rows;
   const std::uint32_t k_row = (p.a.layer * 2 * p.num_kv_heads + kv_head) * p.block_tokens;
@@ -130,11 +134,13 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
     // Chunks past the end repeat the last one: masked, but finite, for 0 * NaN is NaN.
     const std::uint32_t chunk = min((item.kv_begin + t * kKeys) / copy_rows + lane, last_chunk);
     const std::uint32_t token = chunk * copy_rows;
-    const std::uint32_t block = lane < kKeys / copy_rows ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
+    const std::uint32_t block =
+        lane < kKeys / copy_rows ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
 #pragma unroll
     for (int value = 0; value < 2; ++value) {
       std::uint64_t* bar = full + value * kStages + at.stage;
-      std::uint8_t* to = ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
+      std::uint8_t* to =
+          ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
       barrier_wait(empty + value * kStages + at.stage, at.phase ^ 1);
       if (lane == 0) barrier_expect(bar, Shape::kv_bytes);
       __syncwarp();
@@ -152,24 +158,27 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
 
 // Packed rows [64 * group of the warpgroup, + 64) of the queries, under the swizzle; rows past the end are zero.
 template <int kHead>
-__device__ inline void load_queries(const kernel_parameters& p, const attention_item& item, std::uint32_t kv_head,
-                                    std::uint32_t first_row, std::uint8_t* to) {
+__device__ inline void load_queries(const kernel_parameters& p, const attention_item& item,
+                                    std::uint32_t kv_head, std::uint32_t first_row,
+                                    std::uint8_t* to) {
   constexpr std::uint32_t chunks = kHead / 8;  // 16 bytes each
   for (std::uint32_t i = threadIdx.x % 128; i < 64 * chunks; i += 128) {
     const std::uint32_t r = i / chunks, c = i % chunks;
-    const std::uint32_t token = (first_row + r) / p.group, head = kv_head * p.group + (first_row + r) % p.group;
+    const std::uint32_t token = (first_row + r) / p.group,
+                        head = kv_head * p.group + (first_row + r) % p.group;
     uint4 value = make_uint4(0, 0, 0, 0);
     if (token < item.tokens) {
-      value = *reinterpret_cast<const uint4*>(p.a.queries +
-                                              (std::size_t{item.row + token} * p.num_heads + head) * kHead + c * 8);
+      value = *reinterpret_cast<const uint4*>(
+          p.a.queries + (std::size_t{item.row + token} * p.num_heads + head) * kHead + c * 8);
     }
     *reinterpret_cast<uint4*>(to + c / 8 * (64 * 128) + r * 128 + ((c % 8) ^ (r % 8)) * 16) = value;
   }
 }
 
 template <int kHead>
-__device__ inline void store_rows(const kernel_parameters& p, const attention_item& item, std::uint32_t kv_head,
-                                  std::uint32_t first_row, const float (&o)[kHead / 2], const softmax_state& softmax) {
+__device__ inline void store_rows(const kernel_parameters& p, const attention_item& item,
+                                  std::uint32_t kv_head, std::uint32_t first_row,
+                                  const float (&o)[kHead / 2], const softmax_state& softmax) {
   const std::uint32_t lane = threadIdx.x % 32;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -178,18 +187,21 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
     if (token >= item.tokens) continue;
     if (item.parts == 1) {
       const float inverse = 1.0f / softmax.sum[r];
-      __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane % 4 * 2;
+      __nv_bfloat16* to =
+          p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kHead / 8; ++j) {
         *reinterpret_cast<__nv_bfloat162*>(to + 8 * j) =
             __floats2bfloat162_rn(o[4 * j + 2 * r] * inverse, o[4 * j + 2 * r + 1] * inverse);
       }
     } else {
-      const std::size_t at = std::size_t{item.partial + item.part * item.tokens + token} * p.num_heads + head;
+      const std::size_t at =
+          std::size_t{item.partial + item.part * item.tokens + token} * p.num_heads + head;
       float* to = p.a.partial_output + at * kHead + lane % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kHead / 8; ++j) {
-        *reinterpret_cast<float2*>(to + 8 * j) = make_float2(o[4 * j + 2 * r], o[4 * j + 2 * r + 1]);
+        *reinterpret_cast<float2*>(to + 8 * j) =
+            make_float2(o[4 * j + 2 * r], o[4 * j + 2 * r + 1]);
       }
       if (lane % 4 == 0) p.a.partial_softmax[at] = make_float2(softmax.maximum[r], softmax.sum[r]);
     }
@@ -198,14 +210,17 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
 
 // The warpgroup that finds itself last merges its rows' parts, in the order of their positions.
 template <int kHead>
-__device__ inline void merge_parts(const kernel_parameters& p, const attention_item& item, std::uint32_t kv_head,
-                                   std::uint32_t first_row, int group, volatile std::uint32_t* is_last) {
-  constexpr int kLanes = 8, kValues = kHead / kLanes;  // lanes of a row, so that a warp has four rows under way
+__device__ inline void merge_parts(const kernel_parameters& p, const attention_item& item,
+                                   std::uint32_t kv_head, std::uint32_t first_row, int group,
+                                   volatile std::uint32_t* is_last) {
+  constexpr int kLanes = 8,
+                kValues = kHead / kLanes;  // lanes of a row, so that a warp has four rows under way
   const std::uint32_t lane = threadIdx.x % kLanes;
   __threadfence();
   sync_threads(1 + group, 128);
   if (threadIdx.x % 128 == 0) {
-    std::uint32_t* counter = p.a.counters + (std::size_t{item.counter} * p.num_kv_heads + kv_head) * 2 + group;
+    std::uint32_t* counter =
+        p.a.counters + (std::size_t{item.counter} * p.num_kv_heads + kv_head) * 2 + group;
     const bool last = atomicAdd(counter, 1) == item.parts - 1;
     if (last) *counter = 0;
     is_last[group] = last;
@@ -222,14 +237,16 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
       return std::size_t{item.partial + part * item.tokens + token} * p.num_heads + head;
     };
     float highest = -INFINITY;
-    for (std::uint32_t i = 0; i < item.parts; ++i) highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
+    for (std::uint32_t i = 0; i < item.parts; ++i)
+      highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
     float sum = 0.0f, value[kValues] = {};
 #pragma unroll 2
     for (std::uint32_t i = 0; i < item.parts; ++i) {
       const float2 part = __ldcg(p.a.partial_softmax + place(i));
       const float weight = exp2_fast(part.x - highest);
       sum = fmaf(part.y, weight, sum);
-      const auto* from = reinterpret_cast<const float4*>(p.a.partial_output + place(i) * kHead) + lane;
+      const auto* from =
+          reinterpret_cast<const float4*>(p.a.partial_output + place(i) * kHead) + lane;
 #pragma unroll
       for (int v = 0; v < kValues / 4; ++v) {
         const float4 x = __ldcg(from + v * kLanes);
@@ -240,19 +257,24 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
       }
     }
     const float inverse = 1.0f / sum;
-    __nv_bfloat16* to = p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * 4;
+    __nv_bfloat16* to =
+        p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * 4;
 #pragma unroll
     for (int v = 0; v < kValues / 4; ++v) {
-      const __nv_bfloat162 low = __floats2bfloat162_rn(value[4 * v] * inverse, value[4 * v + 1] * inverse);
-      const __nv_bfloat162 high = __floats2bfloat162_rn(value[4 * v + 2] * inverse, value[4 * v + 3] * inverse);
-      *reinterpret_cast<uint2*>(to + v * kLanes * 4) = make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+      const __nv_bfloat162 low =
+          __floats2bfloat162_rn(value[4 * v] * inverse, value[4 * v + 1] * inverse);
+      const __nv_bfloat162 high =
+          __floats2bfloat162_rn(value[4 * v + 2] * inverse, value[4 * v + 3] * inverse);
+      *reinterpret_cast<uint2*>(to + v * kLanes * 4) = make_uint2(
+          *reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
     }
   }
 }
 
 template <int kHead, int kGroups, int kKeys, int kStages>
 __global__ void __launch_bounds__(threads_for(kGroups), 1)
-    attention_kernel(const __grid_constant__ CUtensorMap arena, const __grid_constant__ kernel_parameters p) {
+    attention_kernel(const __grid_constant__ CUtensorMap arena,
+                     const __grid_constant__ kernel_parameters p) {
   using shape = tile_shape<kHead, kGroups, kKeys, kStages>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* queries = shared;
@@ -299,7 +321,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   const std::uint32_t my_row = first_row + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
   int last[2];  // keys after it are masked
   for (int r = 0; r < 2; ++r) {
-    last[r] = min(static_cast<int>(item.position + (my_row + 8 * r) / p.group), static_cast<int>(item.kv_end) - 1);
+    last[r] = min(static_cast<int>(item.position + (my_row + 8 * r) / p.group),
+                  static_cast<int>(item.kv_end) - 1);
   }
   // The lowest row of the warpgroup sees this many keys; tiles before it need no mask.
   const std::uint32_t unmasked = item.position + first_row / p.group + 1;
@@ -311,7 +334,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   const auto finish_scores = [&](std::uint32_t t) {
     hold(scores);
     const std::uint32_t first = item.kv_begin + t * kKeys;
-    if (first + kKeys > min(unmasked, item.kv_end)) mask_scores(scores, static_cast<int>(first), last);
+    if (first + kKeys > min(unmasked, item.kv_end))
+      mask_scores(scores, static_cast<int>(first), last);
     softmax.update(scores, p.scale_log2, rescale);
   };
 
@@ -335,7 +359,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
     start_scores<kHead, kKeys>(scores, my_queries, ring + at.stage * shape::kv_bytes);
     wgmma_commit();
     barrier_wait(full + kStages + values.stage, values.phase);
-    start_values<kHead, kKeys>(output, probabilities, ring + (kStages + values.stage) * shape::kv_bytes, t > 1);
+    start_values<kHead, kKeys>(output, probabilities,
+                               ring + (kStages + values.stage) * shape::kv_bytes, t > 1);
     wgmma_commit();
     wgmma_wait<1>();
     if (leader) barrier_arrive(empty + at.stage);
@@ -349,7 +374,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   }
   barrier_wait(full + kStages + values.stage, values.phase);
   wgmma_fence();
-  start_values<kHead, kKeys>(output, probabilities, ring + (kStages + values.stage) * shape::kv_bytes, tiles > 1);
+  start_values<kHead, kKeys>(output, probabilities,
+                             ring + (kStages + values.stage) * shape::kv_bytes, tiles > 1);
   wgmma_commit();
   wgmma_wait<0>();
   hold(output);
@@ -361,17 +387,19 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
 }
 
 template <int kHead, int kGroups, int kKeys, int kStages>
-result<void> run(const CUtensorMap& arena, std::uint32_t blocks, const kernel_parameters& p, bool early,
-                 cudaStream_t stream) {
+result<void> run(const CUtensorMap& arena, std::uint32_t blocks, const kernel_parameters& p,
+                 bool early, cudaStream_t stream) {
   using shape = tile_shape<kHead, kGroups, kKeys, kStages>;
   return launch("attend", attention_kernel<kHead, kGroups, kKeys, kStages>,
-                {dim3(blocks), dim3(threads_for(kGroups)), shape::shared_bytes}, stream, early, arena, p);
+                {dim3(blocks), dim3(threads_for(kGroups)), shape::shared_bytes}, stream, early,
+                arena, p);
 }
 
 template <int kHead, int kGroups, int kKeys, int kStages>
 result<void> prepare() {
   return allow_shared_memory(attention_kernel<kHead, kGroups, kKeys, kStages>,
-                             tile_shape<kHead, kGroups, kKeys, kStages>::shared_bytes, "preparing attend");
+                             tile_shape<kHead, kGroups, kKeys, kStages>::shared_bytes,
+                             "preparing attend");
 }
 
 }  // namespace
@@ -384,16 +412,23 @@ result<void> prepare_attention() {
 }
 
 result<void> attend(const attention_shape& shape, const kv_layout& layout, const CUtensorMap& arena,
-                    attention_tile tile, std::uint32_t grid_items, const attention_arguments& arguments, bool early,
-                    cudaStream_t stream) {
+                    attention_tile tile, std::uint32_t grid_items,
+                    const attention_arguments& arguments, bool early, cudaStream_t stream) {
   if (layout.dtype != kv_dtype::f16 || layout.block_tokens % copy_rows != 0 ||
       (shape.head_dim != 64 && shape.head_dim != 128)) {
-    return fail(ec::unsupported, "CUDA attention needs f16 KV, blocks of a multiple of 16 tokens and heads of 64 or 128; "
-                                 "this model has heads of " + std::to_string(shape.head_dim) + ", blocks of " +
-                                     std::to_string(layout.block_tokens));
+    return fail(
+        ec::unsupported,
+        "CUDA attention needs f16 KV, blocks of a multiple of 16 tokens and heads of 64 or 128; "
+        "this model has heads of " +
+            std::to_string(shape.head_dim) + ", blocks of " + std::to_string(layout.block_tokens));
   }
-  const kernel_parameters p{arguments, shape.num_heads, shape.num_kv_heads, shape.group(), layout.block_tokens,
-                            static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.head_dim)))};
+  const kernel_parameters p{
+      arguments,
+      shape.num_heads,
+      shape.num_kv_heads,
+      shape.group(),
+      layout.block_tokens,
+      static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.head_dim)))};
   const std::uint32_t blocks = grid_items * shape.num_kv_heads;
   if (shape.head_dim == 64) {
     return tile == attention_tile::wide ? run<64, 2, 128, 2>(arena, blocks, p, early, stream)

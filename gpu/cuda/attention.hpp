@@ -23,17 +23,18 @@ namespace troupe::gpu::cuda {
 
 // The work of num_kv_heads blocks: a few tokens of one sequence against KV positions [kv_begin, kv_end).
 struct attention_item {
-  std::uint32_t row;            // of the first token in the batch
-  std::uint32_t tokens;         // tokens * group <= rows of a tile
-  std::uint32_t position;       // of the first token
-  std::uint32_t kv_begin;       // multiple of the KV tile
-  std::uint32_t kv_end;         // at most position + tokens
-  std::uint32_t first_new;      // positions from here on get their KV in this pass
-  std::uint32_t table;          // where the sequence's blocks begin in block_tables
+  std::uint32_t row;        // of the first token in the batch
+  std::uint32_t tokens;     // tokens * group <= rows of a tile
+  std::uint32_t position;   // of the first token
+  std::uint32_t kv_begin;   // multiple of the KV tile
+  std::uint32_t kv_end;     // at most position + tokens
+  std::uint32_t first_new;  // positions from here on get their KV in this pass
+  std::uint32_t table;      // where the sequence's blocks begin in block_tables
   // With parts > 1 the same tokens' other KV is in other items: part i of token t goes to row partial + i * tokens + t of
   // the partials, and whoever finishes last merges all parts in order.
   std::uint32_t part, parts, partial;
-  std::uint32_t counter;        // shared by the parts; counters [2 * num_kv_heads * counter, + 2 * num_kv_heads)
+  std::uint32_t
+      counter;  // shared by the parts; counters [2 * num_kv_heads * counter, + 2 * num_kv_heads)
 };
 
 struct attention_shape {
@@ -43,8 +44,12 @@ struct attention_shape {
 
 // wide: 128 packed rows, KV tiles of 128; narrow: 64 and 64. Exactness needs one of them for every row.
 enum class attention_tile : std::uint8_t { narrow, wide };
-constexpr std::uint32_t tile_rows(attention_tile t) { return t == attention_tile::wide ? 128 : 64; }
-constexpr std::uint32_t tile_keys(attention_tile t) { return t == attention_tile::wide ? 128 : 64; }
+constexpr std::uint32_t tile_rows(attention_tile t) {
+  return t == attention_tile::wide ? 128 : 64;
+}
+constexpr std::uint32_t tile_keys(attention_tile t) {
+  return t == attention_tile::wide ? 128 : 64;
+}
 
 struct attention_arguments {
   const __half* queries;              // [rows][num_heads][head_dim]
@@ -60,8 +65,8 @@ struct attention_arguments {
 
 // `arena`: make_arena_map over [blocks][rows][head_dim] with boxes of 16 rows.
 result<void> attend(const attention_shape& shape, const kv_layout& layout, const CUtensorMap& arena,
-                    attention_tile tile, std::uint32_t grid_items, const attention_arguments& arguments, bool early,
-                    cudaStream_t stream);
+                    attention_tile tile, std::uint32_t grid_items,
+                    const attention_arguments& arguments, bool early, cudaStream_t stream);
 
 // Once a device.
 result<void> prepare_attention();

@@ -14,8 +14,12 @@ namespace troupe::gpu::cuda {
 __device__ inline float block_half(const std::uint8_t* at) {
   return __half2float(__ushort_as_half(static_cast<unsigned short>(at[0] | at[1] << 8)));
 }
-__device__ inline int block_nibble(const std::uint8_t* quants, int i) { return i < 16 ? quants[i] & 15 : quants[i - 16] >> 4; }
-__device__ inline int block_fifth_bit(const std::uint8_t* bits, int i) { return (bits[i / 8] >> i % 8 & 1) << 4; }
+__device__ inline int block_nibble(const std::uint8_t* quants, int i) {
+  return i < 16 ? quants[i] & 15 : quants[i - 16] >> 4;
+}
+__device__ inline int block_fifth_bit(const std::uint8_t* bits, int i) {
+  return (bits[i / 8] >> i % 8 & 1) << 4;
+}
 
 // Scale and minimum of sub-block j of a K-quant: six bits each in 12 bytes.
 __device__ inline int2 block_scale_min(const std::uint8_t* s, int j) {
@@ -38,9 +42,11 @@ __device__ inline float block_value(const std::uint8_t* b, int i) {
   } else if constexpr (kType == tensor_type::q4_1) {
     return static_cast<float>(block_nibble(b + 4, i)) * block_half(b) + block_half(b + 2);
   } else if constexpr (kType == tensor_type::q5_0) {
-    return static_cast<float>((block_nibble(b + 6, i) | block_fifth_bit(b + 2, i)) - 16) * block_half(b);
+    return static_cast<float>((block_nibble(b + 6, i) | block_fifth_bit(b + 2, i)) - 16) *
+           block_half(b);
   } else if constexpr (kType == tensor_type::q5_1) {
-    return static_cast<float>(block_nibble(b + 8, i) | block_fifth_bit(b + 4, i)) * block_half(b) + block_half(b + 2);
+    return static_cast<float>(block_nibble(b + 8, i) | block_fifth_bit(b + 4, i)) * block_half(b) +
+           block_half(b + 2);
   } else if constexpr (kType == tensor_type::q8_0) {
     return static_cast<float>(static_cast<signed char>(b[2 + i])) * block_half(b);
   } else if constexpr (kType == tensor_type::q4_k || kType == tensor_type::q5_k) {

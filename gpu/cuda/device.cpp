@@ -14,7 +14,8 @@ result<int> device_index(std::string_view device) {
   const std::string_view number = device.substr(device.find(':') + 1);
   int index = -1;
   const auto [end, code] = std::from_chars(number.data(), number.data() + number.size(), index);
-  if (!device.starts_with("cuda:") || code != std::errc{} || end != number.data() + number.size() || index < 0) {
+  if (!device.starts_with("cuda:") || code != std::errc{} || end != number.data() + number.size() ||
+      index < 0) {
     return fail(ec::invalid_argument, "device '" + std::string(device) + "' is not cuda or cuda:N");
   }
   return index;
@@ -32,12 +33,14 @@ result<device_info> open_device(std::string_view device) {
                                           std::to_string(count) + " GPUs, numbered from 0");
   }
   cudaDeviceProp properties{};
-  TROUPE_CHECK(checked(cudaGetDeviceProperties(&properties, info.index), "asking for the GPU's properties"));
+  TROUPE_CHECK(
+      checked(cudaGetDeviceProperties(&properties, info.index), "asking for the GPU's properties"));
   info.name = properties.name;
   if (properties.major != 9 || properties.minor != 0) {
-    return fail(ec::unsupported, info.name + " has compute capability " + std::to_string(properties.major) + "." +
-                                     std::to_string(properties.minor) +
-                                     "; this build's kernels are for 9.0 (H100, H200, GH200); use --device cpu");
+    return fail(ec::unsupported,
+                info.name + " has compute capability " + std::to_string(properties.major) + "." +
+                    std::to_string(properties.minor) +
+                    "; this build's kernels are for 9.0 (H100, H200, GH200); use --device cpu");
   }
   info.multiprocessors = static_cast<std::uint32_t>(properties.multiProcessorCount);
   info.memory_bytes = properties.totalGlobalMem;
@@ -48,6 +51,8 @@ result<device_info> open_device(std::string_view device) {
 
 }  // namespace cuda
 
-bool cuda_available() { return cuda::open_device("cuda").has_value(); }
+bool cuda_available() {
+  return cuda::open_device("cuda").has_value();
+}
 
 }  // namespace troupe::gpu

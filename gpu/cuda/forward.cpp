@@ -8,7 +8,9 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-std::uint32_t round_up(std::uint32_t value, std::uint32_t step) { return (value + step - 1) / step * step; }
+std::uint32_t round_up(std::uint32_t value, std::uint32_t step) {
+  return (value + step - 1) / step * step;
+}
 
 template <class T>
 void copy_to(const std::vector<T>& from, T* to, std::uint32_t padded, T pad) {
@@ -19,7 +21,8 @@ void copy_to(const std::vector<T>& from, T* to, std::uint32_t padded, T pad) {
 }  // namespace
 
 result<forward_pass> forward_pass::make(const model::model_config& config, device_weights weights,
-                                        const forward_limits& limits, const kv_layout& layout, cudaStream_t stream) {
+                                        const forward_limits& limits, const kv_layout& layout,
+                                        cudaStream_t stream) {
   forward_pass pass;
   pass.config_ = config;
   pass.weights_ = std::move(weights);
@@ -38,22 +41,26 @@ result<forward_pass> forward_pass::make(const model::model_config& config, devic
 
 result<void> forward_pass::allocate_activations() {
   const std::uint32_t rows = round_up(limits_.rows, 128);
-  const std::size_t hidden = config_.hidden_size, q = std::size_t{config_.num_attention_heads} * config_.head_dim;
+  const std::size_t hidden = config_.hidden_size,
+                    q = std::size_t{config_.num_attention_heads} * config_.head_dim;
   const std::size_t qkv = q + std::size_t{2} * config_.num_key_value_heads * config_.head_dim;
-  const auto matrix = [&](device_buffer<__nv_bfloat16>& values, activation_matrix& m, std::size_t height,
-                          std::size_t columns) -> result<void> {
+  const auto matrix = [&](device_buffer<__nv_bfloat16>& values, activation_matrix& m,
+                          std::size_t height, std::size_t columns) -> result<void> {
     TROUPE_TRY(values, device_buffer<__nv_bfloat16>::make(height * columns, "activations"));
-    TROUPE_TRY(m, make_activation_matrix(values.data(), static_cast<std::uint32_t>(height), static_cast<std::uint32_t>(columns)));
+    TROUPE_TRY(m, make_activation_matrix(values.data(), static_cast<std::uint32_t>(height),
+                                         static_cast<std::uint32_t>(columns)));
     bytes_ += values.bytes();
     return {};
   };
-  const auto take = [&]<class T>(device_buffer<T>& to, std::size_t count, const char* purpose) -> result<void> {
+  const auto take = [&]<class T>(device_buffer<T>& to, std::size_t count,
+                                 const char* purpose) -> result<void> {
     TROUPE_TRY(to, device_buffer<T>::make(count, purpose));
     bytes_ += to.bytes();
     return {};
   };
   bytes_ = weights_.bytes();
-  TROUPE_CHECK(matrix(normed_values_, normed_, std::max(rows, round_up(limits_.logits, 128)), hidden));
+  TROUPE_CHECK(
+      matrix(normed_values_, normed_, std::max(rows, round_up(limits_.logits, 128)), hidden));
   TROUPE_CHECK(matrix(qkv_values_, qkv_, rows, qkv));
   TROUPE_CHECK(matrix(attended_values_, attended_, rows, q));
   TROUPE_CHECK(matrix(out_values_, out_, rows, hidden));
@@ -61,7 +68,10 @@ result<void> forward_pass::allocate_activations() {
   TROUPE_CHECK(take(residual_, rows * hidden, "activations"));
   TROUPE_CHECK(take(queries_, rows * q, "activations"));
   TROUPE_CHECK(take(argmax_, std::max(rows, limits_.logits), "results"));
-  TROUPE_CHECK(take(logits_, std::size_t{std::max(limits_.logits, std::min(small_rows, rows))} * config_.vocab_size, "logits"));
+  TROUPE_CHECK(
+      take(logits_,
+           std::size_t{std::max(limits_.logits, std::min(small_rows, rows))} * config_.vocab_size,
+           "logits"));
 
   std::size_t partial = 0;
   const std::uint32_t narrow_rows = limits_.exact ? rows : std::min(rows, small_rows);
@@ -72,13 +82,18 @@ result<void> forward_pass::allocate_activations() {
   }
   TROUPE_CHECK(take(partial_, partial, "partial sums"));
   TROUPE_CHECK(take(attention_partial_, planning_.max_partial_rows * q, "attention"));
-  TROUPE_CHECK(take(softmax_partial_, std::size_t{planning_.max_partial_rows} * config_.num_attention_heads, "attention"));
+  TROUPE_CHECK(take(softmax_partial_,
+                    std::size_t{planning_.max_partial_rows} * config_.num_attention_heads,
+                    "attention"));
 
-  const std::size_t step_bytes = std::max(place(nullptr, rows).bytes, place(nullptr, small_rows).bytes);
-  const std::size_t tables = std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
+  const std::size_t step_bytes =
+      std::max(place(nullptr, rows).bytes, place(nullptr, small_rows).bytes);
+  const std::size_t tables =
+      std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
   TROUPE_CHECK(take(step_, step_bytes, "batches"));
   TROUPE_CHECK(take(items_, max_items, "batches"));
-  TROUPE_CHECK(take(counters_, std::size_t{max_items} * 2 * config_.num_key_value_heads, "attention"));
+  TROUPE_CHECK(
+      take(counters_, std::size_t{max_items} * 2 * config_.num_key_value_heads, "attention"));
   TROUPE_CHECK(take(tables_, tables, "block tables"));
   TROUPE_TRY(step_host_, pinned_buffer<std::byte>::make(step_bytes, "batches"));
   TROUPE_TRY(items_host_, pinned_buffer<attention_item>::make(max_items, "batches"));
@@ -89,17 +104,22 @@ result<void> forward_pass::allocate_activations() {
 result<void> forward_pass::make_angles(cudaStream_t stream) {
   const model::rope_frequencies rope = model::frequencies(config_.rope);
   const auto pairs = static_cast<std::uint32_t>(rope.inv_freq.size());
-  TROUPE_TRY(angles_, device_buffer<float2>::make(std::size_t{config_.max_position_embeddings} * pairs, "RoPE"));
+  TROUPE_TRY(angles_, device_buffer<float2>::make(
+                          std::size_t{config_.max_position_embeddings} * pairs, "RoPE"));
   bytes_ += angles_.bytes();
   TROUPE_TRY(auto inv_freq, device_buffer<float>::make(pairs, "RoPE"));
-  TROUPE_CHECK(checked(cudaMemcpy(inv_freq.data(), rope.inv_freq.data(), inv_freq.bytes(), cudaMemcpyHostToDevice), "RoPE"));
-  TROUPE_CHECK(fill_angles(inv_freq.data(), rope.attention_factor, config_.max_position_embeddings, pairs, angles_.data(), stream));
+  TROUPE_CHECK(checked(
+      cudaMemcpy(inv_freq.data(), rope.inv_freq.data(), inv_freq.bytes(), cudaMemcpyHostToDevice),
+      "RoPE"));
+  TROUPE_CHECK(fill_angles(inv_freq.data(), rope.attention_factor, config_.max_position_embeddings,
+                           pairs, angles_.data(), stream));
   return checked(cudaStreamSynchronize(stream), "filling the RoPE table");
 }
 
 result<void> forward_pass::attach(std::byte* arena, std::uint32_t num_blocks) {
   TROUPE_TRY(arena_map_, make_arena_map(arena, half_type::f16, num_blocks, layout_.block_bytes(),
-                                        std::uint64_t{layout_.num_layers} * 2 * layout_.num_kv_heads * layout_.block_tokens,
+                                        std::uint64_t{layout_.num_layers} * 2 *
+                                            layout_.num_kv_heads * layout_.block_tokens,
                                         layout_.head_dim, 16));
   arena_ = arena;
   return {};
@@ -128,11 +148,14 @@ forward_pass::step_pointers forward_pass::on_device(std::uint32_t rows) const {
 }
 
 result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream) {
-  if (plan.items.size() > max_items || plan.rounds.size() > max_rounds || plan.block_tables.size() > tables_.size()) {
-    return fail(ec::invalid_argument, "the batch needs " + std::to_string(plan.items.size()) + " attention items in " +
-                                          std::to_string(plan.rounds.size()) + " rounds; send fewer sequences at once");
+  if (plan.items.size() > max_items || plan.rounds.size() > max_rounds ||
+      plan.block_tables.size() > tables_.size()) {
+    return fail(ec::invalid_argument,
+                "the batch needs " + std::to_string(plan.items.size()) + " attention items in " +
+                    std::to_string(plan.rounds.size()) + " rounds; send fewer sequences at once");
   }
-  const step_pointers host = place(step_host_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
+  const step_pointers host =
+      place(step_host_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
   copy_to(plan.tokens, host.tokens, rows, token_id{0});
   copy_to(plan.positions, host.positions, rows, 0u);
   copy_to(plan.slots, host.slots, rows, no_slot);
@@ -141,11 +164,13 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
   std::copy(plan.items.begin(), plan.items.end(), items_host_.data());
   std::copy(plan.block_tables.begin(), plan.block_tables.end(), tables_host_.data());
   const auto send = [&](void* to, const void* from, std::size_t bytes) {
-    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "sending a batch");
+    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream),
+                   "sending a batch");
   };
   TROUPE_CHECK(send(step_.data(), step_host_.data(), host.bytes));
   TROUPE_CHECK(send(items_.data(), items_host_.data(), plan.items.size() * sizeof(attention_item)));
-  return send(tables_.data(), tables_host_.data(), plan.block_tables.size() * sizeof(std::uint32_t));
+  return send(tables_.data(), tables_host_.data(),
+              plan.block_tables.size() * sizeof(std::uint32_t));
 }
 
 // Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one
@@ -153,19 +178,22 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
 // Packed weights need more blocks, for each spends its time unpacking.
 std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   const std::uint32_t tiles = (w.rows + 63) / 64, steps = std::max(w.columns / 64, 1u);
-  const std::uint32_t blocks = (w.is_packed() ? 4 : 2) * limits_.multiprocessors, most = w.is_packed() ? 6 : 4;
+  const std::uint32_t blocks = (w.is_packed() ? 4 : 2) * limits_.multiprocessors,
+                      most = w.is_packed() ? 6 : 4;
   return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
 }
 
 // Packed weights are unpacked once for many rows; true: they are in w.data now.
-result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const {
+result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows,
+                                      cudaStream_t stream) const {
   if (!w.is_packed() || rows <= small_rows) return false;
   TROUPE_CHECK(unpack(w.packed, w.rows, w.columns, weights_.scratch.data(), true, stream));
   return true;
 }
 
 result<layer_output> forward_pass::linear(const activation_matrix& x, const weight_matrix& w,
-                                          const activation_matrix& y, std::uint32_t rows, cudaStream_t stream) const {
+                                          const activation_matrix& y, std::uint32_t rows,
+                                          cudaStream_t stream) const {
   layer_output out;
   TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
   if (!narrow(rows)) {
@@ -185,7 +213,8 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
   return out;
 }
 
-result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t layer, cudaStream_t stream) const {
+result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t layer,
+                                     cudaStream_t stream) const {
   const step_pointers step = on_device(shape.rows);
   for (std::size_t i = 0; i < shape.rounds.size(); ++i) {
     const attention_round& round = shape.rounds[i];
@@ -199,18 +228,20 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.partial_softmax = softmax_partial_.data();
     a.counters = counters_.data();
     a.layer = layer;
-    TROUPE_CHECK(attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
+    TROUPE_CHECK(
+        attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
   }
   return {};
 }
 
 // `before` is what the layer before left to be added to the residual; returns the same for the next.
-result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32_t index, const layer_output& before,
-                                         cudaStream_t stream) const {
+result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32_t index,
+                                         const layer_output& before, cudaStream_t stream) const {
   const device_layer& w = weights_.layers[index];
   const step_pointers step = on_device(shape.rows);
-  norm_arguments norm{residual_.data(), before,     shape.rows, w.attn_norm,         normed_.data,
-                      nullptr,          shape.rows, config_.hidden_size, config_.rms_norm_eps};
+  norm_arguments norm{residual_.data(),    before,  shape.rows, w.attn_norm,
+                      normed_.data,        nullptr, shape.rows, config_.hidden_size,
+                      config_.rms_norm_eps};
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
 
   rotary_arguments rotary{};
@@ -249,10 +280,13 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   return linear(gated_, w.down, out_, shape.rows, stream);
 }
 
-result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape, cudaStream_t stream) const {
+result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
+                                                  cudaStream_t stream) const {
   const step_pointers step = on_device(shape.rows);
-  TROUPE_CHECK(embed({weights_.embed.is_packed() ? nullptr : weights_.embed.data, weights_.embed.packed, step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
-                     false, stream));
+  TROUPE_CHECK(
+      embed({weights_.embed.is_packed() ? nullptr : weights_.embed.data, weights_.embed.packed,
+             step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
+            false, stream));
   layer_output update;
   for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i) {
     TROUPE_TRY(update, layer(shape, i, update, stream));
@@ -260,16 +294,25 @@ result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape, cu
   return update;
 }
 
-result<void> forward_pass::enqueue_logits(const forward_shape& shape, const layer_output& last, std::uint32_t first,
-                                          std::uint32_t count, cudaStream_t stream) const {
+result<void> forward_pass::enqueue_logits(const forward_shape& shape, const layer_output& last,
+                                          std::uint32_t first, std::uint32_t count,
+                                          cudaStream_t stream) const {
   TROUPE_ASSERT(shape.gather || first == 0);
-  const norm_arguments norm{residual_.data(), last, shape.rows, weights_.norm, normed_.data,
-                            shape.gather ? on_device(shape.rows).gather + first : nullptr, count, config_.hidden_size,
+  const norm_arguments norm{residual_.data(),
+                            last,
+                            shape.rows,
+                            weights_.norm,
+                            normed_.data,
+                            shape.gather ? on_device(shape.rows).gather + first : nullptr,
+                            count,
+                            config_.hidden_size,
                             config_.rms_norm_eps};
   // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
   TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
-  TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr}, {1, tile_groups(count), true}, stream));
-  return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true, stream);
+  TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
+                               {1, tile_groups(count), true}, stream));
+  return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true,
+                     stream);
 }
 
 result<void> forward_pass::enqueue(const forward_shape& shape, cudaStream_t stream) const {

@@ -37,7 +37,8 @@ struct forward_shape {
 class forward_pass {
  public:
   static result<forward_pass> make(const model::model_config& config, device_weights weights,
-                                   const forward_limits& limits, const kv_layout& layout, cudaStream_t stream);
+                                   const forward_limits& limits, const kv_layout& layout,
+                                   cudaStream_t stream);
 
   result<void> attach(std::byte* arena, std::uint32_t num_blocks);
   // Copies the plan to the device, padded to `rows`.
@@ -46,8 +47,8 @@ class forward_pass {
   result<void> enqueue(const forward_shape& shape, cudaStream_t stream) const;
   result<layer_output> enqueue_layers(const forward_shape& shape, cudaStream_t stream) const;
   // Logits of rows gather[first, + count) into logits()[0, count) and argmax()[first, + count).
-  result<void> enqueue_logits(const forward_shape& shape, const layer_output& last, std::uint32_t first,
-                              std::uint32_t count, cudaStream_t stream) const;
+  result<void> enqueue_logits(const forward_shape& shape, const layer_output& last,
+                              std::uint32_t first, std::uint32_t count, cudaStream_t stream) const;
 
   const float* logits() const { return logits_.data(); }
   const unsigned long long* argmax() const { return argmax_.data(); }
@@ -74,11 +75,13 @@ class forward_pass {
   bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
   result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.
-  result<layer_output> linear(const activation_matrix& x, const weight_matrix& w, const activation_matrix& y,
-                              std::uint32_t rows, cudaStream_t stream) const;
-  result<void> attention(const forward_shape& shape, std::uint32_t layer, cudaStream_t stream) const;
-  result<layer_output> layer(const forward_shape& shape, std::uint32_t index, const layer_output& before,
-                             cudaStream_t stream) const;
+  result<layer_output> linear(const activation_matrix& x, const weight_matrix& w,
+                              const activation_matrix& y, std::uint32_t rows,
+                              cudaStream_t stream) const;
+  result<void> attention(const forward_shape& shape, std::uint32_t layer,
+                         cudaStream_t stream) const;
+  result<layer_output> layer(const forward_shape& shape, std::uint32_t index,
+                             const layer_output& before, cudaStream_t stream) const;
 
   model::model_config config_;
   device_weights weights_;
@@ -89,7 +92,8 @@ class forward_pass {
 
   device_buffer<float> residual_, partial_, logits_, attention_partial_;
   device_buffer<float2> softmax_partial_, angles_;
-  device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_, gated_values_;
+  device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_,
+      gated_values_;
   device_buffer<__half> queries_;
   device_buffer<unsigned long long> argmax_;
   device_buffer<std::uint32_t> counters_;

@@ -29,7 +29,8 @@ struct weight_matrix {
   packed_matrix packed{};
   bool is_packed() const { return packed.data != nullptr; }
 };
-result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns);
+result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows,
+                                         std::uint32_t columns);
 
 // Activations [capacity][columns] in bf16; capacity is a multiple of 128, so that whole tiles may be stored.
 struct activation_matrix {
@@ -37,7 +38,8 @@ struct activation_matrix {
   std::uint32_t capacity = 0, columns = 0;
   std::array<CUtensorMap, 4> maps{};  // boxes of 8, 16, 32 and 64 rows
 };
-result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity, std::uint32_t columns);
+result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity,
+                                                 std::uint32_t columns);
 
 struct narrow_output {
   // One of the two. `partial`: [splits][rows][features], the reader adds the splits in order. `gated`: W's rows are
@@ -46,13 +48,14 @@ struct narrow_output {
   __nv_bfloat16* gated = nullptr;
 };
 struct narrow_options {
-  std::uint32_t splits = 1;      // parts of the reduced dimension
+  std::uint32_t splits = 1;       // parts of the reduced dimension
   std::uint32_t tile_groups = 2;  // 64 or 128 features a block
-  bool early = true;             // launch.hpp
-  bool unpacked = false;         // packed weights have been unpacked to their `data`
+  bool early = true;              // launch.hpp
+  bool unpacked = false;          // packed weights have been unpacked to their `data`
 };
 result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                             const narrow_output& y, const narrow_options& options, cudaStream_t stream);
+                             const narrow_output& y, const narrow_options& options,
+                             cudaStream_t stream);
 
 // y[rows][features], or with `gated` y[rows][features / 2] as above.
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,

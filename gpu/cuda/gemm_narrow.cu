@@ -13,19 +13,23 @@ constexpr std::uint32_t group_bytes = 64 * 128;  // 64 rows of a stage
 
 __host__ __device__ constexpr int stages_for(int groups, int width) {
   if (width == 256) return 4;
-  return (104 * 1024) / (groups * static_cast<int>(group_bytes) + width * 128);  // two blocks a multiprocessor
+  return (104 * 1024) /
+         (groups * static_cast<int>(group_bytes) + width * 128);  // two blocks a multiprocessor
 }
 __host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width) {
-  return static_cast<std::size_t>(stages_for(groups, width)) * (groups * group_bytes + width * 128) + 256;
+  return static_cast<std::size_t>(stages_for(groups, width)) *
+             (groups * group_bytes + width * 128) +
+         256;
 }
 
 template <int kGroups, int kWidth>
 __global__ void __launch_bounds__(kGroups * 128 + 32)
-    narrow_kernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap activations,
-                  const narrow_parameters p) {
+    narrow_kernel(const __grid_constant__ CUtensorMap weights,
+                  const __grid_constant__ CUtensorMap activations, const narrow_parameters p) {
   constexpr int kStages = stages_for(kGroups, kWidth);
   constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
-  constexpr std::uint32_t kWeightBytes = kGroups * group_bytes, kStageBytes = kWeightBytes + kWidth * 128;
+  constexpr std::uint32_t kWeightBytes = kGroups * group_bytes,
+                          kStageBytes = kWeightBytes + kWidth * 128;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
   auto* full = reinterpret_cast<std::uint64_t*>(tiles + kStages * kStageBytes);
@@ -55,13 +59,15 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
       barrier_expect(full + stage, kStageBytes);
       for (int g = 0; g < kGroups; ++g) {
         copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, full + stage,
-                     static_cast<int>((first_step + step) * depth_step), static_cast<int>(feature0 + g * 64), policy);
+                     static_cast<int>((first_step + step) * depth_step),
+                     static_cast<int>(feature0 + g * 64), policy);
       }
     };
     const auto load_activations = [&](std::uint32_t step, std::uint32_t stage) {
       for (int r = 0; r < kWidth; r += kBoxRows) {
-        copy_tile_2d(tiles + stage * kStageBytes + kWeightBytes + r * 128, &activations, full + stage,
-                     static_cast<int>((first_step + step) * depth_step), static_cast<int>(row0 + r));
+        copy_tile_2d(tiles + stage * kStageBytes + kWeightBytes + r * 128, &activations,
+                     full + stage, static_cast<int>((first_step + step) * depth_step),
+                     static_cast<int>(row0 + r));
       }
     };
     // Weights do not depend on the kernel before: they fill the ring while it still runs.
@@ -102,19 +108,20 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
 }
 
 template <int kGroups, int kWidth>
-result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_parameters p, bool early,
-                 cudaStream_t stream) {
+result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_parameters p,
+                 bool early, cudaStream_t stream) {
   constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 32),
                            shared_bytes_for(kGroups, kWidth)};
-  return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map, x.maps[kMap], p);
+  return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map,
+                x.maps[kMap], p);
 }
 
 template <int kGroups>
-result<void> run_width(const activation_matrix& x, const weight_matrix& w, const narrow_parameters& p, bool early,
-                       cudaStream_t stream) {
+result<void> run_width(const activation_matrix& x, const weight_matrix& w,
+                       const narrow_parameters& p, bool early, cudaStream_t stream) {
   if (p.rows <= 8) return run<kGroups, 8>(x, w, p, early, stream);
   if (p.rows <= 16) return run<kGroups, 16>(x, w, p, early, stream);
   if (p.rows <= 32) return run<kGroups, 32>(x, w, p, early, stream);
@@ -126,9 +133,10 @@ result<void> run_width(const activation_matrix& x, const weight_matrix& w, const
 template <int kGroups, int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(narrow_kernel<kGroups, kWidths>, shared_bytes_for(kGroups, kWidths),
-                                      "preparing multiply_narrow")
-                : done),
+  ((done =
+        done ? allow_shared_memory(narrow_kernel<kGroups, kWidths>,
+                                   shared_bytes_for(kGroups, kWidths), "preparing multiply_narrow")
+             : done),
    ...);
   return done;
 }
@@ -136,8 +144,8 @@ result<void> prepare_widths() {
 }  // namespace
 
 result<void> prepare_packed();
-result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w, const narrow_parameters& p, bool early,
-                             cudaStream_t stream);
+result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
+                             const narrow_parameters& p, bool early, cudaStream_t stream);
 
 result<void> prepare_narrow() {
   TROUPE_CHECK(prepare_packed());
@@ -146,7 +154,8 @@ result<void> prepare_narrow() {
 }
 
 result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                             const narrow_output& y, const narrow_options& options, cudaStream_t stream) {
+                             const narrow_output& y, const narrow_options& options,
+                             cudaStream_t stream) {
   TROUPE_ASSERT(x.columns == w.columns && rows > 0 && rows <= x.capacity);
   TROUPE_ASSERT((y.gated == nullptr) != (y.partial == nullptr));
   TROUPE_ASSERT(y.gated == nullptr || options.splits == 1);
@@ -158,17 +167,20 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
   TROUPE_ASSERT(p.splits >= 1 && p.splits <= p.depth_steps);
   p.partial = y.partial;
   p.gated = y.gated;
-  if (w.is_packed() && !options.unpacked) return multiply_packed(x, w.packed, p, options.early, stream);
+  if (w.is_packed() && !options.unpacked)
+    return multiply_packed(x, w.packed, p, options.early, stream);
   return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)
                                   : run_width<2>(x, w, p, options.early, stream);
 }
 
-result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows, std::uint32_t columns) {
+result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows,
+                                         std::uint32_t columns) {
   TROUPE_TRY(const CUtensorMap map, make_matrix_map(data, half_type::bf16, rows, columns, 64));
   return weight_matrix{data, rows, columns, map, {}};
 }
 
-result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity, std::uint32_t columns) {
+result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity,
+                                                 std::uint32_t columns) {
   TROUPE_ASSERT(capacity % 128 == 0);
   activation_matrix made{data, capacity, columns, {}};
   for (std::uint32_t i = 0; i < 4; ++i) {

@@ -7,8 +7,9 @@
 
 namespace troupe::gpu::cuda {
 
-inline constexpr std::uint32_t depth_step = 64;   // values of the reduced dimension a stage
-inline constexpr std::uint32_t raster_width = 8;  // column tiles that share a tile of weights while it is in L2
+inline constexpr std::uint32_t depth_step = 64;  // values of the reduced dimension a stage
+inline constexpr std::uint32_t raster_width =
+    8;  // column tiles that share a tile of weights while it is in L2
 
 struct narrow_parameters {
   std::uint32_t features, depth_steps, rows, splits, row_tiles;
@@ -16,13 +17,16 @@ struct narrow_parameters {
   __nv_bfloat16* gated;
 };
 
-__device__ inline float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+__device__ inline float silu(float x) {
+  return __fdividef(x, 1.0f + __expf(-x));
+}
 
 // Which tile a block computes: row tiles of activations vary fastest within runs of raster_width.
 struct tile_position {
   std::uint32_t feature_tile, split, row_tile;
 };
-__device__ inline tile_position locate(std::uint32_t index, const narrow_parameters& p, std::uint32_t feature_tiles) {
+__device__ inline tile_position locate(std::uint32_t index, const narrow_parameters& p,
+                                       std::uint32_t feature_tiles) {
   const std::uint32_t run = raster_width * feature_tiles * p.splits;
   const std::uint32_t first = index / run * raster_width;
   const std::uint32_t width = min(raster_width, p.row_tiles - first);
@@ -33,8 +37,9 @@ __device__ inline tile_position locate(std::uint32_t index, const narrow_paramet
 
 // The 64 features from `feature0` on of kWidth rows.
 template <int kWidth>
-__device__ inline void store_tile(const narrow_parameters& p, std::uint32_t split, std::uint32_t feature0,
-                                  std::uint32_t row0, const float (&sum)[kWidth / 2]) {
+__device__ inline void store_tile(const narrow_parameters& p, std::uint32_t split,
+                                  std::uint32_t feature0, std::uint32_t row0,
+                                  const float (&sum)[kWidth / 2]) {
   const std::uint32_t lane = threadIdx.x % 32, slab = feature0 + threadIdx.x / 32 % 4 * 16;
   if (p.gated != nullptr) {
     const std::uint32_t out_features = p.features / 2, out = slab / 2 + lane / 4;
@@ -44,7 +49,8 @@ __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t spli
       for (int c = 0; c < 2; ++c) {
         const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c;
         if (row < p.rows && out < out_features) {
-          p.gated[std::size_t{row} * out_features + out] = __float2bfloat16(silu(sum[4 * j + c]) * sum[4 * j + 2 + c]);
+          p.gated[std::size_t{row} * out_features + out] =
+              __float2bfloat16(silu(sum[4 * j + c]) * sum[4 * j + 2 + c]);
         }
       }
     }
@@ -55,7 +61,8 @@ __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t spli
   for (int j = 0; j < kWidth / 8; ++j) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c % 2, f = slab + lane / 4 + c / 2 * 8;
+      const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c % 2,
+                          f = slab + lane / 4 + c / 2 * 8;
       if (row < p.rows && f < p.features) y[std::size_t{row} * p.features + f] = sum[4 * j + c];
     }
   }

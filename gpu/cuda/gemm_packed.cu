@@ -11,34 +11,40 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t slot_bytes = 2 * 4608;      // of a stage: two tiles of the larger format
+constexpr std::uint32_t slot_bytes = 2 * 4608;  // of a stage: two tiles of the larger format
 
-__host__ __device__ constexpr int stages_for(int width) { return width <= 16 ? 5 : width <= 64 ? 4 : 2; }
+__host__ __device__ constexpr int stages_for(int width) {
+  return width <= 16 ? 5 : width <= 64 ? 4 : 2;
+}
 __host__ __device__ constexpr std::size_t shared_bytes_for(int width) {
   return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + 2 * width * 128) + 256;
 }
 
-__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes, std::uint64_t* bar, std::uint64_t policy) {
+__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
+                                 std::uint64_t* bar, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
       : "memory");
 }
 
 // One tile: 64 columns in four steps.
 template <int kCount>
-__device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16], std::uint64_t input, bool accumulate) {
+__device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
+                                  std::uint64_t input, bool accumulate) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2], values[4 * k + 3]};
+    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2],
+                                values[4 * k + 3]};
     multiply_bf16_registers(sum, a, input + 2 * k, accumulate || k > 0);
   }
 }
 
 template <int kWidth>
 __global__ void __launch_bounds__(160)
-    packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations, const narrow_parameters p) {
+    packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
+                  const narrow_parameters p) {
   constexpr int kStages = stages_for(kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
   constexpr std::uint32_t kInputBytes = kWidth * 128, kStageBytes = slot_bytes + 2 * kInputBytes;
   extern __shared__ __align__(1024) std::uint8_t shared[];
@@ -69,7 +75,8 @@ __global__ void __launch_bounds__(160)
     const auto load_weights = [&](std::uint32_t pair, std::uint32_t stage) {
       const std::uint32_t tiles = min(2u, steps - 2 * pair);
       barrier_expect(full + stage, tiles * (tile_bytes + kInputBytes));
-      copy_bulk(stages + stage * kStageBytes, from + std::size_t{2 * pair} * tile_bytes, tiles * tile_bytes, full + stage, policy);
+      copy_bulk(stages + stage * kStageBytes, from + std::size_t{2 * pair} * tile_bytes,
+                tiles * tile_bytes, full + stage, policy);
     };
     const auto load_activations = [&](std::uint32_t pair, std::uint32_t stage) {
       for (std::uint32_t t = 0; t < min(2u, steps - 2 * pair); ++t) {
@@ -128,17 +135,21 @@ __global__ void __launch_bounds__(160)
 }
 
 template <int kWidth>
-result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p, bool early, cudaStream_t stream) {
+result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
+                 bool early, cudaStream_t stream) {
   constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
-  const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160), shared_bytes_for(kWidth)};
-  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w, x.maps[kMap], p);
+  const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
+                           shared_bytes_for(kWidth)};
+  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w,
+                x.maps[kMap], p);
 }
 
 template <int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kWidths>, shared_bytes_for(kWidths), "preparing multiply_narrow")
+  ((done = done ? allow_shared_memory(packed_kernel<kWidths>, shared_bytes_for(kWidths),
+                                      "preparing multiply_narrow")
                 : done),
    ...);
   return done;
@@ -146,10 +157,12 @@ result<void> prepare_widths() {
 
 }  // namespace
 
-result<void> prepare_packed() { return prepare_widths<8, 16, 32, 64, 128, 256>(); }
+result<void> prepare_packed() {
+  return prepare_widths<8, 16, 32, 64, 128, 256>();
+}
 
-result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w, const narrow_parameters& p, bool early,
-                             cudaStream_t stream) {
+result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
+                             const narrow_parameters& p, bool early, cudaStream_t stream) {
   if (p.rows <= 8) return run<8>(x, w, p, early, stream);
   if (p.rows <= 16) return run<16>(x, w, p, early, stream);
   if (p.rows <= 32) return run<32>(x, w, p, early, stream);

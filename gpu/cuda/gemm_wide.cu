@@ -20,7 +20,8 @@ struct wide_tile {
   static constexpr std::uint32_t stage_bytes = row_bytes + kWidth * 128;
   static constexpr std::size_t shared_bytes = stages * stage_bytes + staging_bytes + 256;
 };
-constexpr std::uint32_t raster_height = 16;  // row tiles that run side by side, so that L2 serves both operands
+constexpr std::uint32_t raster_height =
+    16;  // row tiles that run side by side, so that L2 serves both operands
 
 struct wide_parameters {
   std::uint32_t row_tiles, feature_tiles, depth_steps;
@@ -40,11 +41,14 @@ __device__ inline std::uint32_t pack(float low, float high) {
   const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const std::uint32_t*>(&both);
 }
-__device__ inline float silu(float x) { return __fdividef(x, 1.0f + __expf(-x)); }
+__device__ inline float silu(float x) {
+  return __fdividef(x, 1.0f + __expf(-x));
+}
 
 // Column group `kColumn` (8 values) of this thread's two rows, packed.
 template <bool kGated, int kColumn, int kCount>
-__device__ inline void column_group(const float (&sum)[kCount], std::uint32_t& upper, std::uint32_t& lower) {
+__device__ inline void column_group(const float (&sum)[kCount], std::uint32_t& upper,
+                                    std::uint32_t& lower) {
   if constexpr (kGated) {
     constexpr int g = 8 * kColumn, u = g + 4;
     upper = pack(silu(sum[g]) * sum[u], silu(sum[g + 1]) * sum[u + 1]);
@@ -57,21 +61,24 @@ __device__ inline void column_group(const float (&sum)[kCount], std::uint32_t& u
 }
 
 __device__ inline void store_matrices(std::uint32_t address, const std::uint32_t (&m)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(m[0]),
-               "r"(m[1]), "r"(m[2]), "r"(m[3])
-               : "memory");
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
+      : "memory");
 }
 
 // Panels of 64 columns, from column group kFirst on, into staging under the swizzle of the output's map.
 template <bool kGated, int kFirst, int kPanels, int kCount, int kPair = 0>
-__device__ inline void stage_panels(const float (&sum)[kCount], std::uint8_t* staging, int warp, int lane) {
+__device__ inline void stage_panels(const float (&sum)[kCount], std::uint8_t* staging, int warp,
+                                    int lane) {
   if constexpr (kPair < 4 * kPanels) {
     std::uint32_t m[4];
     column_group<kGated, kFirst + 2 * kPair>(sum, m[0], m[1]);
     column_group<kGated, kFirst + 2 * kPair + 1>(sum, m[2], m[3]);
     const int row = warp * 16 + lane / 8 % 2 * 8 + lane % 8;
     const int column = 2 * kPair + lane / 16;
-    const std::uint32_t offset = column / 8 * panel_bytes + row * 128 + ((column % 8) ^ (row % 8)) * 16;
+    const std::uint32_t offset =
+        column / 8 * panel_bytes + row * 128 + ((column % 8) ^ (row % 8)) * 16;
     store_matrices(shared_address(staging) + offset, m);
     stage_panels<kGated, kFirst, kPanels, kCount, kPair + 1>(sum, staging, warp, lane);
   }
@@ -79,9 +86,10 @@ __device__ inline void stage_panels(const float (&sum)[kCount], std::uint8_t* st
 
 // Stores a warpgroup's rows, at most two panels at a time.
 template <bool kGated, int kPanel = 0, int kCount>
-__device__ inline void store_panels(const float (&sum)[kCount], const CUtensorMap* map, std::uint8_t* staging, int group,
-                                    int x, int y) {
-  constexpr int kAll = kCount * 2 / (kGated ? 2 : 1) / 64, kPanels = kAll - kPanel < 2 ? kAll - kPanel : 2;
+__device__ inline void store_panels(const float (&sum)[kCount], const CUtensorMap* map,
+                                    std::uint8_t* staging, int group, int x, int y) {
+  constexpr int kAll = kCount * 2 / (kGated ? 2 : 1) / 64,
+                kPanels = kAll - kPanel < 2 ? kAll - kPanel : 2;
   const bool leader = threadIdx.x % 128 == 0;
   if (leader) store_wait_read();
   sync_threads(1 + group, 128);
@@ -90,15 +98,18 @@ __device__ inline void store_panels(const float (&sum)[kCount], const CUtensorMa
   fence_async_proxy();
   sync_threads(1 + group, 128);
   if (leader) {
-    for (int i = 0; i < kPanels; ++i) store_tile_2d(map, staging + i * panel_bytes, x + (kPanel + i) * 64, y);
+    for (int i = 0; i < kPanels; ++i)
+      store_tile_2d(map, staging + i * panel_bytes, x + (kPanel + i) * 64, y);
     store_commit();
   }
-  if constexpr (kPanel + kPanels < kAll) store_panels<kGated, kPanel + kPanels>(sum, map, staging, group, x, y);
+  if constexpr (kPanel + kPanels < kAll)
+    store_panels<kGated, kPanel + kPanels>(sum, map, staging, group, x, y);
 }
 
 template <bool kGated, int width>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
-    wide_kernel(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
+    wide_kernel(const __grid_constant__ CUtensorMap rows,
+                const __grid_constant__ CUtensorMap weights,
                 const __grid_constant__ CUtensorMap output, const wide_parameters p) {
   constexpr int stages = wide_tile<width>::stages;
   constexpr std::uint32_t stage_bytes = wide_tile<width>::stage_bytes;
@@ -130,7 +141,8 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
         std::uint8_t* to = tiles + at.stage * stage_bytes;
         const int x = static_cast<int>(s * depth_step);
         for (int g = 0; g < groups; ++g) {
-          copy_tile_2d(to + g * panel_bytes, &rows, full + at.stage, x, static_cast<int>(tile.row_tile * 128 + g * 64));
+          copy_tile_2d(to + g * panel_bytes, &rows, full + at.stage, x,
+                       static_cast<int>(tile.row_tile * 128 + g * 64));
         }
         for (int f = 0; f < width; f += 64) {
           copy_tile_2d(to + row_bytes + f * 128, &weights, full + at.stage, x,
@@ -171,12 +183,15 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
 }
 
 template <bool kGated, int kWidth>
-result<void> run(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w, const activation_matrix& y,
-                 std::uint32_t multiprocessors, bool early, cudaStream_t stream) {
-  const wide_parameters p{(rows + 127) / 128, (w.rows + kWidth - 1) / kWidth, (w.columns + depth_step - 1) / depth_step};
-  const launch_shape shape{dim3(std::min(p.row_tiles * p.feature_tiles, multiprocessors)), dim3(groups * 128 + 32),
-                           wide_tile<kWidth>::shared_bytes};
-  return launch("multiply_wide", wide_kernel<kGated, kWidth>, shape, stream, early, x.maps[3], w.map, y.maps[3], p);
+result<void> run(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
+                 const activation_matrix& y, std::uint32_t multiprocessors, bool early,
+                 cudaStream_t stream) {
+  const wide_parameters p{(rows + 127) / 128, (w.rows + kWidth - 1) / kWidth,
+                          (w.columns + depth_step - 1) / depth_step};
+  const launch_shape shape{dim3(std::min(p.row_tiles * p.feature_tiles, multiprocessors)),
+                           dim3(groups * 128 + 32), wide_tile<kWidth>::shared_bytes};
+  return launch("multiply_wide", wide_kernel<kGated, kWidth>, shape, stream, early, x.maps[3],
+                w.map, y.maps[3], p);
 }
 
 // Half as wide a tile takes a bit more than half the time; it pays where it fills the last turn better.
@@ -204,18 +219,22 @@ result<void> prepare_gemm() {
 }
 
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                           const activation_matrix& y, bool gated, bool early, cudaStream_t stream) {
+                           const activation_matrix& y, bool gated, bool early,
+                           cudaStream_t stream) {
   TROUPE_ASSERT(x.columns == w.columns && rows > 0 && rows <= x.capacity && rows <= y.capacity);
   TROUPE_ASSERT(y.columns == (gated ? w.rows / 2 : w.rows));
   int device = 0, multiprocessors = 0;
   TROUPE_CHECK(checked(cudaGetDevice(&device), "asking for the device"));
-  TROUPE_CHECK(checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-                     "asking for the multiprocessors"));
+  TROUPE_CHECK(
+      checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+              "asking for the multiprocessors"));
   const auto count = static_cast<std::uint32_t>(multiprocessors);
   if (half_width_pays(rows, w.rows, count)) {
-    return gated ? run<true, 128>(x, rows, w, y, count, early, stream) : run<false, 128>(x, rows, w, y, count, early, stream);
+    return gated ? run<true, 128>(x, rows, w, y, count, early, stream)
+                 : run<false, 128>(x, rows, w, y, count, early, stream);
   }
-  return gated ? run<true, 256>(x, rows, w, y, count, early, stream) : run<false, 256>(x, rows, w, y, count, early, stream);
+  return gated ? run<true, 256>(x, rows, w, y, count, early, stream)
+               : run<false, 256>(x, rows, w, y, count, early, stream);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -17,8 +17,8 @@ struct launch_shape {
 
 // `early`: false for the first kernel after something that is not a kernel.
 template <class... Parameters, class... Arguments>
-result<void> launch(const char* name, void (*kernel)(Parameters...), const launch_shape& shape, cudaStream_t stream,
-                    bool early, Arguments&&... arguments) {
+result<void> launch(const char* name, void (*kernel)(Parameters...), const launch_shape& shape,
+                    cudaStream_t stream, bool early, Arguments&&... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -35,7 +35,9 @@ result<void> launch(const char* name, void (*kernel)(Parameters...), const launc
 // Kernels that take more than 48 KiB must say so once a device.
 template <class Kernel>
 result<void> allow_shared_memory(Kernel* kernel, std::size_t bytes, const char* name) {
-  return checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+  return checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(bytes)),
+                 name);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -25,14 +25,16 @@ namespace troupe::gpu::cuda {
 enum class packed_format : std::uint8_t { none, q4, q8 };
 // none: such a tensor is kept in bf16.
 packed_format packed_format_of(model::tensor_type type);
-constexpr std::uint32_t packed_tile_bytes(packed_format f) { return f == packed_format::q4 ? 2560 : 4608; }
+constexpr std::uint32_t packed_tile_bytes(packed_format f) {
+  return f == packed_format::q4 ? 2560 : 4608;
+}
 
 // A fused matrix may hold tensors of different formats, each a run of whole tiles (q, k and v of Q4_K_M).
 struct packed_matrix {
   static constexpr std::uint32_t max_runs = 3;
-  const std::byte* data = nullptr;  // nullptr: not packed
-  std::uint32_t first_tile[max_runs] = {};             // in tiles of 64 rows; unused runs begin at the end
-  std::uint64_t offset[max_runs] = {};                 // bytes
+  const std::byte* data = nullptr;          // nullptr: not packed
+  std::uint32_t first_tile[max_runs] = {};  // in tiles of 64 rows; unused runs begin at the end
+  std::uint64_t offset[max_runs] = {};      // bytes
   packed_format format[max_runs] = {};
 };
 
@@ -42,7 +44,8 @@ struct packed_row {
   packed_format format;
 };
 // Written out: an index that is not known when compiling would put the matrix in local memory.
-__host__ __device__ inline packed_row find_row(const packed_matrix& m, std::uint32_t tile, std::uint32_t depth_steps) {
+__host__ __device__ inline packed_row find_row(const packed_matrix& m, std::uint32_t tile,
+                                               std::uint32_t depth_steps) {
   std::uint32_t first = m.first_tile[0];
   packed_row row{m.offset[0], m.format[0]};
   if (tile >= m.first_tile[1]) {
@@ -53,15 +56,17 @@ __host__ __device__ inline packed_row find_row(const packed_matrix& m, std::uint
     first = m.first_tile[2];
     row = {m.offset[2], m.format[2]};
   }
-  row.offset += std::uint64_t{tile - first} * (row.format == packed_format::q4 ? 2560 : 4608) * depth_steps;
+  row.offset +=
+      std::uint64_t{tile - first} * (row.format == packed_format::q4 ? 2560 : 4608) * depth_steps;
   return row;
 }
 
 // raw: rows of a tensor on the device, in its own format. to: the tiles of the tensor's run, zero before. placement: rows within the run.
-result<void> pack(model::tensor_type type, const std::byte* raw, std::uint64_t rows, std::uint64_t columns, std::byte* to,
-                  row_placement placement, cudaStream_t stream);
+result<void> pack(model::tensor_type type, const std::byte* raw, std::uint64_t rows,
+                  std::uint64_t columns, std::byte* to, row_placement placement,
+                  cudaStream_t stream);
 // The whole matrix in bf16 [rows][columns], bit for bit what the fused kernel multiplies with.
-result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns, __nv_bfloat16* to, bool early,
-                    cudaStream_t stream);
+result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
+                    __nv_bfloat16* to, bool early, cudaStream_t stream);
 
 }  // namespace troupe::gpu::cuda

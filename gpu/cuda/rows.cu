@@ -7,7 +7,8 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr int norm_threads = 512, norm_chunks = 8;  // chunks of four values a thread: hidden <= 16384
+constexpr int norm_threads = 512,
+              norm_chunks = 8;  // chunks of four values a thread: hidden <= 16384
 
 __device__ inline float4 add(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
@@ -19,8 +20,10 @@ __device__ inline float4 load_bf16x4(const __nv_bfloat16* from) {
   return make_float4(low.x, low.y, high.x, high.y);
 }
 __device__ inline void store_bf16x4(__nv_bfloat16* to, float4 v) {
-  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y), high = __floats2bfloat162_rn(v.z, v.w);
-  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+  const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y),
+                       high = __floats2bfloat162_rn(v.z, v.w);
+  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low),
+                                             *reinterpret_cast<const unsigned*>(&high));
 }
 __device__ inline float warp_sum(float x) {
 #pragma unroll
@@ -36,15 +39,18 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
   if (a.table == nullptr) {
     const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
     const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
-    const std::uint8_t* tiles = reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
+    const std::uint8_t* tiles =
+        reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
     for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
-      a.residual[std::size_t{row} * a.hidden + i] = unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
+      a.residual[std::size_t{row} * a.hidden + i] =
+          unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
     }
     return;
   }
   const __nv_bfloat16* from = a.table + std::size_t{token} * a.hidden;
   for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
-    *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) = load_bf16x4(from + i);
+    *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) =
+        load_bf16x4(from + i);
   }
 }
 
@@ -63,10 +69,12 @@ __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments
     if (i >= chunks) continue;
     x[c] = reinterpret_cast<const float4*>(residual)[i];
     for (std::uint32_t s = 0; s < a.update.splits; ++s) {
-      x[c] = add(x[c], *reinterpret_cast<const float4*>(
-                           a.update.partial + (std::size_t{s} * a.update_rows + row) * a.hidden + i * 4));
+      x[c] = add(x[c],
+                 *reinterpret_cast<const float4*>(
+                     a.update.partial + (std::size_t{s} * a.update_rows + row) * a.hidden + i * 4));
     }
-    if (a.update.values != nullptr) x[c] = add(x[c], load_bf16x4(a.update.values + std::size_t{row} * a.hidden + i * 4));
+    if (a.update.values != nullptr)
+      x[c] = add(x[c], load_bf16x4(a.update.values + std::size_t{row} * a.hidden + i * 4));
     squares += x[c].x * x[c].x + x[c].y * x[c].y + x[c].z * x[c].z + x[c].w * x[c].w;
     if (a.gather == nullptr) reinterpret_cast<float4*>(residual)[i] = x[c];
   }
@@ -83,12 +91,15 @@ __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments
     if (i >= chunks) continue;
     const float4 w = reinterpret_cast<const float4*>(a.weight)[i];
     store_bf16x4(a.normed + std::size_t{blockIdx.x} * a.hidden + i * 4,
-                 make_float4(x[c].x * scale * w.x, x[c].y * scale * w.y, x[c].z * scale * w.z, x[c].w * scale * w.w));
+                 make_float4(x[c].x * scale * w.x, x[c].y * scale * w.y, x[c].z * scale * w.z,
+                             x[c].w * scale * w.w));
   }
 }
 
 // Values outside f16's range would make 0 * inf in attention; the comparison also turns NaN into a number.
-__device__ inline __half finite_half(float x) { return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f)); }
+__device__ inline __half finite_half(float x) {
+  return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f));
+}
 
 // The two places in a head that pair `p` covers.
 __device__ inline int2 pair_places(const rotary_arguments& a, int p) {
@@ -118,7 +129,8 @@ __global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
     const int2 at = pair_places(a, p);
     const std::size_t from = std::size_t{row} * width + head * a.head_dim;
     if (a.qkv.values != nullptr) {
-      v[c] = make_float2(__bfloat162float(a.qkv.values[from + at.x]), __bfloat162float(a.qkv.values[from + at.y]));
+      v[c] = make_float2(__bfloat162float(a.qkv.values[from + at.x]),
+                         __bfloat162float(a.qkv.values[from + at.y]));
     }
     for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
       const float* part = a.qkv.partial + std::size_t{s} * a.rows * width + from;
@@ -132,15 +144,17 @@ __global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
     squares += v[c].x * v[c].x + v[c].y * v[c].y;
   }
   const float* norm = is_query ? a.q_norm : is_value ? nullptr : a.k_norm;
-  const float scale =
-      norm != nullptr ? rsqrtf(warp_sum(squares) / static_cast<float>(a.head_dim) + a.epsilon) : 1.0f;
+  const float scale = norm != nullptr
+                          ? rsqrtf(warp_sum(squares) / static_cast<float>(a.head_dim) + a.epsilon)
+                          : 1.0f;
 
   __half* to = nullptr;
   if (is_query) {
     to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
   } else if (a.slots[row] != no_slot) {
     const std::uint32_t slot = a.slots[row], kv = head - a.num_heads;  // K heads, then V heads
-    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes + a.layer_offset) +
+    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes +
+                                   a.layer_offset) +
          (std::size_t{kv} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
   }
   if (to == nullptr) return;
@@ -178,29 +192,32 @@ __global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_ar
     const std::size_t from = std::size_t{row} * width + at + 4 * i;
     if (a.qkv.values != nullptr) v[i] = load_bf16x4(a.qkv.values + from);
     for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
-      v[i] = add(v[i], *reinterpret_cast<const float4*>(a.qkv.partial + std::size_t{s} * a.rows * width + from));
+      v[i] = add(v[i], *reinterpret_cast<const float4*>(a.qkv.partial +
+                                                        std::size_t{s} * a.rows * width + from));
     }
     if (a.bias != nullptr) v[i] = add(v[i], *reinterpret_cast<const float4*>(a.bias + at + 4 * i));
     if (head >= a.num_heads + a.num_kv_heads) continue;
-    const float4 angle = *reinterpret_cast<const float4*>(a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) +
-                                                          within / 2 + 2 * i);
+    const float4 angle = *reinterpret_cast<const float4*>(
+        a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) + within / 2 + 2 * i);
     v[i] = make_float4(v[i].x * angle.x - v[i].y * angle.y, v[i].x * angle.y + v[i].y * angle.x,
                        v[i].z * angle.z - v[i].w * angle.w, v[i].z * angle.w + v[i].w * angle.z);
   }
-  alignas(16) const __half out[8] = {finite_half(v[0].x), finite_half(v[0].y), finite_half(v[0].z), finite_half(v[0].w),
-                   finite_half(v[1].x), finite_half(v[1].y), finite_half(v[1].z), finite_half(v[1].w)};
+  alignas(16) const __half out[8] = {finite_half(v[0].x), finite_half(v[0].y), finite_half(v[0].z),
+                                     finite_half(v[0].w), finite_half(v[1].x), finite_half(v[1].y),
+                                     finite_half(v[1].z), finite_half(v[1].w)};
   __half* to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
   if (head >= a.num_heads) {
     const std::uint32_t slot = a.slots[row];
     if (slot == no_slot) return;
-    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes + a.layer_offset) +
+    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes +
+                                   a.layer_offset) +
          (std::size_t{head - a.num_heads} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
   }
   *reinterpret_cast<uint4*>(to + within) = *reinterpret_cast<const uint4*>(out);
 }
 
-__global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
-                              float2* angles) {
+__global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions,
+                              std::uint32_t pairs, float2* angles) {
   const std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= std::size_t{positions} * pairs) return;
   double sine, cosine;
@@ -216,7 +233,8 @@ __global__ void __launch_bounds__(argmax_threads)
   wait_for_previous_kernel();
   const float* row = logits + std::size_t{blockIdx.y} * vocab;
   unsigned long long best = 0;
-  for (std::uint32_t i = blockIdx.x * argmax_threads + threadIdx.x; i < vocab; i += argmax_parts * argmax_threads) {
+  for (std::uint32_t i = blockIdx.x * argmax_threads + threadIdx.x; i < vocab;
+       i += argmax_parts * argmax_threads) {
     const std::uint32_t bits = __float_as_uint(row[i]);
     const std::uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
     best = max(best, static_cast<unsigned long long>(ordered) << 32 | (~i));
@@ -234,31 +252,35 @@ result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
 
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.hidden % 4 == 0 && a.hidden <= norm_threads * norm_chunks * 4);
-  return launch("add_and_normalize", norm_kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream, early, a);
+  return launch("add_and_normalize", norm_kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream,
+                early, a);
 }
 
 result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.head_dim <= 256 && a.dimensions <= a.head_dim);
-  if (a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr && a.dimensions == a.head_dim && a.head_dim % 8 == 0) {
+  if (a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr && a.dimensions == a.head_dim &&
+      a.head_dim % 8 == 0) {
     const std::uint32_t threads = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim / 8;
-    return launch("rotate_and_store", rotary_interleaved_kernel, {dim3((threads + 127) / 128, a.rows), dim3(128), 0}, stream,
-                  early, a);
+    return launch("rotate_and_store", rotary_interleaved_kernel,
+                  {dim3((threads + 127) / 128, a.rows), dim3(128), 0}, stream, early, a);
   }
   const std::uint32_t warps = a.rows * (a.num_heads + 2 * a.num_kv_heads);
-  return launch("rotate_and_store", rotary_kernel, {dim3((warps + 3) / 4), dim3(128), 0}, stream, early, a);
+  return launch("rotate_and_store", rotary_kernel, {dim3((warps + 3) / 4), dim3(128), 0}, stream,
+                early, a);
 }
 
-result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
-                         float2* angles, cudaStream_t stream) {
+result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions,
+                         std::uint32_t pairs, float2* angles, cudaStream_t stream) {
   const std::size_t count = std::size_t{positions} * pairs;
-  return launch("fill_angles", angles_kernel, {dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0}, stream,
-                false, inv_freq, factor, positions, pairs, angles);
+  return launch("fill_angles", angles_kernel,
+                {dim3(static_cast<unsigned>((count + 255) / 256)), dim3(256), 0}, stream, false,
+                inv_freq, factor, positions, pairs, angles);
 }
 
-result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab, unsigned long long* argmax,
-                         bool early, cudaStream_t stream) {
-  return launch("find_argmax", argmax_kernel, {dim3(argmax_parts, rows), dim3(argmax_threads), 0}, stream, early,
-                logits, vocab, argmax);
+result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab,
+                         unsigned long long* argmax, bool early, cudaStream_t stream) {
+  return launch("find_argmax", argmax_kernel, {dim3(argmax_parts, rows), dim3(argmax_threads), 0},
+                stream, early, logits, vocab, argmax);
 }
 
 }  // namespace troupe::gpu::cuda

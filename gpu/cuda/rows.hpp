@@ -18,8 +18,8 @@ namespace troupe::gpu::cuda {
 
 // What a linear layer left: `splits` partial sums in f32, added in order, or bf16; neither: zero.
 struct layer_output {
-  const float* partial = nullptr;          // [splits][rows][columns]
-  const __nv_bfloat16* values = nullptr;   // [rows][columns]
+  const float* partial = nullptr;         // [splits][rows][columns]
+  const __nv_bfloat16* values = nullptr;  // [rows][columns]
   std::uint32_t splits = 0;
 };
 
@@ -37,28 +37,30 @@ result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream);
 // residual += update; normed = residual / rms(residual) * weight. With `gather`, row i of the output comes from row
 // gather[i] and the residual is not stored.
 struct norm_arguments {
-  float* residual;                 // [rows][hidden]
+  float* residual;  // [rows][hidden]
   layer_output update;
-  std::uint32_t update_rows;       // rows of the update's partials
-  const float* weight;             // [hidden]
-  __nv_bfloat16* normed;           // [rows][hidden]
-  const std::uint32_t* gather;     // nullptr: row i
-  std::uint32_t rows, hidden;      // hidden <= 16384, a multiple of 4
+  std::uint32_t update_rows;    // rows of the update's partials
+  const float* weight;          // [hidden]
+  __nv_bfloat16* normed;        // [rows][hidden]
+  const std::uint32_t* gather;  // nullptr: row i
+  std::uint32_t rows, hidden;   // hidden <= 16384, a multiple of 4
   float epsilon;
 };
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream);
 
 // Splits qkv into heads: adds biases, normalizes q and k (Qwen3), rotates them, writes q and the KV of the row's slot.
 struct rotary_arguments {
-  layer_output qkv;                            // [rows][(num_heads + 2 num_kv_heads) * head_dim]
-  const float* bias;                           // of all three, or nullptr
-  const float *q_norm, *k_norm;                // [head_dim], or nullptr
+  layer_output qkv;              // [rows][(num_heads + 2 num_kv_heads) * head_dim]
+  const float* bias;             // of all three, or nullptr
+  const float *q_norm, *k_norm;  // [head_dim], or nullptr
   float epsilon;
-  const float2* angles;                        // [positions][dimensions / 2]: cos, sin
-  const std::uint32_t *positions, *slots;      // slot = block * block_tokens + offset; no_slot: KV is not written
-  __half* queries;                             // [rows][num_heads][head_dim]
+  const float2* angles;  // [positions][dimensions / 2]: cos, sin
+  const std::uint32_t *positions,
+      *slots;       // slot = block * block_tokens + offset; no_slot: KV is not written
+  __half* queries;  // [rows][num_heads][head_dim]
   std::byte* arena;
-  std::size_t block_bytes, layer_offset;       // layer_offset: bytes from a block's start to the layer's K
+  std::size_t block_bytes,
+      layer_offset;  // layer_offset: bytes from a block's start to the layer's K
   std::uint32_t rows, num_heads, num_kv_heads, head_dim, dimensions, block_tokens;
   bool interleaved;
 };
@@ -66,12 +68,14 @@ inline constexpr std::uint32_t no_slot = ~std::uint32_t{0};
 result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_t stream);
 
 // cos and sin of position * inv_freq[pair] in double, rounded once, times `factor`.
-result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions, std::uint32_t pairs,
-                         float2* angles, cudaStream_t stream);
+result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions,
+                         std::uint32_t pairs, float2* angles, cudaStream_t stream);
 
 // argmax[row] = ordered(logit) << 32 | ~index of the highest logit; of equals the lowest index. Must be cleared.
-result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab, unsigned long long* argmax,
-                         bool early, cudaStream_t stream);
-inline std::uint32_t argmax_index(unsigned long long key) { return ~static_cast<std::uint32_t>(key); }
+result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab,
+                         unsigned long long* argmax, bool early, cudaStream_t stream);
+inline std::uint32_t argmax_index(unsigned long long key) {
+  return ~static_cast<std::uint32_t>(key);
+}
 
 }  // namespace troupe::gpu::cuda

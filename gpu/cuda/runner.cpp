@@ -21,9 +21,13 @@ std::uint32_t padded_rows(std::uint32_t rows) {
 
 class cuda_runner final : public model_runner {
  public:
-  cuda_runner(device_info device, model::model_config config, const runner_options& options, const kv_layout& layout,
-              const forward_limits& limits)
-      : device_(std::move(device)), config_(std::move(config)), options_(options), layout_(layout), limits_(limits) {}
+  cuda_runner(device_info device, model::model_config config, const runner_options& options,
+              const kv_layout& layout, const forward_limits& limits)
+      : device_(std::move(device)),
+        config_(std::move(config)),
+        options_(options),
+        layout_(layout),
+        limits_(limits) {}
   ~cuda_runner() override {
     cudaSetDevice(device_.index);
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
@@ -32,11 +36,14 @@ class cuda_runner final : public model_runner {
   }
 
   result<void> start(device_weights weights) {
-    TROUPE_CHECK(checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    TROUPE_CHECK(
+        checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
     packed_ = !weights.layers.empty() && weights.layers[0].down.is_packed();
-    TROUPE_TRY(auto pass, forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
+    TROUPE_TRY(auto pass,
+               forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
     pass_.emplace(std::move(pass));
-    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(std::max(limits_.rows, forward_pass::small_rows), "results"));
+    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(
+                                 std::max(limits_.rows, forward_pass::small_rows), "results"));
     argmax_.resize(argmax_host_.size());
     return {};
   }
@@ -49,7 +56,8 @@ class cuda_runner final : public model_runner {
   result<step_output> collect() override;
   std::size_t weight_bytes() const override { return pass_->bytes(); }
   std::string description() const override {
-    return device_.name + " (cuda:" + std::to_string(device_.index) + "), " + (packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
+    return device_.name + " (cuda:" + std::to_string(device_.index) + "), " +
+           (packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
   }
 
  private:
@@ -96,14 +104,16 @@ result<std::span<std::byte>> cuda_runner::allocate_kv(std::uint32_t num_blocks) 
 result<void> cuda_runner::attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) {
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
   if (num_blocks == 0 || arena.size() < num_blocks * layout_.block_bytes()) {
-    return fail(ec::invalid_argument, "a KV arena of " + std::to_string(arena.size()) + " bytes cannot hold " +
-                                          std::to_string(num_blocks) + " blocks of " + std::to_string(layout_.block_bytes()));
+    return fail(ec::invalid_argument, "a KV arena of " + std::to_string(arena.size()) +
+                                          " bytes cannot hold " + std::to_string(num_blocks) +
+                                          " blocks of " + std::to_string(layout_.block_bytes()));
   }
   cudaPointerAttributes where{};
   TROUPE_CHECK(checked(cudaPointerGetAttributes(&where, arena.data()), "looking at the KV arena"));
   if (where.type != cudaMemoryTypeDevice || where.device != device_.index) {
-    return fail(ec::invalid_argument, "the KV arena is not memory of cuda:" + std::to_string(device_.index) +
-                                          "; take it from allocate_kv");
+    return fail(ec::invalid_argument,
+                "the KV arena is not memory of cuda:" + std::to_string(device_.index) +
+                    "; take it from allocate_kv");
   }
   drop_graphs();  // they hold the old arena
   num_blocks_ = num_blocks;
@@ -115,8 +125,9 @@ result<void> cuda_runner::submit(const batch& b) {
   const std::uint32_t rows = b.num_rows(), logits = b.num_logits();
   TROUPE_ASSERT(rows > 0 && rows <= limits_.rows);
   if (b.sequences.size() > limits_.sequences) {
-    return fail(ec::invalid_argument, std::to_string(b.sequences.size()) + " sequences in one batch; at most " +
-                                          std::to_string(limits_.sequences) + " (max_batch_sequences)");
+    return fail(ec::invalid_argument,
+                std::to_string(b.sequences.size()) + " sequences in one batch; at most " +
+                    std::to_string(limits_.sequences) + " (max_batch_sequences)");
   }
   for (const auto& s : b.sequences) {
     if (s.first_position + s.tokens.size() > config_.max_position_embeddings) {
@@ -127,9 +138,9 @@ result<void> cuda_runner::submit(const batch& b) {
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
   plan_.build(b, pass_->planning());
   forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.rounds};
-  const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits && plan_.rounds.size() == 1 &&
-                      plan_.rounds[0].tile == attention_tile::narrow && padded_rows(rows) <= limits_.logits &&
-                      padded_rows(rows) <= limits_.rows;
+  const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&
+                      plan_.rounds.size() == 1 && plan_.rounds[0].tile == attention_tile::narrow &&
+                      padded_rows(rows) <= limits_.logits && padded_rows(rows) <= limits_.rows;
   if (decode) shape.rows = shape.logits = padded_rows(rows);
   TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
   TROUPE_CHECK(prepare_results(logits, b.argmax_suffices));
@@ -172,13 +183,15 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
 }
 
 result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
-  TROUPE_CHECK(checked(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capturing a decode step"));
+  TROUPE_CHECK(checked(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
+                       "capturing a decode step"));
   const auto enqueued = pass_->enqueue(shape, stream_);
   cudaGraph_t graph = nullptr;
   const auto ended = checked(cudaStreamEndCapture(stream_, &graph), "capturing a decode step");
   cudaGraphExec_t executable = nullptr;
   auto made = !enqueued ? enqueued : ended;
-  if (made) made = checked(cudaGraphInstantiate(&executable, graph, 0), "making a decode step's graph");
+  if (made)
+    made = checked(cudaGraphInstantiate(&executable, graph, 0), "making a decode step's graph");
   if (graph != nullptr) cudaGraphDestroy(graph);
   TROUPE_CHECK(made);
   return executable;
@@ -189,7 +202,8 @@ result<void> cuda_runner::prepare_results(std::uint32_t logits, bool argmax_suff
   pending_values_ = !argmax_suffices && logits > 0;
   const std::size_t count = std::size_t{logits} * config_.vocab_size;
   if (pending_values_ && logits_host_.size() < count) {
-    const std::size_t capacity = std::min<std::size_t>(std::bit_ceil(logits), limits_.rows) * config_.vocab_size;
+    const std::size_t capacity =
+        std::min<std::size_t>(std::bit_ceil(logits), limits_.rows) * config_.vocab_size;
     TROUPE_TRY(logits_host_, pinned_buffer<float>::make(std::max(capacity, count), "logits"));
   }
   return {};
@@ -197,14 +211,17 @@ result<void> cuda_runner::prepare_results(std::uint32_t logits, bool argmax_suff
 
 result<void> cuda_runner::fetch_logits(std::uint32_t first, std::uint32_t count) {
   if (!pending_values_) return {};
-  return checked(cudaMemcpyAsync(logits_host_.data() + std::size_t{first} * config_.vocab_size, pass_->logits(),
-                                 std::size_t{count} * config_.vocab_size * sizeof(float), cudaMemcpyDeviceToHost, stream_),
-                 "fetching logits");
+  return checked(
+      cudaMemcpyAsync(logits_host_.data() + std::size_t{first} * config_.vocab_size,
+                      pass_->logits(), std::size_t{count} * config_.vocab_size * sizeof(float),
+                      cudaMemcpyDeviceToHost, stream_),
+      "fetching logits");
 }
 
 result<void> cuda_runner::fetch_argmax() {
   if (pending_logits_ == 0) return {};
-  return checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(), pending_logits_ * sizeof(unsigned long long),
+  return checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(),
+                                 pending_logits_ * sizeof(unsigned long long),
                                  cudaMemcpyDeviceToHost, stream_),
                  "fetching results");
 }
@@ -215,9 +232,11 @@ result<step_output> cuda_runner::collect() {
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
   TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "waiting for a forward pass"));
   step_output out;
-  for (std::uint32_t i = 0; i < pending_logits_; ++i) argmax_[i] = argmax_index(argmax_host_.data()[i]);
+  for (std::uint32_t i = 0; i < pending_logits_; ++i)
+    argmax_[i] = argmax_index(argmax_host_.data()[i]);
   out.argmax = {argmax_.data(), pending_logits_};
-  if (pending_values_) out.logits = {logits_host_.data(), std::size_t{pending_logits_} * config_.vocab_size};
+  if (pending_values_)
+    out.logits = {logits_host_.data(), std::size_t{pending_logits_} * config_.vocab_size};
   return out;
 }
 
@@ -225,15 +244,19 @@ result<step_output> cuda_runner::collect() {
 
 result<void> check_supported(const model::model_config& c, const runner_options& options) {
   const auto refuse = [](const std::string& what) {
-    return fail(ec::unsupported, "the CUDA device cannot run this model: " + what + "; use --device cpu");
+    return fail(ec::unsupported,
+                "the CUDA device cannot run this model: " + what + "; use --device cpu");
   };
-  if (c.head_dim != 64 && c.head_dim != 128) return refuse("heads of " + std::to_string(c.head_dim) + " (64 and 128 work)");
+  if (c.head_dim != 64 && c.head_dim != 128)
+    return refuse("heads of " + std::to_string(c.head_dim) + " (64 and 128 work)");
   if (c.num_key_value_heads == 0 || c.num_attention_heads % c.num_key_value_heads != 0 ||
       c.num_attention_heads / c.num_key_value_heads > 64) {
-    return refuse(std::to_string(c.num_attention_heads) + " heads over " + std::to_string(c.num_key_value_heads) + " KV heads");
+    return refuse(std::to_string(c.num_attention_heads) + " heads over " +
+                  std::to_string(c.num_key_value_heads) + " KV heads");
   }
   if (c.hidden_size % 8 != 0 || c.intermediate_size % 8 != 0 || c.hidden_size > 16384) {
-    return refuse("widths of " + std::to_string(c.hidden_size) + " and " + std::to_string(c.intermediate_size));
+    return refuse("widths of " + std::to_string(c.hidden_size) + " and " +
+                  std::to_string(c.intermediate_size));
   }
   if (options.block_tokens == 0 || options.block_tokens % 16 != 0) {
     return fail(ec::invalid_argument, "block_tokens is " + std::to_string(options.block_tokens) +
@@ -242,8 +265,10 @@ result<void> check_supported(const model::model_config& c, const runner_options&
   return {};
 }
 
-result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device, const model::model_config& config,
-                                                       device_weights weights, const runner_options& options) {
+result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device,
+                                                       const model::model_config& config,
+                                                       device_weights weights,
+                                                       const runner_options& options) {
   kv_layout layout;
   layout.num_layers = config.num_hidden_layers;
   layout.num_kv_heads = config.num_key_value_heads;
@@ -253,7 +278,8 @@ result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device
   forward_limits limits;
   limits.rows = options.max_batch_tokens;
   limits.sequences = options.max_batch_sequences;
-  limits.logits = std::max(options.max_batch_sequences, std::min(options.max_batch_tokens, forward_pass::small_rows));
+  limits.logits = std::max(options.max_batch_sequences,
+                           std::min(options.max_batch_tokens, forward_pass::small_rows));
   limits.multiprocessors = device.multiprocessors;
   limits.exact = options.exact;
   auto runner = std::make_unique<cuda_runner>(device, config, options, layout, limits);
@@ -263,12 +289,13 @@ result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device
 
 }  // namespace cuda
 
-result<std::unique_ptr<model_runner>> make_cuda_runner(std::shared_ptr<const model::loaded_model> model,
-                                                       const runner_options& options) {
+result<std::unique_ptr<model_runner>> make_cuda_runner(
+    std::shared_ptr<const model::loaded_model> model, const runner_options& options) {
   TROUPE_TRY(const cuda::device_info device, cuda::open_device(options.device));
   TROUPE_CHECK(cuda::check_supported(model->config, options));
   cudaStream_t stream = nullptr;
-  TROUPE_CHECK(cuda::checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
+  TROUPE_CHECK(cuda::checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
+                             "creating a stream"));
   auto weights = cuda::upload_weights(*model, options.progress, stream);
   cudaStreamDestroy(stream);
   if (!weights) return tl::unexpected<error>(std::move(weights).error());

@@ -13,8 +13,10 @@
 namespace troupe::gpu::cuda {
 
 // A runner over weights that are on the device already: of a file, or synthetic.
-result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device, const model::model_config& config,
-                                                       device_weights weights, const runner_options& options);
+result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device,
+                                                       const model::model_config& config,
+                                                       device_weights weights,
+                                                       const runner_options& options);
 
 // ec::unsupported names what about the model the kernels do not do.
 result<void> check_supported(const model::model_config& config, const runner_options& options);

@@ -13,6 +13,8 @@ namespace troupe::gpu::cuda {
 result<void> checked(cudaError_t code, std::string_view doing);
 
 // The error of a kernel launch just made.
-inline result<void> check_launch(std::string_view kernel) { return checked(cudaPeekAtLastError(), kernel); }
+inline result<void> check_launch(std::string_view kernel) {
+  return checked(cudaPeekAtLastError(), kernel);
+}
 
 }  // namespace troupe::gpu::cuda

@@ -18,7 +18,8 @@ std::uint32_t round_up(std::uint64_t value, std::uint32_t step) {
 
 }  // namespace
 
-void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& round, std::uint32_t& partial_row) {
+void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& round,
+                          std::uint32_t& partial_row) {
   const std::uint32_t end = p.position + p.tokens;
   const std::uint32_t parts = (end + split - 1) / split;
   for (std::uint32_t i = 0; i < parts; ++i) {
@@ -43,7 +44,8 @@ void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& 
 }
 
 // Pieces go in rounds whose partials fit; only exact's long prefills need more than one.
-void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile, const plan_options& options) {
+void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
+                          const plan_options& options) {
   if (pieces.empty()) return;
   std::uint32_t split = options.exact_split;
   if (!options.exact) {
@@ -53,7 +55,10 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
       longest = std::max(longest, std::uint64_t{p.position + p.tokens});
     }
     const std::uint32_t places = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
-    const std::uint64_t fair = std::max({(keys + places - 1) / places, std::uint64_t{tile == attention_tile::narrow ? min_split_narrow : min_split_wide}, longest / max_parts});
+    const std::uint64_t fair =
+        std::max({(keys + places - 1) / places,
+                  std::uint64_t{tile == attention_tile::narrow ? min_split_narrow : min_split_wide},
+                  longest / max_parts});
     split = round_up(fair, tile_keys(tile));
   }
   std::uint32_t partial_row = 0;
@@ -103,7 +108,8 @@ void step_plan::build(const batch& b, const plan_options& options) {
     TROUPE_ASSERT(count > 0 && sequence.num_logits <= count);
     TROUPE_ASSERT(sequence.block_table.size() * options.block_tokens >= end);
     const std::uint32_t blocks = (end + options.block_tokens - 1) / options.block_tokens;
-    block_tables.insert(block_tables.end(), sequence.block_table.begin(), sequence.block_table.begin() + blocks);
+    block_tables.insert(block_tables.end(), sequence.block_table.begin(),
+                        sequence.block_table.begin() + blocks);
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::uint32_t position = sequence.first_position + i;
       tokens.push_back(sequence.tokens[i]);
@@ -113,10 +119,12 @@ void step_plan::build(const batch& b, const plan_options& options) {
       if (i + sequence.num_logits >= count) gather.push_back(first_row + i);
     }
     const bool narrow = options.exact || count * group <= tile_rows(attention_tile::narrow);
-    const std::uint32_t step = tile_rows(narrow ? attention_tile::narrow : attention_tile::wide) / group;
+    const std::uint32_t step =
+        tile_rows(narrow ? attention_tile::narrow : attention_tile::wide) / group;
     for (std::uint32_t i = 0; i < count; i += step) {
       (narrow ? narrow_ : wide_)
-          .push_back({first_row + i, std::min(step, count - i), sequence.first_position + i, sequence.first_position, table});
+          .push_back({first_row + i, std::min(step, count - i), sequence.first_position + i,
+                      sequence.first_position, table});
     }
   }
   every_row_has_logits = gather.size() == rows;

@@ -15,8 +15,8 @@ struct plan_options {
   std::uint32_t block_tokens = 16;
   std::uint32_t multiprocessors = 132;
   bool exact = false;
-  std::uint32_t exact_split = 512;         // KV positions of a part under exact, a multiple of 64
-  std::uint32_t max_partial_rows = 8192;   // a round's partials fit in this many rows
+  std::uint32_t exact_split = 512;        // KV positions of a part under exact, a multiple of 64
+  std::uint32_t max_partial_rows = 8192;  // a round's partials fit in this many rows
 };
 
 // One launch of attend over items [first_item, + items).
@@ -26,9 +26,9 @@ struct attention_round {
 };
 
 struct step_plan {
-  std::uint32_t rows = 0;      // of the batch, before padding
-  std::uint32_t partial_rows = 0;  // of the largest round
-  std::uint32_t counters = 0;      // pieces in several parts
+  std::uint32_t rows = 0;                               // of the batch, before padding
+  std::uint32_t partial_rows = 0;                       // of the largest round
+  std::uint32_t counters = 0;                           // pieces in several parts
   std::vector<std::uint32_t> tokens, positions, slots;  // [rows]
   std::vector<std::uint32_t> gather;                    // rows whose logits are wanted
   std::vector<attention_item> items;
@@ -43,8 +43,10 @@ struct step_plan {
   struct piece {
     std::uint32_t row, tokens, position, first_new, table;
   };
-  void add_round(const std::vector<piece>& pieces, attention_tile tile, const plan_options& options);
-  void add_piece(const piece& p, std::uint32_t split, attention_round& round, std::uint32_t& partial_row);
+  void add_round(const std::vector<piece>& pieces, attention_tile tile,
+                 const plan_options& options);
+  void add_piece(const piece& p, std::uint32_t split, attention_round& round,
+                 std::uint32_t& partial_row);
 
   std::vector<piece> narrow_, wide_;
 };

@@ -7,8 +7,8 @@ namespace {
 
 constexpr std::uint64_t seed = 1;
 
-model::model_config llama(std::string_view name, std::uint32_t layers, std::uint32_t hidden, std::uint32_t intermediate,
-                          std::uint32_t heads) {
+model::model_config llama(std::string_view name, std::uint32_t layers, std::uint32_t hidden,
+                          std::uint32_t intermediate, std::uint32_t heads) {
   model::model_config c;
   c.architecture = "llama";
   c.name = name;
@@ -42,8 +42,10 @@ result<model::model_config> synthetic_config(std::string_view name) {
                                         "'; use llama-3-8b, llama-3-70b-slice or tiny");
 }
 
-result<std::unique_ptr<model_runner>> make_synthetic_runner(std::string_view name, const runner_options& options) {
-  TROUPE_TRY(const device_info device, open_device(options.device == "auto" ? "cuda" : options.device));
+result<std::unique_ptr<model_runner>> make_synthetic_runner(std::string_view name,
+                                                            const runner_options& options) {
+  TROUPE_TRY(const device_info device,
+             open_device(options.device == "auto" ? "cuda" : options.device));
   const bool packed = name.ends_with(":q4");
   if (packed) name.remove_suffix(3);
   TROUPE_TRY(const model::model_config config, synthetic_config(name));

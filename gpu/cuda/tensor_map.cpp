@@ -14,23 +14,28 @@ result<decltype(&cuTensorMapEncodeTiled)> encoder() {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult found{};
   TROUPE_CHECK(checked(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
-                                                      cudaEnableDefault, &found),
-                     "looking up cuTensorMapEncodeTiled"));
+                                                        cudaEnableDefault, &found),
+                       "looking up cuTensorMapEncodeTiled"));
   if (function == nullptr || found != cudaDriverEntryPointSuccess) {
-    return fail(ec::unsupported, "the NVIDIA driver has no cuTensorMapEncodeTiled; install a driver for CUDA 13 (580)");
+    return fail(
+        ec::unsupported,
+        "the NVIDIA driver has no cuTensorMapEncodeTiled; install a driver for CUDA 13 (580)");
   }
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-result<CUtensorMap> encode(const void* data, half_type type, std::uint32_t rank, const std::uint64_t* sizes,
-                           const std::uint64_t* strides, const std::uint32_t* box) {
+result<CUtensorMap> encode(const void* data, half_type type, std::uint32_t rank,
+                           const std::uint64_t* sizes, const std::uint64_t* strides,
+                           const std::uint32_t* box) {
   TROUPE_TRY(const auto encode_tiled, encoder());
   const std::uint32_t steps[3] = {1, 1, 1};
   CUtensorMap map{};
   const CUresult code = encode_tiled(
-      &map, type == half_type::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, rank,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      &map,
+      type == half_type::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      rank, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS) {
     return fail(ec::internal, "cuTensorMapEncodeTiled: code " + std::to_string(code) + " for " +
                                   std::to_string(sizes[0]) + " x " + std::to_string(sizes[1]));
@@ -40,8 +45,8 @@ result<CUtensorMap> encode(const void* data, half_type type, std::uint32_t rank,
 
 }  // namespace
 
-result<CUtensorMap> make_matrix_map(const void* data, half_type type, std::uint64_t rows, std::uint64_t columns,
-                                    std::uint32_t box_rows) {
+result<CUtensorMap> make_matrix_map(const void* data, half_type type, std::uint64_t rows,
+                                    std::uint64_t columns, std::uint32_t box_rows) {
   TROUPE_ASSERT(columns % 8 == 0 && box_rows <= 256);
   const std::uint64_t sizes[] = {columns, rows};
   const std::uint64_t strides[] = {columns * 2};
@@ -49,8 +54,9 @@ result<CUtensorMap> make_matrix_map(const void* data, half_type type, std::uint6
   return encode(data, type, 2, sizes, strides, box);
 }
 
-result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64_t depth, std::uint64_t depth_bytes,
-                                   std::uint64_t rows, std::uint64_t columns, std::uint32_t box_rows) {
+result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64_t depth,
+                                   std::uint64_t depth_bytes, std::uint64_t rows,
+                                   std::uint64_t columns, std::uint32_t box_rows) {
   const std::uint64_t sizes[] = {columns, rows, depth};
   const std::uint64_t strides[] = {columns * 2, depth_bytes};
   const std::uint32_t box[] = {box_columns, box_rows, 1};

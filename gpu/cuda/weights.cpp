@@ -14,7 +14,9 @@ namespace {
 
 constexpr std::size_t alignment = 256;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 // Hands out an arena from front to back; without memory it only adds up the sizes.
 class arena_cursor {
@@ -53,7 +55,9 @@ matrix_parts parts_of(std::initializer_list<const model::tensor*> tensors) {
   matrix_parts parts;
   for (const model::tensor* t : tensors) {
     const packed_format format = packed_format_of(t->type);
-    if (format == packed_format::none || t->columns % 64 != 0 || (tensors.size() > 1 && t->rows % 64 != 0)) return {};
+    if (format == packed_format::none || t->columns % 64 != 0 ||
+        (tensors.size() > 1 && t->rows % 64 != 0))
+      return {};
     parts.push_back({t->rows, format});
   }
   return parts;
@@ -84,7 +88,8 @@ class placer {
   placer(std::byte* arena, __nv_bfloat16* scratch) : arena_(arena), scratch_(scratch) {}
 
   result<void> model(const model::model_config& c, const model_layout& layout, device_weights& w) {
-    const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim, kv = std::size_t{c.num_key_value_heads} * c.head_dim;
+    const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim,
+                      kv = std::size_t{c.num_key_value_heads} * c.head_dim;
     const std::size_t hidden = c.hidden_size, inner = c.intermediate_size;
     TROUPE_CHECK(matrix(w.embed, c.vocab_size, hidden, layout.embed, false));
     if (c.tie_word_embeddings) {
@@ -115,7 +120,8 @@ class placer {
   std::size_t scratch_values() const { return scratch_values_; }
 
  private:
-  result<void> matrix(weight_matrix& to, std::size_t rows, std::size_t columns, const matrix_parts& parts, bool unpackable) {
+  result<void> matrix(weight_matrix& to, std::size_t rows, std::size_t columns,
+                      const matrix_parts& parts, bool unpackable) {
     to.rows = static_cast<std::uint32_t>(rows);
     to.columns = static_cast<std::uint32_t>(columns);
     if (parts.empty()) {
@@ -155,7 +161,8 @@ result<device_weights> allocate(const model::model_config& config, const model_l
   TROUPE_CHECK(sizes.model(config, layout, nowhere));
   TROUPE_TRY(w.arena, device_buffer<std::byte>::make(sizes.arena_bytes(), "weights"));
   if (sizes.scratch_values() > 0) {
-    TROUPE_TRY(w.scratch, device_buffer<__nv_bfloat16>::make(sizes.scratch_values(), "unpacking weights"));
+    TROUPE_TRY(w.scratch,
+               device_buffer<__nv_bfloat16>::make(sizes.scratch_values(), "unpacking weights"));
   }
   placer places(w.arena.data(), w.scratch.data());
   TROUPE_CHECK(places.model(config, layout, w));
@@ -172,7 +179,8 @@ class uploader {
     for (auto& s : u.slots_) {
       TROUPE_TRY(s.pinned, pinned_buffer<std::byte>::make(slot_bytes, "uploading weights"));
       TROUPE_TRY(s.raw, device_buffer<std::byte>::make(slot_bytes, "uploading weights"));
-      TROUPE_CHECK(checked(cudaEventCreateWithFlags(&s.done, cudaEventDisableTiming), "creating an event"));
+      TROUPE_CHECK(
+          checked(cudaEventCreateWithFlags(&s.done, cudaEventDisableTiming), "creating an event"));
     }
     return u;
   }
@@ -191,20 +199,23 @@ class uploader {
   }
 
   // Rows of `t` into the fused matrix `to`, whose part `run` they are.
-  result<void> matrix(const model::tensor& t, const weight_matrix& to, row_placement placement, std::uint32_t run = 0) {
+  result<void> matrix(const model::tensor& t, const weight_matrix& to, row_placement placement,
+                      std::uint32_t run = 0) {
     const std::uint64_t step = std::max<std::uint64_t>(slot_bytes / t.row_bytes() / 16 * 16, 1);
     TROUPE_ASSERT(step * t.row_bytes() <= slot_bytes);
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
       row_placement part = placement;
       part.first += static_cast<std::uint32_t>(placement.interleaved ? row * 2 : row);
-      TROUPE_TRY(const std::byte* raw, stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
+      TROUPE_TRY(const std::byte* raw,
+                 stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
       if (to.is_packed()) {
         if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
         std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
         TROUPE_CHECK(pack(t.type, raw, rows, t.columns, tiles, part, stream_));
       } else {
-        TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, const_cast<__nv_bfloat16*>(to.data), part, stream_));
+        TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns,
+                                        const_cast<__nv_bfloat16*>(to.data), part, stream_));
       }
       TROUPE_CHECK(release());
     }
@@ -214,8 +225,8 @@ class uploader {
   result<void> vector(const model::tensor& t, const float* to, std::size_t offset = 0) {
     std::vector<float> values(t.columns);
     model::dequantize_row(t, 0, values);
-    return checked(cudaMemcpy(const_cast<float*>(to) + offset, values.data(), values.size() * sizeof(float),
-                              cudaMemcpyHostToDevice),
+    return checked(cudaMemcpy(const_cast<float*>(to) + offset, values.data(),
+                              values.size() * sizeof(float), cudaMemcpyHostToDevice),
                    "uploading a norm");
   }
 
@@ -232,7 +243,8 @@ class uploader {
     slot& s = slots_[next_];
     TROUPE_CHECK(checked(cudaEventSynchronize(s.done), "uploading weights"));
     std::memcpy(s.pinned.data(), bytes.data(), bytes.size());
-    TROUPE_CHECK(checked(cudaMemcpyAsync(s.raw.data(), s.pinned.data(), bytes.size(), cudaMemcpyHostToDevice, stream_),
+    TROUPE_CHECK(checked(cudaMemcpyAsync(s.raw.data(), s.pinned.data(), bytes.size(),
+                                         cudaMemcpyHostToDevice, stream_),
                          "uploading weights"));
     return s.raw.data();
   }
@@ -257,8 +269,9 @@ result<void> upload_layer(uploader& up, const model::layer_weights& from, const 
   }
   if (to.qkv_bias != nullptr) {
     std::size_t at = 0;
-    for (const auto& [bias, weight] : {std::pair{&from.q_bias, &from.q_proj}, std::pair{&from.k_bias, &from.k_proj},
-                                       std::pair{&from.v_bias, &from.v_proj}}) {
+    for (const auto& [bias, weight] :
+         {std::pair{&from.q_bias, &from.q_proj}, std::pair{&from.k_bias, &from.k_proj},
+          std::pair{&from.v_bias, &from.v_proj}}) {
       if (bias->exists()) TROUPE_CHECK(up.vector(*bias, to.qkv_bias, at));
       at += weight->rows;
     }
@@ -275,7 +288,8 @@ result<void> upload_layer(uploader& up, const model::layer_weights& from, const 
 
 }  // namespace
 
-result<device_weights> upload_weights(const model::loaded_model& model, const std::function<void(double)>& progress,
+result<device_weights> upload_weights(const model::loaded_model& model,
+                                      const std::function<void(double)>& progress,
                                       cudaStream_t stream) {
   const auto& from = model.weights;
   model::model_config config = model.config;
@@ -293,8 +307,8 @@ result<device_weights> upload_weights(const model::loaded_model& model, const st
   return w;
 }
 
-result<device_weights> synthesize_weights(const model::model_config& config, bool packed, std::uint64_t seed,
-                                          cudaStream_t stream) {
+result<device_weights> synthesize_weights(const model::model_config& config, bool packed,
+                                          std::uint64_t seed, cudaStream_t stream) {
   model_layout layout;
   if (packed) {
     const auto q4 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::q4}}; };
@@ -302,22 +316,26 @@ result<device_weights> synthesize_weights(const model::model_config& config, boo
     const std::uint64_t qkv = q + std::uint64_t{2} * config.num_key_value_heads * config.head_dim;
     layout.embed = q4(config.vocab_size);
     layout.lm_head = {{config.vocab_size, packed_format::q8}};
-    layout.layers.assign(config.num_hidden_layers, {q4(qkv), q4(config.hidden_size), q4(std::uint64_t{2} * config.intermediate_size),
-                                                    q4(config.hidden_size)});
+    layout.layers.assign(config.num_hidden_layers,
+                         {q4(qkv), q4(config.hidden_size),
+                          q4(std::uint64_t{2} * config.intermediate_size), q4(config.hidden_size)});
   }
   TROUPE_TRY(device_weights w, allocate(config, layout));
   const auto fill = [&](const weight_matrix& m, float gain) -> result<void> {
     const float deviation = gain / std::sqrt(static_cast<float>(m.columns));
     const std::uint64_t tensor_seed = seed++ << 40;
     if (!m.is_packed()) {
-      return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns, tensor_seed, deviation, stream);
+      return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns,
+                         tensor_seed, deviation, stream);
     }
     const packed_format format = m.packed.format[0];
     const std::size_t tiles = std::size_t{(m.rows + 63) / 64} * (m.columns / 64);
     return fill_random_packed(const_cast<std::byte*>(m.packed.data), tiles, format, tensor_seed,
                               deviation / (format == packed_format::q4 ? 4.6f : 74.0f), stream);
   };
-  const auto ones = [&](const float* v, std::size_t count) { return fill_constant(const_cast<float*>(v), count, 1.0f, stream); };
+  const auto ones = [&](const float* v, std::size_t count) {
+    return fill_constant(const_cast<float*>(v), count, 1.0f, stream);
+  };
   TROUPE_CHECK(fill(w.embed, std::sqrt(static_cast<float>(config.hidden_size))));
   if (!config.tie_word_embeddings) {
     TROUPE_CHECK(fill(w.lm_head, 1.0f));

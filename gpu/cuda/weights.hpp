@@ -18,30 +18,31 @@
 namespace troupe::gpu::cuda {
 
 struct device_layer {
-  const float* attn_norm = nullptr;  // [hidden]
-  weight_matrix qkv;                 // q, k and v rows one after the other
-  const float* qkv_bias = nullptr;   // optional
+  const float* attn_norm = nullptr;                  // [hidden]
+  weight_matrix qkv;                                 // q, k and v rows one after the other
+  const float* qkv_bias = nullptr;                   // optional
   const float *q_norm = nullptr, *k_norm = nullptr;  // optional [head_dim]
   weight_matrix o;
-  const float* ffn_norm = nullptr;   // [hidden]
-  weight_matrix gate_up;             // gate and up in alternating groups of 8 rows
+  const float* ffn_norm = nullptr;  // [hidden]
+  weight_matrix gate_up;            // gate and up in alternating groups of 8 rows
   weight_matrix down;
 };
 
 struct device_weights {
   device_buffer<std::byte> arena;
   device_buffer<__nv_bfloat16> scratch;  // where packed layers are unpacked to for many rows
-  weight_matrix embed, lm_head;  // the same memory when tied
+  weight_matrix embed, lm_head;          // the same memory when tied
   const float* norm = nullptr;
   std::vector<device_layer> layers;
   std::size_t bytes() const { return arena.bytes() + scratch.bytes(); }
 };
 
-result<device_weights> upload_weights(const model::loaded_model& model, const std::function<void(double)>& progress,
+result<device_weights> upload_weights(const model::loaded_model& model,
+                                      const std::function<void(double)>& progress,
                                       cudaStream_t stream);
 // Seeded normal weights of a scale that keeps activations near one, made on the device.
 // Packed: layers and embedding as q4, the LM head as q8, like a Q4_K_M file.
-result<device_weights> synthesize_weights(const model::model_config& config, bool packed, std::uint64_t seed,
-                                          cudaStream_t stream);
+result<device_weights> synthesize_weights(const model::model_config& config, bool packed,
+                                          std::uint64_t seed, cudaStream_t stream);
 
 }  // namespace troupe::gpu::cuda

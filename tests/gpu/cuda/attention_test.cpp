@@ -46,18 +46,21 @@ class attention_test : public gpu_test {
       const std::uint32_t n = s.layout.blocks_for(sequences[i].first_position + sequences[i].count);
       s.tables.emplace_back(free.end() - n, free.end());
       free.resize(free.size() - n);
-      for (std::uint32_t t = 0; t < sequences[i].count; ++t) s.rows.emplace_back(i, sequences[i].first_position + t);
+      for (std::uint32_t t = 0; t < sequences[i].count; ++t)
+        s.rows.emplace_back(i, sequences[i].first_position + t);
     }
     s.queries = random_values<__half>(s.rows.size() * shape.num_heads * shape.head_dim, random);
     return s;
   }
 
-  void run(scene& s, const std::vector<sequence_case>& sequences, const plan_options& options, bool with_padding) {
+  void run(scene& s, const std::vector<sequence_case>& sequences, const plan_options& options,
+           bool with_padding) {
     std::vector<token_id> tokens(s.rows.size());
     std::vector<sequence_rows> rows;
     std::size_t at = 0;
     for (std::size_t i = 0; i < sequences.size(); ++i) {
-      rows.push_back({std::span(tokens).subspan(at, sequences[i].count), sequences[i].first_position, s.tables[i], 1});
+      rows.push_back({std::span(tokens).subspan(at, sequences[i].count),
+                      sequences[i].first_position, s.tables[i], 1});
       at += sequences[i].count;
     }
     step_plan plan;
@@ -65,15 +68,19 @@ class attention_test : public gpu_test {
     const device_array<__half> arena(s.arena), queries(s.queries);
     const device_array<attention_item> items(plan.items);
     const device_array<std::uint32_t> tables(plan.block_tables);
-    const device_array<std::uint32_t> counters(std::size_t{plan.counters + 1} * 2 * s.shape.num_kv_heads);
+    const device_array<std::uint32_t> counters(std::size_t{plan.counters + 1} * 2 *
+                                               s.shape.num_kv_heads);
     device_array<__nv_bfloat16> output(s.queries.size());
-    device_array<float> partial(std::max<std::size_t>(plan.partial_rows, 1) * s.shape.num_heads * s.shape.head_dim);
+    device_array<float> partial(std::max<std::size_t>(plan.partial_rows, 1) * s.shape.num_heads *
+                                s.shape.head_dim);
     device_array<float2> softmax(std::max<std::size_t>(plan.partial_rows, 1) * s.shape.num_heads);
     output.poison();
     partial.poison();
-    const auto map = make_arena_map(arena.data(), half_type::f16, s.arena.size() * 2 / s.layout.block_bytes(),
-                                    s.layout.block_bytes(), std::uint64_t{2} * 2 * s.shape.num_kv_heads * 16,
-                                    s.shape.head_dim, 16).value();
+    const auto map =
+        make_arena_map(arena.data(), half_type::f16, s.arena.size() * 2 / s.layout.block_bytes(),
+                       s.layout.block_bytes(), std::uint64_t{2} * 2 * s.shape.num_kv_heads * 16,
+                       s.shape.head_dim, 16)
+            .value();
     for (const auto& round : plan.rounds) {
       const device_array<std::uint32_t> count(std::vector<std::uint32_t>{round.items});
       attention_arguments a{};
@@ -86,11 +93,13 @@ class attention_test : public gpu_test {
       a.partial_softmax = softmax.data();
       a.counters = counters.data();
       a.layer = 1;
-      require(attend(s.shape, s.layout, map, round.tile, round.items + (with_padding ? 3 : 0), a, false, stream));
+      require(attend(s.shape, s.layout, map, round.tile, round.items + (with_padding ? 3 : 0), a,
+                     false, stream));
       ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
     }
     s.output = output.fetch();
-    for (const std::uint32_t c : counters.fetch()) ASSERT_EQ(c, 0u) << "a counter was not cleared for the next layer";
+    for (const std::uint32_t c : counters.fetch())
+      ASSERT_EQ(c, 0u) << "a counter was not cleared for the next layer";
   }
 
   static std::vector<double> reference(const scene& s, std::size_t row, std::uint32_t head) {
@@ -98,12 +107,17 @@ class attention_test : public gpu_test {
     const std::uint32_t dim = s.shape.head_dim, kv_head = head / s.shape.group();
     const auto kv = [&](std::uint32_t p, std::uint32_t value, std::uint32_t d) {
       const std::size_t block = s.tables[sequence][p / 16] * s.layout.block_bytes() / 2;
-      return to_float(s.arena[block + ((std::size_t{1} * 2 + value) * s.shape.num_kv_heads + kv_head) * 16 * dim + p % 16 * dim + d]);
+      return to_float(
+          s.arena[block +
+                  ((std::size_t{1} * 2 + value) * s.shape.num_kv_heads + kv_head) * 16 * dim +
+                  p % 16 * dim + d]);
     };
     std::vector<double> scores(position + 1), out(dim);
     for (std::uint32_t p = 0; p <= position; ++p) {
       for (std::uint32_t d = 0; d < dim; ++d) {
-        scores[p] += static_cast<double>(to_float(s.queries[(row * s.shape.num_heads + head) * dim + d])) * kv(p, 0, d);
+        scores[p] +=
+            static_cast<double>(to_float(s.queries[(row * s.shape.num_heads + head) * dim + d])) *
+            kv(p, 0, d);
       }
       scores[p] /= std::sqrt(static_cast<double>(dim));
     }
@@ -125,17 +139,20 @@ class attention_test : public gpu_test {
       const std::uint32_t head = random() % s.shape.num_heads;
       const auto wanted = reference(s, row, head);
       for (std::uint32_t d = 0; d < s.shape.head_dim; ++d) {
-        error.add(to_float(s.output[(row * s.shape.num_heads + head) * s.shape.head_dim + d]), wanted[d]);
+        error.add(to_float(s.output[(row * s.shape.num_heads + head) * s.shape.head_dim + d]),
+                  wanted[d]);
       }
     }
     return error.value();
   }
 };
 
-constexpr attention_shape shapes[] = {{6, 2, 64}, {8, 2, 128}, {4, 4, 64}, {16, 2, 128}, {7, 1, 64}};
+constexpr attention_shape shapes[] = {
+    {6, 2, 64}, {8, 2, 128}, {4, 4, 64}, {16, 2, 128}, {7, 1, 64}};
 
 TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
-  const std::vector<sequence_case> sequences = {{0, 300}, {0, 1}, {1, 1}, {1000, 1}, {127, 1}, {128, 1}, {500, 9}, {65, 190}, {63, 2}};
+  const std::vector<sequence_case> sequences = {{0, 300}, {0, 1},   {1, 1},    {1000, 1}, {127, 1},
+                                                {128, 1}, {500, 9}, {65, 190}, {63, 2}};
   for (const attention_shape& shape : shapes) {
     for (const bool exact : {false, true}) {
       plan_options options;
@@ -145,9 +162,11 @@ TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
       options.max_partial_rows = 512;
       scene s = make_scene(shape, sequences);
       run(s, sequences, options, !exact);
-      for (const auto v : s.output) ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
-      EXPECT_LT(error_of(s, 150), 4e-3) << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
-                                        << shape.head_dim << (exact ? ", exact" : "");
+      for (const auto v : s.output)
+        ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
+      EXPECT_LT(error_of(s, 150), 4e-3)
+          << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
+          << shape.head_dim << (exact ? ", exact" : "");
     }
   }
 }
@@ -170,14 +189,17 @@ TEST_F(attention_test, exact_rows_do_not_depend_on_chunk_or_batch) {
     const std::vector<sequence_case> whole = {{0, 700}};
     scene all = make_scene(shape, whole);
     run(all, whole, options, false);
-    for (const auto& [first, count] : {std::pair{699u, 1u}, {600u, 100u}, {250u, 13u}, {0u, 3u}, {511u, 2u}}) {
+    for (const auto& [first, count] :
+         {std::pair{699u, 1u}, {600u, 100u}, {250u, 13u}, {0u, 3u}, {511u, 2u}}) {
       scene part = all;
       const std::vector<sequence_case> chunk = {{first, count}};
       const std::size_t width = std::size_t{shape.num_heads} * shape.head_dim;
       part.rows.assign(all.rows.begin() + first, all.rows.begin() + first + count);
-      part.queries.assign(all.queries.begin() + first * width, all.queries.begin() + (first + count) * width);
+      part.queries.assign(all.queries.begin() + first * width,
+                          all.queries.begin() + (first + count) * width);
       run(part, chunk, options, true);
-      EXPECT_EQ(0, std::memcmp(part.output.data(), all.output.data() + first * width, count * width * 2))
+      EXPECT_EQ(
+          0, std::memcmp(part.output.data(), all.output.data() + first * width, count * width * 2))
           << first << " + " << count;
     }
   }

@@ -14,13 +14,13 @@
 #include <vector>
 
 #include "gpu/cuda/attention.hpp"
+#include "gpu/cuda/buffer.hpp"
 #include "gpu/cuda/device.hpp"
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/step_plan.hpp"
 #include "gpu/cuda/synthesize.hpp"
 #include "gpu/cuda/synthetic.hpp"
 #include "gpu/cuda/tensor_map.hpp"
-#include "gpu/cuda/buffer.hpp"
 #include "tests/gpu/cuda/read_bandwidth.hpp"
 
 namespace troupe::gpu::cuda {
@@ -43,7 +43,11 @@ struct layer_shape {
   const char* name;
   std::uint32_t features, depth;
 };
-constexpr layer_shape llama_layers[] = {{"qkv", 6144, 4096}, {"o", 4096, 4096}, {"gate_up", 28672, 4096}, {"down", 4096, 14336}, {"lm_head", 128256, 4096}};
+constexpr layer_shape llama_layers[] = {{"qkv", 6144, 4096},
+                                        {"o", 4096, 4096},
+                                        {"gate_up", 28672, 4096},
+                                        {"down", 4096, 14336},
+                                        {"lm_head", 128256, 4096}};
 
 // Median of the mean time of `batch` calls, microseconds.
 double time_us(const std::function<void()>& call, int batch = 10, int repeats = 7) {
@@ -88,41 +92,57 @@ void bench_gemm() {
   std::printf("\nnarrow products: us, share of read bandwidth; best of groups x splits\n");
   for (const auto& l : llama_layers) {
     // Several copies of the weights, more than L2 holds.
-    const std::size_t size = std::size_t{l.features} * l.depth, copies = std::max<std::size_t>(2, (std::size_t{512} << 20) / (size * 2));
+    const std::size_t size = std::size_t{l.features} * l.depth,
+                      copies = std::max<std::size_t>(2, (std::size_t{512} << 20) / (size * 2));
     const auto memory = random_bf16(size * copies, 0.02f);
     std::vector<weight_matrix> weights;
-    for (std::size_t i = 0; i < copies; ++i) weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+    for (std::size_t i = 0; i < copies; ++i)
+      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
     const auto input = need(make_activation_matrix(x.data(), capacity, l.depth));
     for (const std::uint32_t rows : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) {
       std::string line;
       double best = 1e9;
       for (const std::uint32_t groups : {1u, 2u}) {
         for (const std::uint32_t splits : {1u, 2u, 3u, 4u, 6u, 8u}) {
-          if (std::size_t{splits} * rows * l.features > partial.size() || (splits > 1 && l.features > 8192)) continue;
+          if (std::size_t{splits} * rows * l.features > partial.size() ||
+              (splits > 1 && l.features > 8192))
+            continue;
           std::size_t next = 0;
-          const double us = time_us([&] {
-            need(multiply_narrow(input, rows, weights[next++ % copies], {partial.data(), nullptr}, {splits, groups, true}, cudaStreamPerThread));
-          }, 10, 5);
+          const double us = time_us(
+              [&] {
+                need(multiply_narrow(input, rows, weights[next++ % copies],
+                                     {partial.data(), nullptr}, {splits, groups, true},
+                                     cudaStreamPerThread));
+              },
+              10, 5);
           char text[64];
           std::snprintf(text, sizeof text, " %ux%u:%.1f", groups, splits, us);
           line += text;
           best = std::min(best, us);
         }
       }
-      std::printf("%-8s rows %3u best %7.1f us %5.1f %% |%s\n", l.name, rows, best, 100 * size * 2 / best * 1e6 / read_bandwidth, line.c_str());
+      std::printf("%-8s rows %3u best %7.1f us %5.1f %% |%s\n", l.name, rows, best,
+                  100 * size * 2 / best * 1e6 / read_bandwidth, line.c_str());
     }
     if (l.features > 100000) continue;
     for (const std::uint32_t rows : {512u, 2048u, 8192u}) {
       const bool gated = l.features == 28672;
-      const auto output = need(make_activation_matrix(y.data(), capacity, gated ? l.features / 2 : l.features));
-      const double us = time_us([&] { need(multiply_wide(input, rows, weights[0], output, gated, true, cudaStreamPerThread)); }, 5, 5);
-      std::printf("%-8s rows %4u wide %8.1f us %6.1f TFLOP/s\n", l.name, rows, us, 2e-6 * rows * static_cast<double>(size) / us);
+      const auto output =
+          need(make_activation_matrix(y.data(), capacity, gated ? l.features / 2 : l.features));
+      const double us = time_us(
+          [&] {
+            need(multiply_wide(input, rows, weights[0], output, gated, true, cudaStreamPerThread));
+          },
+          5, 5);
+      std::printf("%-8s rows %4u wide %8.1f us %6.1f TFLOP/s\n", l.name, rows, us,
+                  2e-6 * rows * static_cast<double>(size) / us);
     }
   }
 }
 
 // One layer's attention over `sequences` of (first position, count).
-void bench_one_attention(const char* what, const std::vector<std::pair<std::uint32_t, std::uint32_t>>& sequences) {
+void bench_one_attention(const char* what,
+                         const std::vector<std::pair<std::uint32_t, std::uint32_t>>& sequences) {
   plan_options options;
   options.shape = {32, 8, 128};
   const kv_layout layout{1, 8, 128, 16, kv_dtype::f16};
@@ -144,14 +164,16 @@ void bench_one_attention(const char* what, const std::vector<std::pair<std::uint
   std::normal_distribution<float> normal;
   for (auto& v : some) v = __float2half(normal(random));
   for (std::size_t at = 0; at < arena_values; at += some.size()) {
-    cudaMemcpy(arena.data() + at, some.data(), std::min(some.size(), arena_values - at) * 2, cudaMemcpyHostToDevice);
+    cudaMemcpy(arena.data() + at, some.data(), std::min(some.size(), arena_values - at) * 2,
+               cudaMemcpyHostToDevice);
   }
   std::vector<token_id> tokens(rows);
   std::vector<sequence_rows> batch_rows;
   std::size_t row = 0, block = 0;
   for (const auto& [first, count] : sequences) {
     const std::size_t n = layout.blocks_for(first + count);
-    batch_rows.push_back({std::span(tokens).subspan(row, count), first, std::span(ids).subspan(block, n), 1});
+    batch_rows.push_back(
+        {std::span(tokens).subspan(row, count), first, std::span(ids).subspan(block, n), 1});
     row += count;
     block += n;
   }
@@ -164,23 +186,34 @@ void bench_one_attention(const char* what, const std::vector<std::pair<std::uint
   };
   const auto items = upload(plan.items);
   const auto tables = upload(plan.block_tables);
-  const auto counters = need(device_buffer<std::uint32_t>::make(plan.counters * std::size_t{16} + 16, "bench"));
+  const auto counters =
+      need(device_buffer<std::uint32_t>::make(plan.counters * std::size_t{16} + 16, "bench"));
   const auto counts = upload(std::vector<std::uint32_t>{plan.rounds[0].items});
   auto queries = need(device_buffer<__half>::make(std::size_t{rows} * 4096, "bench"));
   for (std::size_t at = 0; at < queries.size(); at += some.size()) {
-    cudaMemcpy(queries.data() + at, some.data(), std::min(some.size(), queries.size() - at) * 2, cudaMemcpyHostToDevice);
+    cudaMemcpy(queries.data() + at, some.data(), std::min(some.size(), queries.size() - at) * 2,
+               cudaMemcpyHostToDevice);
   }
   auto output = need(device_buffer<__nv_bfloat16>::make(queries.size(), "bench"));
-  auto partial = need(device_buffer<float>::make(std::max(plan.partial_rows, 1u) * std::size_t{4096}, "bench"));
-  auto softmax = need(device_buffer<float2>::make(std::max(plan.partial_rows, 1u) * std::size_t{32}, "bench"));
-  const auto map = need(make_arena_map(arena.data(), half_type::f16, blocks, layout.block_bytes(), 2 * 8 * 16, 128, 16));
-  attention_arguments a{queries.data(), output.data(), items.data(), counts.data(), tables.data(), partial.data(), softmax.data(), counters.data(), 0};
+  auto partial = need(
+      device_buffer<float>::make(std::max(plan.partial_rows, 1u) * std::size_t{4096}, "bench"));
+  auto softmax =
+      need(device_buffer<float2>::make(std::max(plan.partial_rows, 1u) * std::size_t{32}, "bench"));
+  const auto map = need(make_arena_map(arena.data(), half_type::f16, blocks, layout.block_bytes(),
+                                       2 * 8 * 16, 128, 16));
+  attention_arguments a{queries.data(), output.data(),   items.data(),
+                        counts.data(),  tables.data(),   partial.data(),
+                        softmax.data(), counters.data(), 0};
   const auto& round = plan.rounds[0];
-  const double us = time_us([&] {
-    need(attend(options.shape, layout, map, round.tile, round.items, a, true, cudaStreamPerThread));
-  }, 5, 5);
-  std::printf("%-24s %9.1f us, %6.1f TFLOP/s, KV %5.1f %% of read bandwidth, %zu items\n", what, us, 4e-6 * pairs * 4096 / us,
-              100 * keys * 4096 / us * 1e6 / read_bandwidth, plan.items.size());
+  const double us = time_us(
+      [&] {
+        need(attend(options.shape, layout, map, round.tile, round.items, a, true,
+                    cudaStreamPerThread));
+      },
+      5, 5);
+  std::printf("%-24s %9.1f us, %6.1f TFLOP/s, KV %5.1f %% of read bandwidth, %zu items\n", what, us,
+              4e-6 * pairs * 4096 / us, 100 * keys * 4096 / us * 1e6 / read_bandwidth,
+              plan.items.size());
 }
 
 void bench_attention() {
@@ -190,14 +223,20 @@ void bench_attention() {
   bench_one_attention("prefill 8192", {{0, 8192}});
   bench_one_attention("prefill 16384", {{0, 16384}});
   bench_one_attention("decode 1 x 1k", {{1024, 1}});
-  bench_one_attention("decode 8 x 1k", std::vector<std::pair<std::uint32_t, std::uint32_t>>(8, {1024, 1}));
-  bench_one_attention("decode 64 x 1k", std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {1024, 1}));
-  bench_one_attention("decode 256 x 1k", std::vector<std::pair<std::uint32_t, std::uint32_t>>(256, {1024, 1}));
+  bench_one_attention("decode 8 x 1k",
+                      std::vector<std::pair<std::uint32_t, std::uint32_t>>(8, {1024, 1}));
+  bench_one_attention("decode 64 x 1k",
+                      std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {1024, 1}));
+  bench_one_attention("decode 256 x 1k",
+                      std::vector<std::pair<std::uint32_t, std::uint32_t>>(256, {1024, 1}));
   bench_one_attention("decode 1 x 8k", {{8192, 1}});
-  bench_one_attention("decode 64 x 8k", std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {8192, 1}));
+  bench_one_attention("decode 64 x 8k",
+                      std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {8192, 1}));
 }
 
-constexpr double bf16_bytes = 2.0 * (32 * (4096.0 * 6144 + 4096.0 * 4096 + 4096.0 * 28672 + 4096.0 * 14336) + 128256.0 * 4096);
+constexpr double bf16_bytes =
+    2.0 *
+    (32 * (4096.0 * 6144 + 4096.0 * 4096 + 4096.0 * 28672 + 4096.0 * 14336) + 128256.0 * 4096);
 
 class llama {
  public:
@@ -212,21 +251,25 @@ class llama {
     runner_ = need(make_synthetic_runner(quantized ? "llama-3-8b:q4" : "llama-3-8b", options));
     std::size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    num_blocks_ = static_cast<std::uint32_t>((free - (std::size_t{400} << 20)) / runner_->layout().block_bytes());
+    num_blocks_ = static_cast<std::uint32_t>((free - (std::size_t{400} << 20)) /
+                                             runner_->layout().block_bytes());
     if (max_tokens < 4096) num_blocks_ = std::min(num_blocks_, 40'000u);
     const auto arena = need(runner_->allocate_kv(num_blocks_));
     need(runner_->attach_kv(arena, num_blocks_));
     const std::chrono::duration<double> taken = clock::now() - begin;
-    std::printf("\nstart to ready: %.2f s (%s, %u KV blocks of %zu bytes, %.1f GB beside them)\n", taken.count(),
-                runner_->description().c_str(), num_blocks_, runner_->layout().block_bytes(), runner_->weight_bytes() / 1e9);
+    std::printf("\nstart to ready: %.2f s (%s, %u KV blocks of %zu bytes, %.1f GB beside them)\n",
+                taken.count(), runner_->description().c_str(), num_blocks_,
+                runner_->layout().block_bytes(), runner_->weight_bytes() / 1e9);
     std::vector<__half> some(std::size_t{16} << 20);
     std::mt19937 random(5);
     std::normal_distribution<float> normal;
     for (auto& v : some) v = __float2half(normal(random));
     for (std::size_t at = 0; at < arena.size(); at += some.size() * 2) {
       const std::size_t bytes = std::min(some.size() * 2, arena.size() - at);
-      if (at == 0) cudaMemcpy(arena.data(), some.data(), bytes, cudaMemcpyHostToDevice);
-      else cudaMemcpy(arena.data() + at, arena.data(), bytes, cudaMemcpyDeviceToDevice);
+      if (at == 0)
+        cudaMemcpy(arena.data(), some.data(), bytes, cudaMemcpyHostToDevice);
+      else
+        cudaMemcpy(arena.data() + at, arena.data(), bytes, cudaMemcpyDeviceToDevice);
     }
     ids_.resize(num_blocks_);
     std::iota(ids_.begin(), ids_.end(), 0);
@@ -235,7 +278,8 @@ class llama {
 
   void decode(std::uint32_t sequences, std::uint32_t context) {
     const std::uint32_t steps = 40;
-    while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_) context -= 128;  // as fits the card
+    while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_)
+      context -= 128;  // as fits the card
     const std::uint32_t blocks = runner_->layout().blocks_for(context + steps + 8);
     std::vector<token_id> tokens(sequences);
     for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = i * 331 % 128256;
@@ -244,7 +288,8 @@ class llama {
     for (std::uint32_t step = 0; step < steps; ++step) {
       const auto begin = clock::now();
       for (std::uint32_t i = 0; i < sequences; ++i) {
-        rows[i] = {std::span(tokens).subspan(i, 1), context + step, std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
+        rows[i] = {std::span(tokens).subspan(i, 1), context + step,
+                   std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
       }
       const auto out = need(runner_->forward({.sequences = rows, .argmax_suffices = true}));
       std::copy(out.argmax.begin(), out.argmax.end(), tokens.begin());
@@ -252,15 +297,18 @@ class llama {
     }
     times.erase(times.begin(), times.begin() + 8);
     std::sort(times.begin(), times.end());
-    const double kv = static_cast<double>(sequences) * context * 131072, limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
-    std::printf("decode %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n", sequences, context,
-                times[times.size() / 2], times[times.size() * 99 / 100], limit, times[times.size() / 2] / limit);
+    const double kv = static_cast<double>(sequences) * context * 131072,
+                 limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
+    std::printf("decode %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n",
+                sequences, context, times[times.size() / 2], times[times.size() * 99 / 100], limit,
+                times[times.size() / 2] / limit);
   }
 
   void prefill(std::uint32_t count) {
     std::vector<token_id> tokens(count);
     for (std::uint32_t i = 0; i < count; ++i) tokens[i] = (i * 7919 + 13) % 128256;
-    const sequence_rows rows{tokens, 0, std::span(ids_).first(runner_->layout().blocks_for(count)), 1};
+    const sequence_rows rows{tokens, 0, std::span(ids_).first(runner_->layout().blocks_for(count)),
+                             1};
     std::vector<double> times;
     for (int i = 0; i < 6; ++i) {
       const auto begin = clock::now();
@@ -269,9 +317,10 @@ class llama {
     }
     times.erase(times.begin());
     std::sort(times.begin(), times.end());
-    const double flops = 2.0 * count * (bf16_bytes / 2 - 128256.0 * 4096) + 2.0 * count * count * 4096 * 32;
-    std::printf("prefill %5u: %8.2f ms, %6.1f TFLOP/s in all, limit at 741 TFLOP/s %7.2f\n", count, times[times.size() / 2],
-                flops / times[times.size() / 2] / 1e9, flops / 741e9);
+    const double flops =
+        2.0 * count * (bf16_bytes / 2 - 128256.0 * 4096) + 2.0 * count * count * 4096 * 32;
+    std::printf("prefill %5u: %8.2f ms, %6.1f TFLOP/s in all, limit at 741 TFLOP/s %7.2f\n", count,
+                times[times.size() / 2], flops / times[times.size() / 2] / 1e9, flops / 741e9);
   }
 
  private:
@@ -287,10 +336,12 @@ class llama {
 int main(int argc, char** argv) {
   using namespace troupe::gpu::cuda;
   const auto wants = [&](const char* what) {
-    return argc == 1 || std::any_of(argv + 1, argv + argc, [&](const char* a) { return std::strcmp(a, what) == 0; });
+    return argc == 1 || std::any_of(argv + 1, argv + argc,
+                                    [&](const char* a) { return std::strcmp(a, what) == 0; });
   };
   const auto device = need(open_device("cuda"));
-  std::printf("card: %s, %u multiprocessors, %.1f GB\n", device.name.c_str(), device.multiprocessors, device.memory_bytes / 1e9);
+  std::printf("card: %s, %u multiprocessors, %.1f GB\n", device.name.c_str(),
+              device.multiprocessors, device.memory_bytes / 1e9);
   bench_limits();
   if (wants("gemm")) bench_gemm();
   if (wants("attention")) bench_attention();
@@ -306,7 +357,8 @@ int main(int argc, char** argv) {
   }
   const auto single = [&](const char* kind, const char* form, std::uint32_t* numbers) {
     return std::find_if(argv + 1, argv + argc, [&](const char* a) {
-             return std::strncmp(a, kind, std::strlen(kind)) == 0 && std::sscanf(a, form, numbers, numbers + 1) >= 1;
+             return std::strncmp(a, kind, std::strlen(kind)) == 0 &&
+                    std::sscanf(a, form, numbers, numbers + 1) >= 1;
            }) != argv + argc;
   };
   std::uint32_t numbers[2] = {0, 1024};

@@ -11,16 +11,19 @@ using model::tensor_type;
 class dequantize_test : public gpu_test {};
 
 TEST_F(dequantize_test, every_type_equals_the_reference_reader) {
-  for (const tensor_type type : {tensor_type::f16, tensor_type::q4_0, tensor_type::q4_1, tensor_type::q5_0, tensor_type::q5_1,
-                                 tensor_type::q8_0, tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k}) {
+  for (const tensor_type type : {tensor_type::f16, tensor_type::q4_0, tensor_type::q4_1,
+                                 tensor_type::q5_0, tensor_type::q5_1, tensor_type::q8_0,
+                                 tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k}) {
     const auto& info = model::info(type);
     const std::uint64_t rows = 24, columns = 512;
-    const auto data = random_blocks(type, rows * columns / info.block_size * info.block_bytes, random);
+    const auto data =
+        random_blocks(type, rows * columns / info.block_size * info.block_bytes, random);
     const model::tensor t{"t", type, rows, columns, data};
     const device_array<std::byte> raw(data);
     for (const bool interleaved : {false, true}) {
       device_array<__nv_bfloat16> to(2 * rows * columns);
-      require(dequantize_to_bf16(type, raw.data(), rows, columns, to.data(), {8, interleaved}, stream));
+      require(
+          dequantize_to_bf16(type, raw.data(), rows, columns, to.data(), {8, interleaved}, stream));
       const auto got = to.fetch();
       std::vector<float> row(columns);
       for (std::uint64_t r = 0; r < rows; ++r) {
@@ -29,7 +32,8 @@ TEST_F(dequantize_test, every_type_equals_the_reference_reader) {
         for (std::uint64_t c = 0; c < columns; ++c) {
           const float wanted = to_float(__float2bfloat16(row[c]));
           // A fused multiply-add may round the last bit of the float the other way.
-          ASSERT_NEAR(to_float(got[target * columns + c]), wanted, std::abs(wanted) * 0.008f) << info.name << " " << r << "," << c;
+          ASSERT_NEAR(to_float(got[target * columns + c]), wanted, std::abs(wanted) * 0.008f)
+              << info.name << " " << r << "," << c;
         }
       }
     }

@@ -17,11 +17,13 @@ class gemm_test : public gpu_test {
     gpu_test::SetUp();
     if (!IsSkipped()) require(prepare_gemm());
   }
-  double dot(const std::vector<__nv_bfloat16>& x, std::uint32_t row, const std::vector<__nv_bfloat16>& w,
-             std::uint32_t feature, std::uint32_t depth) const {
+  double dot(const std::vector<__nv_bfloat16>& x, std::uint32_t row,
+             const std::vector<__nv_bfloat16>& w, std::uint32_t feature,
+             std::uint32_t depth) const {
     double sum = 0;
     for (std::uint32_t k = 0; k < depth; ++k) {
-      sum += static_cast<double>(to_float(x[std::size_t{row} * depth + k])) * to_float(w[std::size_t{feature} * depth + k]);
+      sum += static_cast<double>(to_float(x[std::size_t{row} * depth + k])) *
+             to_float(w[std::size_t{feature} * depth + k]);
     }
     return sum;
   }
@@ -52,11 +54,13 @@ TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
         for (std::uint32_t i = 0; i < 600; ++i) {
           const std::uint32_t row = random() % rows, feature = random() % l.features;
           double got = 0;
-          for (std::uint32_t s = 0; s < splits; ++s) got += y[(std::size_t{s} * rows + row) * l.features + feature];
+          for (std::uint32_t s = 0; s < splits; ++s)
+            got += y[(std::size_t{s} * rows + row) * l.features + feature];
           error.add(got, dot(x, row, w, feature, l.depth));
         }
         // Tensor cores align products to the largest before they add: long sums lose more.
-        EXPECT_LT(error.value(), 3e-5) << l.features << " x " << l.depth << ", " << rows << " rows, " << splits << " splits";
+        EXPECT_LT(error.value(), 3e-5)
+            << l.features << " x " << l.depth << ", " << rows << " rows, " << splits << " splits";
       }
     }
   }
@@ -64,12 +68,14 @@ TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
 
 TEST_F(gemm_test, narrow_rows_do_not_depend_on_their_neighbours) {
   const layer_case l{640, 4096};
-  const device_array<__nv_bfloat16> w(random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f));
+  const device_array<__nv_bfloat16> w(
+      random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f));
   const auto weights = make_weight_matrix(w.data(), l.features, l.depth).value();
   const auto x = random_values<__nv_bfloat16>(std::size_t{512} * l.depth, random);
   const auto run = [&](std::uint32_t first, std::uint32_t rows) {
     std::vector<__nv_bfloat16> some(std::size_t{512} * l.depth, from_float<__nv_bfloat16>(0));
-    std::copy_n(x.begin() + std::ptrdiff_t{first} * l.depth, std::size_t{rows} * l.depth, some.begin());
+    std::copy_n(x.begin() + std::ptrdiff_t{first} * l.depth, std::size_t{rows} * l.depth,
+                some.begin());
     const device_array<__nv_bfloat16> some_device(some);
     const auto input = make_activation_matrix(some_device.data(), 512, l.depth).value();
     const device_array<float> y(std::size_t{4} * rows * l.features);
@@ -83,7 +89,8 @@ TEST_F(gemm_test, narrow_rows_do_not_depend_on_their_neighbours) {
     for (std::uint32_t s = 0; s < 4; ++s) {
       const float* a = some.data() + std::size_t{s} * rows * l.features;
       const float* b = all.data() + (std::size_t{s} * 512 + first) * l.features;
-      EXPECT_EQ(0, std::memcmp(a, b, std::size_t{rows} * l.features * sizeof(float))) << rows << " rows, split " << s;
+      EXPECT_EQ(0, std::memcmp(a, b, std::size_t{rows} * l.features * sizeof(float)))
+          << rows << " rows, split " << s;
     }
   }
 }
@@ -102,10 +109,12 @@ TEST_F(gemm_test, gate_and_up_are_fused_in_both_kernels) {
       y_device.poison();
       const auto output = make_activation_matrix(y_device.data(), 512, intermediate).value();
       require(wide ? multiply_wide(input, rows, weights, output, true, false, stream)
-                   : multiply_narrow(input, rows, weights, {nullptr, y_device.data()}, {1, 2, false}, stream));
+                   : multiply_narrow(input, rows, weights, {nullptr, y_device.data()},
+                                     {1, 2, false}, stream));
       const auto y = y_device.fetch();
       relative_error error;
-      for (std::uint32_t i = 0; i < rows * intermediate; ++i) ASSERT_FALSE(std::isnan(to_float(y[i])));
+      for (std::uint32_t i = 0; i < rows * intermediate; ++i)
+        ASSERT_FALSE(std::isnan(to_float(y[i])));
       for (std::uint32_t i = 0; i < 2000; ++i) {
         const std::uint32_t row = random() % rows, f = random() % intermediate;
         const double g = dot(x, row, w, gate_row(f), depth), u = dot(x, row, w, up_row(f), depth);
@@ -131,11 +140,13 @@ TEST_F(gemm_test, wide_equals_double_reference) {
       const auto output = make_activation_matrix(y_device.data(), capacity, l.features).value();
       require(multiply_wide(input, rows, weights, output, false, false, stream));
       const auto y = y_device.fetch();
-      for (std::size_t i = 0; i < std::size_t{rows} * l.features; ++i) ASSERT_FALSE(std::isnan(to_float(y[i]))) << i;
+      for (std::size_t i = 0; i < std::size_t{rows} * l.features; ++i)
+        ASSERT_FALSE(std::isnan(to_float(y[i]))) << i;
       relative_error error;
       for (std::uint32_t i = 0; i < 1000; ++i) {
         const std::uint32_t row = random() % rows, feature = random() % l.features;
-        error.add(to_float(y[std::size_t{row} * l.features + feature]), dot(x, row, w, feature, l.depth));
+        error.add(to_float(y[std::size_t{row} * l.features + feature]),
+                  dot(x, row, w, feature, l.depth));
       }
       EXPECT_LT(error.value(), 3e-3) << l.features << " x " << l.depth << ", " << rows << " rows";
     }

@@ -38,15 +38,19 @@ void require(const result<T>& r) {
 template <class T>
 class device_array {
  public:
-  explicit device_array(std::size_t count) { buffer_ = std::move(device_buffer<T>::make(count, "a test").value()); }
+  explicit device_array(std::size_t count) {
+    buffer_ = std::move(device_buffer<T>::make(count, "a test").value());
+  }
   explicit device_array(const std::vector<T>& values) : device_array(values.size()) {
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(buffer_.data(), values.data(), buffer_.bytes(), cudaMemcpyHostToDevice));
+    EXPECT_EQ(cudaSuccess,
+              cudaMemcpy(buffer_.data(), values.data(), buffer_.bytes(), cudaMemcpyHostToDevice));
   }
   T* data() const { return buffer_.data(); }
   std::vector<T> fetch() const {
     std::vector<T> values(buffer_.size());
     EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
-    EXPECT_EQ(cudaSuccess, cudaMemcpy(values.data(), buffer_.data(), buffer_.bytes(), cudaMemcpyDeviceToHost));
+    EXPECT_EQ(cudaSuccess,
+              cudaMemcpy(values.data(), buffer_.data(), buffer_.bytes(), cudaMemcpyDeviceToHost));
     return values;
   }
   // All bits set: NaN in every floating-point type.
@@ -56,9 +60,15 @@ class device_array {
   device_buffer<T> buffer_;
 };
 
-inline float to_float(float x) { return x; }
-inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-inline float to_float(__half x) { return __half2float(x); }
+inline float to_float(float x) {
+  return x;
+}
+inline float to_float(__nv_bfloat16 x) {
+  return __bfloat162float(x);
+}
+inline float to_float(__half x) {
+  return __half2float(x);
+}
 template <class T>
 T from_float(float x) {
   if constexpr (std::is_same_v<T, __nv_bfloat16>) {

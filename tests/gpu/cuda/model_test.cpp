@@ -14,13 +14,15 @@ std::filesystem::path model_path() {
   if (const char* path = std::getenv("TROUPE_TEST_GPU_MODEL")) return path;
   if (const char* path = std::getenv("TROUPE_TEST_MODEL")) return path;
   const char* home = std::getenv("HOME");
-  return std::filesystem::path(home != nullptr ? home : "/") / ".cache/troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+  return std::filesystem::path(home != nullptr ? home : "/") /
+         ".cache/troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
 class model_test : public gpu_test {
  protected:
   static constexpr std::uint32_t blocks = 64;
-  std::unique_ptr<model_runner> on_gpu(const std::shared_ptr<const model::loaded_model>& m, bool exact) {
+  std::unique_ptr<model_runner> on_gpu(const std::shared_ptr<const model::loaded_model>& m,
+                                       bool exact) {
     runner_options options;
     options.device = "cuda";
     options.exact = exact;
@@ -39,7 +41,8 @@ TEST_F(model_test, logits_and_greedy_tokens_agree_with_the_host_device) {
   auto host = make_host_runner(m, {});
   ASSERT_TRUE(host.has_value()) << to_string(host.error());
   std::vector<std::byte> memory(blocks * (*host)->layout().block_bytes() + 64);
-  std::byte* aligned = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
+  std::byte* aligned =
+      memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64;
   require((*host)->attach_kv({aligned, memory.size() - 64}, blocks));
 
   const std::uint32_t count = 300, vocab = m->config.vocab_size;
@@ -56,7 +59,8 @@ TEST_F(model_test, logits_and_greedy_tokens_agree_with_the_host_device) {
     const auto gpu = on_gpu(m, exact);
     EXPECT_EQ(gpu->layout().head_dim, (*host)->layout().head_dim);
     std::vector<float> got;
-    const auto out = gpu->forward({{&rows, 1}});  // more rows of logits than fit on the device at once
+    const auto out =
+        gpu->forward({{&rows, 1}});  // more rows of logits than fit on the device at once
     ASSERT_TRUE(out.has_value()) << to_string(out.error());
     got.assign(out->logits.begin(), out->logits.end());
     relative_error error;
@@ -69,12 +73,13 @@ TEST_F(model_test, logits_and_greedy_tokens_agree_with_the_host_device) {
         error.add(a[v], b[v]);
         worst = std::max(worst, std::abs(a[v] - b[v]));
       }
-      const auto best = std::max_element(b, b + vocab) - b, mine = std::max_element(a, a + vocab) - a;
+      const auto best = std::max_element(b, b + vocab) - b,
+                 mine = std::max_element(a, a + vocab) - a;
       if (best != mine) ++differing;
       if (best != mine && b[best] - b[mine] > 2 * worst) ++decided;
     }
-    std::printf("%s: relative error of logits %.4f, %u of %u greedy tokens differ\n", exact ? "exact" : "fast", error.value(),
-                differing, count);
+    std::printf("%s: relative error of logits %.4f, %u of %u greedy tokens differ\n",
+                exact ? "exact" : "fast", error.value(), differing, count);
     EXPECT_LT(error.value(), 0.03);
     EXPECT_EQ(decided, 0u);
     EXPECT_LT(differing, count / 10);

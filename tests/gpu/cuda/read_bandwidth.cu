@@ -7,10 +7,12 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-__global__ void __launch_bounds__(512) read_kernel(const uint4* from, std::size_t count, unsigned* to) {
+__global__ void __launch_bounds__(512)
+    read_kernel(const uint4* from, std::size_t count, unsigned* to) {
   const std::size_t stride = std::size_t{gridDim.x} * blockDim.x;
   unsigned sum = 0;
-  for (std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x; i + 3 * stride < count; i += 4 * stride) {
+  for (std::size_t i = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x; i + 3 * stride < count;
+       i += 4 * stride) {
     uint4 v[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) v[k] = __ldcs(from + i + k * stride);
@@ -32,8 +34,8 @@ result<double> measure_read_bandwidth() {
   float best = 1e9f;
   for (int i = 0; i < 8; ++i) {
     TROUPE_CHECK(checked(cudaEventRecord(start, nullptr), "measuring"));
-    TROUPE_CHECK(launch("read", read_kernel, {dim3(132 * 4), dim3(512), 0}, nullptr, false, memory.data(), memory.size(),
-                        result_word.data()));
+    TROUPE_CHECK(launch("read", read_kernel, {dim3(132 * 4), dim3(512), 0}, nullptr, false,
+                        memory.data(), memory.size(), result_word.data()));
     TROUPE_CHECK(checked(cudaEventRecord(stop, nullptr), "measuring"));
     TROUPE_CHECK(checked(cudaEventSynchronize(stop), "measuring"));
     float ms = 0;

@@ -20,8 +20,8 @@ std::uint16_t bf16_bits(float x) {
   return static_cast<std::uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
 }
 
-tensor random_tensor(storage& to, std::uint64_t rows, std::uint64_t columns, float mean, float deviation, tensor_type type,
-                     std::mt19937& random) {
+tensor random_tensor(storage& to, std::uint64_t rows, std::uint64_t columns, float mean,
+                     float deviation, tensor_type type, std::mt19937& random) {
   std::normal_distribution<float> normal(mean, deviation);
   std::vector<std::byte> data(rows * columns * (type == tensor_type::bf16 ? 2 : 4));
   for (std::uint64_t i = 0; i < rows * columns; ++i) {
@@ -84,7 +84,8 @@ void rotate(matrix& x, std::uint32_t heads, const model::model_config& c) {
   for (std::size_t at = 0; at < x.size(); at += dim) {
     const double position = static_cast<double>(at / (heads * dim));
     for (std::size_t p = 0; p < pairs; ++p) {
-      const std::size_t i = at + (c.rope.interleaved ? 2 * p : p), j = at + (c.rope.interleaved ? 2 * p + 1 : p + pairs);
+      const std::size_t i = at + (c.rope.interleaved ? 2 * p : p),
+                        j = at + (c.rope.interleaved ? 2 * p + 1 : p + pairs);
       const double angle = position * rope.inv_freq[p], a = x[i], b = x[j];
       x[i] = a * std::cos(angle) - b * std::sin(angle);
       x[j] = a * std::sin(angle) + b * std::cos(angle);
@@ -92,7 +93,8 @@ void rotate(matrix& x, std::uint32_t heads, const model::model_config& c) {
   }
 }
 matrix attend(const matrix& q, const matrix& k, const matrix& v, const model::model_config& c) {
-  const std::size_t dim = c.head_dim, heads = c.num_attention_heads, kv_heads = c.num_key_value_heads;
+  const std::size_t dim = c.head_dim, heads = c.num_attention_heads,
+                    kv_heads = c.num_key_value_heads;
   const std::size_t rows = q.size() / (heads * dim);
   matrix out(q.size());
   for (std::size_t r = 0; r < rows; ++r) {
@@ -100,14 +102,16 @@ matrix attend(const matrix& q, const matrix& k, const matrix& v, const model::mo
       const std::size_t kv = h / (heads / kv_heads);
       std::vector<double> s(r + 1);
       for (std::size_t p = 0; p <= r; ++p) {
-        for (std::size_t d = 0; d < dim; ++d) s[p] += q[(r * heads + h) * dim + d] * k[(p * kv_heads + kv) * dim + d];
+        for (std::size_t d = 0; d < dim; ++d)
+          s[p] += q[(r * heads + h) * dim + d] * k[(p * kv_heads + kv) * dim + d];
         s[p] /= std::sqrt(static_cast<double>(dim));
       }
       const double highest = *std::max_element(s.begin(), s.end());
       double sum = 0;
       for (auto& p : s) sum += p = std::exp(p - highest);
       for (std::size_t p = 0; p <= r; ++p) {
-        for (std::size_t d = 0; d < dim; ++d) out[(r * heads + h) * dim + d] += s[p] / sum * v[(p * kv_heads + kv) * dim + d];
+        for (std::size_t d = 0; d < dim; ++d)
+          out[(r * heads + h) * dim + d] += s[p] / sum * v[(p * kv_heads + kv) * dim + d];
       }
     }
   }
@@ -116,7 +120,8 @@ matrix attend(const matrix& q, const matrix& k, const matrix& v, const model::mo
 
 }  // namespace
 
-std::shared_ptr<const model::loaded_model> make_random_model(const reference_options& o, std::mt19937& random) {
+std::shared_ptr<const model::loaded_model> make_random_model(const reference_options& o,
+                                                             std::mt19937& random) {
   auto owner = std::make_shared<storage>();
   owner->arrays.reserve(10000);
   auto m = std::make_shared<model::loaded_model>();
@@ -134,10 +139,14 @@ std::shared_ptr<const model::loaded_model> make_random_model(const reference_opt
   c.rope.dimensions = o.head_dim;
   c.rope.interleaved = o.interleaved;
   const auto weights = [&](std::uint64_t rows, std::uint64_t columns) {
-    return random_tensor(*owner, rows, columns, 0, 1 / std::sqrt(static_cast<float>(columns)), tensor_type::bf16, random);
+    return random_tensor(*owner, rows, columns, 0, 1 / std::sqrt(static_cast<float>(columns)),
+                         tensor_type::bf16, random);
   };
-  const auto vector = [&](std::uint64_t size, float mean) { return random_tensor(*owner, 1, size, mean, 0.2f, tensor_type::f32, random); };
-  m->weights.embed_tokens = random_tensor(*owner, o.vocab, o.hidden, 0, 1, tensor_type::bf16, random);
+  const auto vector = [&](std::uint64_t size, float mean) {
+    return random_tensor(*owner, 1, size, mean, 0.2f, tensor_type::f32, random);
+  };
+  m->weights.embed_tokens =
+      random_tensor(*owner, o.vocab, o.hidden, 0, 1, tensor_type::bf16, random);
   m->weights.norm = vector(o.hidden, 1);
   m->weights.lm_head = o.tied ? m->weights.embed_tokens : weights(o.vocab, o.hidden);
   for (std::uint32_t i = 0; i < o.layers; ++i) {
@@ -166,13 +175,15 @@ std::shared_ptr<const model::loaded_model> make_random_model(const reference_opt
   return m;
 }
 
-std::vector<double> reference_logits(const model::loaded_model& model, const std::vector<std::uint32_t>& tokens) {
+std::vector<double> reference_logits(const model::loaded_model& model,
+                                     const std::vector<std::uint32_t>& tokens) {
   const auto& c = model.config;
   const double epsilon = c.rms_norm_eps;
   const matrix embedding = values_of(model.weights.embed_tokens);
   matrix x;
   for (const std::uint32_t t : tokens) {
-    x.insert(x.end(), embedding.begin() + std::ptrdiff_t{t} * c.hidden_size, embedding.begin() + std::ptrdiff_t{t + 1} * c.hidden_size);
+    x.insert(x.end(), embedding.begin() + std::ptrdiff_t{t} * c.hidden_size,
+             embedding.begin() + std::ptrdiff_t{t + 1} * c.hidden_size);
   }
   for (const auto& l : model.weights.layers) {
     const matrix h = normalize(x, l.attn_norm, epsilon);
@@ -191,7 +202,8 @@ std::vector<double> reference_logits(const model::loaded_model& model, const std
     const matrix f = normalize(x, l.ffn_norm, epsilon);
     matrix gate = multiply(f, l.gate_proj);
     const matrix up = multiply(f, l.up_proj);
-    for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+    for (std::size_t i = 0; i < gate.size(); ++i)
+      gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
     const matrix d = multiply(gate, l.down_proj);
     for (std::size_t i = 0; i < x.size(); ++i) x[i] += d[i];
   }

@@ -13,11 +13,19 @@ TEST_F(rows_test, norm_adds_partials_and_gathers) {
     const auto residual = random_values<float>(rows * hidden, random);
     const auto partial = random_values<float>(splits * rows * hidden, random);
     const auto weight = random_values<float>(hidden, random);
-    const device_array<float> residual_device(residual), partial_device(partial), weight_device(weight);
+    const device_array<float> residual_device(residual), partial_device(partial),
+        weight_device(weight);
     const device_array<std::uint32_t> gather(std::vector<std::uint32_t>{4, 0});
     device_array<__nv_bfloat16> gathered(2 * hidden), normed(rows * hidden);
-    norm_arguments a{residual_device.data(), {partial_device.data(), nullptr, splits}, rows, weight_device.data(),
-                     gathered.data(), gather.data(), 2, hidden, 1e-5f};
+    norm_arguments a{residual_device.data(),
+                     {partial_device.data(), nullptr, splits},
+                     rows,
+                     weight_device.data(),
+                     gathered.data(),
+                     gather.data(),
+                     2,
+                     hidden,
+                     1e-5f};
     require(add_and_normalize(a, false, stream));
     a.normed = normed.data();
     a.gather = nullptr;
@@ -48,16 +56,22 @@ TEST_F(rows_test, norm_adds_partials_and_gathers) {
 }
 
 TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
-  for (const auto& [interleaved, with_norm] : {std::pair{true, true}, {false, true}, {true, false}, {false, false}}) {
+  for (const auto& [interleaved, with_norm] :
+       {std::pair{true, true}, {false, true}, {true, false}, {false, false}}) {
     for (const std::uint32_t head_dim : {64u, 128u}) {
-      const std::uint32_t rows = 4, heads = 6, kv_heads = 2, width = (heads + 2 * kv_heads) * head_dim, pairs = head_dim / 2;
+      const std::uint32_t rows = 4, heads = 6, kv_heads = 2,
+                          width = (heads + 2 * kv_heads) * head_dim, pairs = head_dim / 2;
       const std::uint32_t block_tokens = 16, blocks = 4;
-      const std::size_t block_bytes = 4 * kv_heads * block_tokens * head_dim * 2 + 64, layer_offset = block_bytes / 2 - 32;
+      const std::size_t block_bytes = 4 * kv_heads * block_tokens * head_dim * 2 + 64,
+                        layer_offset = block_bytes / 2 - 32;
       const auto qkv = random_values<float>(2 * rows * width, random);
-      const auto bias = random_values<float>(width, random), norm = random_values<float>(head_dim, random);
+      const auto bias = random_values<float>(width, random),
+                 norm = random_values<float>(head_dim, random);
       std::vector<float> inv_freq(pairs);
-      for (std::uint32_t i = 0; i < pairs; ++i) inv_freq[i] = std::pow(10000.0f, -2.0f * i / head_dim);
-      const device_array<float> qkv_device(qkv), bias_device(bias), norm_device(norm), freq(inv_freq);
+      for (std::uint32_t i = 0; i < pairs; ++i)
+        inv_freq[i] = std::pow(10000.0f, -2.0f * i / head_dim);
+      const device_array<float> qkv_device(qkv), bias_device(bias), norm_device(norm),
+          freq(inv_freq);
       device_array<float2> angles(5000 * pairs);
       require(fill_angles(freq.data(), 1.0f, 5000, pairs, angles.data(), stream));
       const std::vector<std::uint32_t> positions = {0, 17, 4999, 40}, slots = {0, 33, 18, no_slot};
@@ -92,15 +106,18 @@ TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
           double squares = 0;
           for (std::uint32_t d = 0; d < head_dim; ++d) {
             const std::uint32_t at = h * head_dim + d;
-            x[d] = qkv[r * width + at] + static_cast<double>(qkv[(rows + r) * width + at]) + bias[at];
+            x[d] =
+                qkv[r * width + at] + static_cast<double>(qkv[(rows + r) * width + at]) + bias[at];
             squares += x[d] * x[d];
           }
           if (h < heads && with_norm) {
-            for (std::uint32_t d = 0; d < head_dim; ++d) x[d] *= norm[d] / std::sqrt(squares / head_dim + 1e-6);
+            for (std::uint32_t d = 0; d < head_dim; ++d)
+              x[d] *= norm[d] / std::sqrt(squares / head_dim + 1e-6);
           }
           y = x;
           for (std::uint32_t p = 0; p < pairs && h < heads + kv_heads; ++p) {
-            const std::uint32_t i = interleaved ? 2 * p : p, j = interleaved ? 2 * p + 1 : p + pairs;
+            const std::uint32_t i = interleaved ? 2 * p : p,
+                                j = interleaved ? 2 * p + 1 : p + pairs;
             const double angle = static_cast<double>(positions[r]) * inv_freq[p];
             y[i] = x[i] * std::cos(angle) - x[j] * std::sin(angle);
             y[j] = x[j] * std::cos(angle) + x[i] * std::sin(angle);
@@ -109,8 +126,9 @@ TEST_F(rows_test, rotary_writes_queries_and_kv_slots) {
           for (std::uint32_t d = 0; d < head_dim; ++d) {
             __half got = h < heads ? q[(r * heads + h) * head_dim + d] : __half{};
             if (h >= heads) {
-              const std::size_t at = slots[r] / block_tokens * block_bytes + layer_offset +
-                                     (((h - heads) * block_tokens + slots[r] % block_tokens) * head_dim + d) * 2;
+              const std::size_t at =
+                  slots[r] / block_tokens * block_bytes + layer_offset +
+                  (((h - heads) * block_tokens + slots[r] % block_tokens) * head_dim + d) * 2;
               got = *reinterpret_cast<const __half*>(kv.data() + at);
             }
             error.add(to_float(got), y[d]);

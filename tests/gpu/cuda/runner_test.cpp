@@ -10,7 +10,8 @@ namespace {
 
 class runner_test : public gpu_test {
  protected:
-  std::unique_ptr<model_runner> start(const std::shared_ptr<const model::loaded_model>& m, bool exact, std::uint32_t blocks = 600) {
+  std::unique_ptr<model_runner> start(const std::shared_ptr<const model::loaded_model>& m,
+                                      bool exact, std::uint32_t blocks = 600) {
     runner_options options;
     options.device = "cuda";
     options.exact = exact;
@@ -55,7 +56,8 @@ TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature)
       const auto blocks = table(3, 30);
       relative_error error;
       const auto compare = [&](std::uint32_t first, std::uint32_t count, std::uint32_t num_logits) {
-        const sequence_rows rows{std::span(prompt).subspan(first, count), first, blocks, num_logits};
+        const sequence_rows rows{std::span(prompt).subspan(first, count), first, blocks,
+                                 num_logits};
         const auto got = run(*runner, {&rows, 1});
         for (std::uint32_t i = 0; i < num_logits; ++i) {
           for (std::uint32_t v = 0; v < o.vocab; ++v) {
@@ -66,7 +68,8 @@ TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature)
       compare(0, 280, 3);    // the wide kernels
       compare(280, 40, 40);  // a short chunk, logits of every row
       for (std::uint32_t p = 320; p < 330; ++p) compare(p, 1, 1);  // graphs
-      EXPECT_LT(error.value(), 1.5e-2) << o.heads << " heads of " << o.head_dim << (exact ? ", exact" : "");
+      EXPECT_LT(error.value(), 1.5e-2)
+          << o.heads << " heads of " << o.head_dim << (exact ? ", exact" : "");
     }
   }
 }
@@ -98,10 +101,13 @@ TEST_F(runner_test, exact_logits_have_the_same_bits_in_any_batch_chunk_and_split
   expect_same(last, "chunks, then one by one");
   for (const std::uint32_t others : {1u, 5u, 40u, 150u, 255u}) {
     std::vector<sequence_rows> rows = {{std::span(prompt).subspan(1299, 1), 1299, part_table, 1}};
-    for (std::uint32_t i = 0; i < others; ++i) rows.push_back({std::span(other).subspan(i, 1), 0, std::span(other_table).subspan(i % 60, 1), 1});
+    for (std::uint32_t i = 0; i < others; ++i)
+      rows.push_back(
+          {std::span(other).subspan(i, 1), 0, std::span(other_table).subspan(i % 60, 1), 1});
     expect_same(run(*runner, rows), "among decode rows");
   }
-  const std::vector<sequence_rows> mixed = {{std::span(prompt).subspan(1200, 100), 1200, part_table, 1}, {other, 0, other_table, 1}};
+  const std::vector<sequence_rows> mixed = {
+      {std::span(prompt).subspan(1200, 100), 1200, part_table, 1}, {other, 0, other_table, 1}};
   expect_same(run(*runner, mixed), "beside a prefill");
 }
 
@@ -117,7 +123,8 @@ TEST_F(runner_test, argmax_agrees_with_logits) {
   ASSERT_EQ(out->argmax.size(), 20u);
   for (std::size_t i = 0; i < 20; ++i) {
     const auto row = out->logits.subspan(i * o.vocab, o.vocab);
-    EXPECT_EQ(out->argmax[i], static_cast<token_id>(std::max_element(row.begin(), row.end()) - row.begin()));
+    EXPECT_EQ(out->argmax[i],
+              static_cast<token_id>(std::max_element(row.begin(), row.end()) - row.begin()));
   }
   const auto only = runner->forward({.sequences = {&rows, 1}, .argmax_suffices = true});
   ASSERT_TRUE(only.has_value());
@@ -136,7 +143,8 @@ TEST_F(runner_test, refusals_name_the_way_out) {
   const sequence_rows beyond{prompt, 4090, blocks, 1};
   EXPECT_EQ(runner->submit({{&beyond, 1}}).error().code, ec::context_exceeded);
   const sequence_rows fine{prompt, 0, blocks, 1};
-  EXPECT_TRUE(runner->forward({{&fine, 1}}).has_value()) << "a refused batch must leave the runner usable";
+  EXPECT_TRUE(runner->forward({{&fine, 1}}).has_value())
+      << "a refused batch must leave the runner usable";
   EXPECT_EQ(open_device("cuda:99").error().code, ec::invalid_argument);
   EXPECT_EQ(open_device("cuda:x").error().code, ec::invalid_argument);
 }

@@ -23,12 +23,14 @@ void expect_complete(const std::vector<sequence_case>& cases, const plan_options
   std::vector<sequence_rows> rows;
   std::uint32_t next_block = 3, at = 0;
   for (const auto& c : cases) {
-    std::vector<block_id> table((c.first_position + c.count + options.block_tokens - 1) / options.block_tokens);
+    std::vector<block_id> table((c.first_position + c.count + options.block_tokens - 1) /
+                                options.block_tokens);
     for (auto& b : table) b = next_block++;
     tables.push_back(std::move(table));
   }
   for (std::size_t i = 0; i < cases.size(); ++i) {
-    rows.push_back({std::span(tokens).subspan(at, cases[i].count), cases[i].first_position, tables[i], cases[i].num_logits});
+    rows.push_back({std::span(tokens).subspan(at, cases[i].count), cases[i].first_position,
+                    tables[i], cases[i].num_logits});
     at += cases[i].count;
   }
   step_plan plan;
@@ -38,7 +40,8 @@ void expect_complete(const std::vector<sequence_case>& cases, const plan_options
   std::size_t items = 0;
   for (const auto& round : plan.rounds) {
     std::map<std::uint32_t, std::uint32_t> partials;  // partial row -> batch row
-    std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> parts_seen, parts_of;  // by counter and batch row
+    std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> parts_seen,
+        parts_of;  // by counter and batch row
     for (std::uint32_t i = round.first_item; i < round.first_item + round.items; ++i, ++items) {
       const attention_item& item = plan.items[i];
       ASSERT_LE(item.tokens * options.shape.group(), tile_rows(round.tile));
@@ -49,23 +52,27 @@ void expect_complete(const std::vector<sequence_case>& cases, const plan_options
         ASSERT_EQ(plan.positions[item.row + t], item.position + t);
         if (end > item.kv_begin) covered[item.row + t] += end - item.kv_begin;
         if (item.parts > 1) {
-          ASSERT_TRUE(partials.emplace(item.partial + item.part * item.tokens + t, item.row + t).second);
+          ASSERT_TRUE(
+              partials.emplace(item.partial + item.part * item.tokens + t, item.row + t).second);
           ASSERT_LT(item.counter, plan.counters);
           ++parts_seen[{item.counter, item.row + t}];
         }
       }
-      for (std::uint32_t t = 0; t < item.tokens && item.parts > 1; ++t) parts_of[{item.counter, item.row + t}] = item.parts;
+      for (std::uint32_t t = 0; t < item.tokens && item.parts > 1; ++t)
+        parts_of[{item.counter, item.row + t}] = item.parts;
     }
     EXPECT_EQ(parts_seen, parts_of);
     ASSERT_LE(partials.size(), plan.partial_rows);
   }
   EXPECT_EQ(items, plan.items.size());
-  for (std::uint32_t r = 0; r < plan.rows; ++r) EXPECT_EQ(covered[r], plan.positions[r] + 1) << "row " << r;
+  for (std::uint32_t r = 0; r < plan.rows; ++r)
+    EXPECT_EQ(covered[r], plan.positions[r] + 1) << "row " << r;
   std::size_t row = 0, logits = 0;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     for (std::uint32_t t = 0; t < cases[i].count; ++t, ++row) {
       const std::uint32_t p = plan.positions[row];
-      EXPECT_EQ(plan.slots[row], tables[i][p / options.block_tokens] * options.block_tokens + p % options.block_tokens);
+      EXPECT_EQ(plan.slots[row], tables[i][p / options.block_tokens] * options.block_tokens +
+                                     p % options.block_tokens);
       if (t + cases[i].num_logits >= cases[i].count) {
         EXPECT_EQ(plan.gather[logits++], row);
       }
@@ -85,8 +92,10 @@ TEST(step_plan, covers_every_key_once_for_random_batches) {
     options.max_partial_rows = 2048;
     std::vector<sequence_case> cases;
     for (std::uint32_t i = 0, n = 1 + random() % 20; i < n; ++i) {
-      const auto count = static_cast<std::uint32_t>(random() % 3 == 0 ? 1 + random() % 300 : 1 + random() % 2);
-      cases.push_back({static_cast<std::uint32_t>(random() % (random() % 2 ? 5000 : 100)), count, static_cast<std::uint32_t>(random() % (count + 1))});
+      const auto count =
+          static_cast<std::uint32_t>(random() % 3 == 0 ? 1 + random() % 300 : 1 + random() % 2);
+      cases.push_back({static_cast<std::uint32_t>(random() % (random() % 2 ? 5000 : 100)), count,
+                       static_cast<std::uint32_t>(random() % (count + 1))});
     }
     expect_complete(cases, options);
     if (::testing::Test::HasFatalFailure()) FAIL() << "trial " << trial;
