@@ -1,0 +1,277 @@
+#include "api/command_flags.hpp"
+
+namespace troupe::api {
+namespace {
+
+void add_model(CLI::App& a, model_choice& m, bool names) {
+  a.add_option("MODEL,--model", m.path,
+               "GGUF file, or a directory of safetensors (default: the model of deploy/get-model)")
+      ->group("Model");
+  if (names)
+    a.add_option("--served-model-name", m.served_names,
+                 "Names that requests may use; the first is shown")
+        ->group("Model");
+}
+
+void add_log(CLI::App& a, log_options& log) {
+  a.add_option("--log-level", log.level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->group("Log");
+  a.add_option("--log-format", log.format, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->group("Log");
+}
+
+void add_runner(CLI::App& a, gpu::runner_options& r) {
+  a.add_option("--device", r.device, "auto, cpu, cuda or cuda:N")->group("Device");
+  a.add_option("--threads", r.num_threads,
+               "Threads of one node on the host device (default: its cores)")
+      ->check(CLI::Range(1, 1024))
+      ->group("Device");
+  a.add_option("--isa", r.isa, "Instruction set of the host device, for tests")
+      ->check(CLI::IsMember({"auto", "avx512vnni", "avxvnni", "avx2", "portable"}))
+      ->group("Device");
+  a.add_flag("--exact", r.exact,
+             "CUDA: fixed orders of addition, so that answers do not depend on the batch")
+      ->group("Device");
+}
+
+void add_engine(CLI::App& a, actors::engine_settings& e, std::string& kv_memory) {
+  a.add_option("--max-model-len", e.max_model_len,
+               "Longest prompt and answer together (default: the model's context)")
+      ->check(CLI::Range(16, 1 << 24))
+      ->group("Engine");
+  a.add_option("--kv-memory", kv_memory,
+               "Memory for KV blocks, e.g. 512M (default: a fifth of what is free, at most 1G)")
+      ->group("Engine");
+  a.add_option("--kv-blocks", e.num_kv_blocks, "Number of KV blocks, instead of --kv-memory")
+      ->check(CLI::Range(4, 1 << 24))
+      ->group("Engine");
+  a.add_option("--max-num-seqs", e.max_num_seqs, "Sequences that run at once on a node")
+      ->check(CLI::Range(1, 256))
+      ->group("Engine");
+  a.add_option("--max-num-batched-tokens", e.max_num_batched_tokens, "Tokens of one step")
+      ->check(CLI::Range(16, 1 << 16))
+      ->group("Engine");
+  a.add_option("--max-prefill-chunk", e.max_prefill_chunk, "Tokens of one prompt in one step")
+      ->check(CLI::Range(16, 1 << 16))
+      ->group("Engine");
+  a.add_option("--max-waiting", e.max_waiting,
+               "Waiting requests of a node; one more is refused with 503")
+      ->check(CLI::Range(0, 1 << 20))
+      ->group("Engine");
+  a.add_option("--inter-token-target-ms", e.inter_token_target,
+               "With decodes running, prefill chunks keep steps within this")
+      ->group("Engine");
+  a.add_option("--lease-ms", e.lease, "How long a prefill node holds blocks for their reader")
+      ->group("Engine");
+  a.add_flag("!--no-prefix-caching", e.prefix_caching, "Compute every prompt anew")
+      ->group("Engine");
+}
+
+void add_network(CLI::App& a, node_settings& s, const char* port_help) {
+  a.add_option("--cluster-host", s.network.host,
+               "Address at which actors listen and other nodes reach this one")
+      ->group("Cluster");
+  a.add_option("--cluster-port", s.network.port, port_help)->group("Cluster");
+  a.add_option("--cluster-secret-file", s.secret_file,
+               "File whose first line all nodes of the cluster share")
+      ->group("Cluster");
+  a.add_flag("--insecure-cluster", s.network.insecure, "Listen beyond loopback without a secret")
+      ->group("Cluster");
+}
+
+void add_http(CLI::App& a, http_settings& h) {
+  a.add_option("--host", h.host, "Address of the HTTP server")->group("HTTP");
+  a.add_option("--port", h.port, "Port of the HTTP server; 0: any free one")->group("HTTP");
+  a.add_option("--api-key", h.keys, "Key that requests must bring; may be repeated")->group("HTTP");
+  a.add_option("--api-key-file", h.key_file, "File with one key a line")->group("HTTP");
+  a.add_option("--http-threads", h.threads, "Threads of the HTTP server")
+      ->check(CLI::Range(1, 64))
+      ->group("HTTP");
+  a.add_option("--max-connections", h.max_connections, "Connections at once; one more gets 503")
+      ->check(CLI::Range(1, 1 << 20))
+      ->group("HTTP");
+  a.add_option("--max-body-mib", h.max_body_mib, "Largest request body")
+      ->check(CLI::Range(1, 1024))
+      ->group("HTTP");
+  a.add_option("--request-timeout-s", h.request_timeout_s, "Longest time of one answer")
+      ->check(CLI::Range(1, 86400))
+      ->group("HTTP");
+  a.add_option("--sse-ping-s", h.sse_ping_s, "Silence of a stream after which a comment is sent")
+      ->check(CLI::Range(1, 3600))
+      ->group("HTTP");
+  a.add_flag("!--no-ui", h.web_ui, "No web page at /")->group("HTTP");
+}
+
+void add_drain(CLI::App& a, std::uint32_t& seconds) {
+  a.add_option("--drain-timeout-s", seconds, "After SIGTERM running requests have this long")
+      ->check(CLI::Range(0, 86400));
+}
+
+void add_url(CLI::App& a, std::string& url, std::string& key, const char* help) {
+  a.add_option("--url", url, help)->group("Server");
+  a.add_option("--api-key", key, "Key of the server")->group("Server");
+}
+
+CLI::App* add_command(CLI::App& parent, const char* name, const char* help) {
+  auto* a = parent.add_subcommand(name, help);
+  a->fallthrough(false);
+  return a;
+}
+
+void add_ask(builder& b, ask_config& c, const char* name, const char* help,
+             std::string& kv_memory) {
+  auto* a = add_command(b.app, name, help);
+  if (!c.chat) a->add_option("PROMPT", c.prompt, "What to ask")->required();
+  add_url(*a, c.url, c.key, "Ask this server instead of a cluster in this process");
+  a->add_option("--model", c.model.path, "GGUF file to serve in this process")->group("Model");
+  a->add_option("--system", c.system, "System message")->group("Generation");
+  a->add_option("--temperature", c.temperature, "0: always the most likely token")
+      ->check(CLI::Range(0.0, 2.0))
+      ->group("Generation");
+  a->add_option("--top-p", c.top_p)->check(CLI::Range(0.0, 1.0))->group("Generation");
+  a->add_option("--max-tokens", c.max_tokens, "Longest answer (default: the rest of the context)")
+      ->group("Generation");
+  a->add_option("--seed", c.seed, "Same seed, same answer (default: random)")->group("Generation");
+  a->add_flag("--explain", c.explain, "Tell which actor did what, and how fast");
+  add_runner(*a, c.node.runner);
+  add_engine(*a, c.node.engine, kv_memory);
+  add_log(*a, c.log);
+}
+
+void add_bench(builder& b) {
+  auto* bench = add_command(b.app, "bench", "Measure a server, the engine, or KV transfer");
+  bench->require_subcommand(1);
+  auto* s = add_command(*bench, "serve",
+                        "Load an OpenAI-compatible server and report latencies and throughput");
+  auto& c = b.bench_serve;
+  add_url(*s, c.url, c.key, "Server to load");
+  s->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+  s->add_option("--backend", c.backend, "openai (/v1/completions) or openai-chat")
+      ->check(CLI::IsMember({"openai", "openai-chat"}));
+  s->add_option("--num-prompts", c.num_prompts)->check(CLI::Range(1, 1'000'000));
+  s->add_option("--request-rate", c.request_rate, "Requests a second, Poisson; 0: all at once")
+      ->check(CLI::NonNegativeNumber);
+  s->add_option("--max-concurrency", c.max_concurrency, "Requests at once; 0: no limit (512)")
+      ->check(CLI::Range(0, 512));
+  s->add_option("--input-len,--random-input-len", c.input_len, "Tokens of a prompt")
+      ->check(CLI::Range(1, 1 << 20));
+  s->add_option("--output-len,--random-output-len", c.output_len, "Tokens of an answer")
+      ->check(CLI::Range(1, 1 << 20));
+  s->add_option("--prefix-len,--random-prefix-len", c.prefix_len,
+                "Tokens that all prompts begin with")
+      ->check(CLI::Range(0, 1 << 20));
+  s->add_option("--seed", c.seed);
+  s->add_flag("--ignore-eos,!--no-ignore-eos", c.ignore_eos,
+              "Answers have exactly the asked length");
+  s->add_option("--goodput", c.goodput,
+                "Limits in milliseconds that a good request keeps: ttft:200 tpot:50 e2el:2000");
+  s->add_option("--output-json", c.output, "File for all figures");
+
+  auto* e =
+      add_command(*bench, "engine", "Speed of one device without server: llama-bench's columns");
+  auto& g = b.bench_engine;
+  add_model(*e, g.model, false);
+  add_runner(*e, g.runner);
+  e->add_option("-p,--n-prompt", g.prompt, "Tokens of a prompt, several with commas")
+      ->delimiter(',');
+  e->add_option("-n,--n-gen", g.generate, "Tokens to generate one by one")->delimiter(',');
+  e->add_option("--parallel", g.parallel, "Sequences decoded together; 0: skip")->delimiter(',');
+  e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
+  e->add_option("-o,--output", g.output, "md or json")->check(CLI::IsMember({"md", "json"}));
+
+  auto* k = add_command(*bench, "kv", "Speed of KV pulls between two processes");
+  k->add_option("--block-bytes", b.bench_kv.block_bytes,
+                "Sizes of a block with its fence, several with commas")
+      ->delimiter(',');
+}
+
+void add_serve(builder& b) {
+  auto* serve = add_command(
+      b.app, "serve", "Serve a model: HTTP door, router, and nodes in processes of their own");
+  add_model(*serve, b.serve.model, true);
+  add_http(*serve, b.serve.http);
+  serve->add_option("--prefill", b.serve.prefill, "Prefill nodes to start")
+      ->check(CLI::Range(0, 64))
+      ->group("Cluster");
+  serve->add_option("--decode", b.serve.decode, "Decode nodes to start")
+      ->check(CLI::Range(0, 64))
+      ->group("Cluster");
+  serve->add_flag("--single-process", b.serve.single_process, "All roles in this process")
+      ->group("Cluster");
+  add_network(*serve, b.serve.node, "Port at which nodes join; 0: any free one");
+  add_runner(*serve, b.serve.node.runner);
+  add_engine(*serve, b.serve.node.engine, b.kv_memory[0]);
+  add_drain(*serve, b.serve.drain_timeout_s);
+  add_log(*serve, b.serve.log);
+}
+
+void add_node(builder& b) {
+  auto* node = add_command(b.app, "node", "One role in this process, in the cluster of a server");
+  add_model(*node, b.node.model, true);
+  node->add_option("--role", b.node.role, "prefill or decode")->group("Cluster");
+  node->add_option("--join", b.node.join, "HOST:PORT of the server's cluster port")
+      ->group("Cluster");
+  node->add_option("--name", b.node.name, "Name of this node (default: its role and process id)")
+      ->group("Cluster");
+  add_network(*node, b.node.node, "Port of this node's actor; 0: any free one");
+  add_runner(*node, b.node.node.runner);
+  add_engine(*node, b.node.node.engine, b.kv_memory[1]);
+  add_drain(*node, b.node.drain_timeout_s);
+  add_log(*node, b.node.log);
+}
+
+void add_launch(builder& b) {
+  auto* launch =
+      add_command(b.app, "launch", "Start and keep running what a cluster file says for this host");
+  launch->add_option("FILE", b.launch.file, "cluster.toml")->required();
+  launch->add_option("--as", b.launch.as,
+                     "Name of this host in the file (default: found by its addresses)");
+  launch->add_flag("--dry-run", b.launch.dry_run, "Print the commands only");
+  add_log(*launch, b.launch.log);
+}
+
+// The commands that only read and print.
+void add_readers(builder& b) {
+  auto* inspect = add_command(b.app, "inspect", "Describe a model file without loading it");
+  add_model(*inspect, b.inspect.model, false);
+  inspect->add_flag("--json", b.inspect.json);
+
+  auto* tokenize = add_command(b.app, "tokenize", "Token ids of a text");
+  tokenize->add_option("TEXT", b.tokenize.text)->required();
+  tokenize->add_option("--model", b.tokenize.model.path,
+                       "GGUF file (default: the model of deploy/get-model)");
+  tokenize->add_flag("!--no-special", b.tokenize.special, "Without beginning and end tokens");
+
+  auto* status =
+      add_command(b.app, "status", "Nodes, roles, queues and blocks of a running server");
+  add_url(*status, b.status.url, b.status.key, "Server to ask");
+  status->add_flag("--json", b.status.json);
+}
+
+}  // namespace
+
+void build(builder& b) {
+  b.run.chat = false;
+  b.chat.chat = true;
+  b.app.require_subcommand(1);
+  b.app.option_defaults()->always_capture_default();
+  b.app.set_help_flag("-h,--help", "Print this help");
+  b.app.footer(
+      "Flags are also environment variables (--max-model-len: TROUPE_MAX_MODEL_LEN) and keys of "
+      "the TOML file\n"
+      "of --config. Flags win over the environment, that over the file.\n"
+      "Exit codes: 0 clean, 1 configuration, 2 model, 3 device.");
+
+  add_serve(b);
+  add_node(b);
+  add_launch(b);
+  add_ask(b, b.run, "run", "Ask one question", b.kv_memory[2]);
+  add_ask(b, b.chat, "chat", "Talk to a model", b.kv_memory[3]);
+  add_readers(b);
+  add_command(b.app, "version", "Print the version");
+  add_bench(b);
+}
+
+}  // namespace troupe::api

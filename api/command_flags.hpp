@@ -1,0 +1,31 @@
+// Every command with its flags, for CLI11; private to the command line's files.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <map>
+#include <string>
+
+#include "api/config.hpp"
+
+namespace troupe::api {
+
+// A subcommand with what it fills. The pieces of config structs are shared, so are the functions that add their flags.
+struct builder {
+  CLI::App app{"Distributed LLM serving whose roles are actors.", "troupe"};
+  serve_config serve;
+  node_config node;
+  launch_config launch;
+  ask_config run, chat;
+  inspect_config inspect;
+  tokenize_config tokenize;
+  status_config status;
+  bench_serve_config bench_serve;
+  bench_engine_config bench_engine;
+  bench_kv_config bench_kv;
+  std::string kv_memory[4];  // of serve, node, run, chat: parsed after the fact
+  std::map<CLI::App*, std::string> config_files;
+};
+
+void build(builder& b);
+
+}  // namespace troupe::api
