@@ -58,9 +58,9 @@ class forward_pass {
   std::size_t buffer_bytes() const { return buffers_.size(); }
 
  private:
-  // Rows of one sequence and one KV head over some segments of its tokens.
+  // Rows of one sequence and some KV heads over some segments of its tokens.
   struct attention_task {
-    std::uint32_t sequence, kv_head;
+    std::uint32_t sequence, first_head, num_heads;
     std::uint32_t first_row, num_rows;  // of the pass
     std::uint32_t first_segment, num_segments;
     std::uint32_t partial;  // split: index of its first state in partials_

@@ -14,6 +14,9 @@ void forward_pass::plan_attention() {
   // Small enough for some tasks a worker, large enough that a tile of keys is read for several rows.
   const std::uint32_t chunk = std::clamp(rows() * kv_heads / tasks_wanted, 4u, attention_rows_max);
   const bool split = rows() <= split_rows_max && rows() * kv_heads < tasks_wanted;
+  // The heads of a block lie side by side: one task reads them in order where there are tasks enough without cutting.
+  const bool decode = pass_->sequences.size() == rows() && rows() >= tasks_wanted;
+  const std::uint32_t heads = decode ? std::min(kv_heads, attention_rows_max) : 1;
   std::uint32_t partials = 0;
   for (std::uint32_t s = 0; s < pass_->sequences.size(); ++s) {
     const pass_sequence& seq = pass_->sequences[s];
@@ -21,15 +24,16 @@ void forward_pass::plan_attention() {
       const std::uint32_t n = std::min(chunk, seq.num_rows - row);
       const std::uint32_t tokens = seq.first_position + row + n;
       const std::uint32_t segments = (tokens + attention_segment - 1) / attention_segment;
-      for (std::uint32_t h = 0; h < kv_heads; ++h) {
+      for (std::uint32_t h = 0; h < kv_heads; h += heads) {
         const std::uint32_t first_row = seq.first_row + row;
         if (!split || segments == 1) {
-          attention_tasks_.push_back({s, h, first_row, n, 0, segments, none});
+          attention_tasks_.push_back(
+              {s, h, std::min(heads, kv_heads - h), first_row, n, 0, segments, none});
           continue;
         }
         merge_tasks_.push_back({h, first_row, n, partials, segments});
         for (std::uint32_t k = 0; k < segments; ++k, partials += n * group_) {
-          attention_tasks_.push_back({s, h, first_row, n, k, 1, partials});
+          attention_tasks_.push_back({s, h, 1, first_row, n, k, 1, partials});
         }
       }
     }
@@ -72,7 +76,7 @@ kv_tile forward_pass::tile_at(const pass_sequence& s, std::uint32_t layer, std::
   return tile;
 }
 
-// Fills the states [row * group + query head of the KV head] of rows that reach into the segment.
+// Fills the states [head][row][query head of the KV head] of rows that reach into the segment.
 void forward_pass::attend_segment(const attention_task& t, std::uint32_t layer,
                                   std::uint32_t segment, const worker_memory& w,
                                   attention_state* states) const {
@@ -83,25 +87,30 @@ void forward_pass::attend_segment(const attention_task& t, std::uint32_t layer,
   const std::uint32_t end = first_position + t.num_rows;  // tokens that the last row sees
   const float* q[attention_rows_max * queries_per_row_max];
   std::uint32_t visible[attention_rows_max * queries_per_row_max];
-  for (std::uint32_t k = 0; k < queries; ++k) {
-    q[k] = queries_ + (t.first_row + k / group_) * stride +
-           (std::size_t{t.kv_head} * group_ + k % group_) * head_dim;
+  for (std::uint32_t k = 0; k < t.num_heads * queries; ++k) {
+    const std::size_t head = std::size_t{t.first_head + k / queries} * group_ + k % group_;
+    q[k] = queries_ + (t.first_row + k % queries / group_) * stride + head * head_dim;
     states[k].highest = -HUGE_VALF;
     states[k].sum = 0;
     std::fill_n(states[k].output, head_dim, 0.0f);
   }
   const std::uint32_t segment_end = std::min(end, (segment + 1) * attention_segment);
   std::uint32_t token = segment * attention_segment;
-  kv_tile tiles[2] = {tile_at(s, layer, t.kv_head, token, segment_end)};
-  for (int now = 0; token < segment_end; token += attention_tile, now = 1 - now) {
-    tiles[1 - now] = tile_at(s, layer, t.kv_head, token + attention_tile, segment_end);
+  kv_tile tiles[2] = {tile_at(s, layer, t.first_head, token, segment_end)};
+  for (int now = 0; token < segment_end; token += attention_tile) {
     // Rows before `token` see nothing of this tile.
     const std::uint32_t skipped = token > first_position ? (token - first_position) * group_ : 0;
     for (std::uint32_t k = skipped; k < queries; ++k) {
       visible[k] = std::min(attention_tile, first_position + k / group_ + 1 - token);
     }
-    kernels_.attend({&tiles[now], &tiles[1 - now], head_dim, queries - skipped, q + skipped,
-                     visible + skipped, states + skipped, w.keys, w.values});
+    for (std::uint32_t h = 0; h < t.num_heads; ++h, now = 1 - now) {
+      const bool last = h + 1 == t.num_heads;
+      tiles[1 - now] = tile_at(s, layer, t.first_head + (last ? 0 : h + 1),
+                               last ? token + attention_tile : token, segment_end);
+      const std::uint32_t at = h * queries + skipped;
+      kernels_.attend({&tiles[now], &tiles[1 - now], head_dim, queries - skipped, q + at,
+                       visible + skipped, states + at, w.keys, w.values});
+    }
   }
 }
 
@@ -110,9 +119,10 @@ void forward_pass::attend(std::uint32_t layer, std::uint32_t task, std::uint32_t
   const attention_task& t = attention_tasks_[task];
   const worker_memory& w = workers_[worker];
   const std::uint32_t queries = t.num_rows * group_, head_dim = config_.head_dim;
+  const std::uint32_t all = t.num_heads * queries;
   attention_state total[attention_rows_max * queries_per_row_max],
       one[attention_rows_max * queries_per_row_max];
-  for (std::uint32_t k = 0; k < queries; ++k) {
+  for (std::uint32_t k = 0; k < all; ++k) {
     total[k].output = t.partial == none
                           ? w.outputs + std::size_t{k} * head_dim
                           : partial_outputs_.data() + std::size_t{t.partial + k} * head_dim;
@@ -120,19 +130,20 @@ void forward_pass::attend(std::uint32_t layer, std::uint32_t task, std::uint32_t
   }
   attend_segment(t, layer, t.first_segment, w, total);
   if (t.partial != none) {
-    std::copy_n(total, queries, partials_.data() + t.partial);
+    std::copy_n(total, all, partials_.data() + t.partial);
     return;
   }
   const std::uint32_t first_position = pass_->rows[t.first_row].position;
   for (std::uint32_t s = 1; s < t.num_segments; ++s) {
     attend_segment(t, layer, s, w, one);
-    for (std::uint32_t k = 0; k < queries; ++k) {
-      if (first_position + k / group_ >= s * attention_segment)
+    for (std::uint32_t k = 0; k < all; ++k) {
+      if (first_position + k % queries / group_ >= s * attention_segment)
         kernels_.merge(total[k], one[k], head_dim);
     }
   }
-  for (std::uint32_t k = 0; k < queries; ++k) {
-    write_output(total[k], t.first_row + k / group_, t.kv_head * group_ + k % group_);
+  for (std::uint32_t k = 0; k < all; ++k) {
+    write_output(total[k], t.first_row + k % queries / group_,
+                 (t.first_head + k / queries) * group_ + k % group_);
   }
 }
 
