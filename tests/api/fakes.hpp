@@ -116,9 +116,11 @@ class fake_service : public actors::generation_service {
   using chooser = std::function<script(const actors::generation&)>;
   explicit fake_service(chooser choose = [](const auto&) { return script{}; })
       : choose_(std::move(choose)) {}
-  ~fake_service() override {
+  ~fake_service() override { stop(); }
+  void stop() {
     stopping_ = true;
     for (auto& t : threads_) t.join();
+    threads_.clear();
   }
 
   request_id submit(actors::generation g, std::shared_ptr<actors::generation_sink> sink) override {
@@ -309,6 +311,14 @@ class fake_exchange : public exchange {
     if (auto task = std::exchange(timer_, nullptr)) task();
   }
 
+  // What was posted and never run would keep its job, and that this exchange, alive for ever.
+  void discard() {
+    std::lock_guard lock(mutex_);
+    tasks_.clear();
+    closed_task_ = nullptr;
+    timer_ = nullptr;
+  }
+
   http_response response;
   std::string body;
   std::vector<std::string> writes;
@@ -341,8 +351,15 @@ struct door {
         app(std::make_shared<application>(std::move(options), service, std::move(model), metrics)) {
   }
 
+  ~door() {
+    service.stop();
+    for (auto& weak : calls)
+      if (auto x = weak.lock()) x->discard();
+  }
+
   std::shared_ptr<fake_exchange> call(http_request request) {
     auto x = std::make_shared<fake_exchange>();
+    calls.push_back(x);
     app->handle(std::move(request), x);
     return x;
   }
@@ -358,6 +375,7 @@ struct door {
   }
 
   fake_service service;
+  std::vector<std::weak_ptr<fake_exchange>> calls;
   std::shared_ptr<frontend_metrics> metrics;
   std::shared_ptr<application> app;
 };
