@@ -66,6 +66,7 @@ class cuda_runner final : public model_runner {
 
   result<void> run_graph(const forward_shape& shape);
   result<cudaGraphExec_t> capture(const forward_shape& shape);
+  result<void> capture_common();
   result<void> run_launches(forward_shape shape);
   result<void> prepare_results(std::uint32_t logits, bool argmax_suffices);
   result<void> fetch_logits(std::uint32_t first, std::uint32_t count);
@@ -117,7 +118,8 @@ result<void> cuda_runner::attach_kv(std::span<std::byte> arena, std::uint32_t nu
   }
   drop_graphs();  // they hold the old arena
   num_blocks_ = num_blocks;
-  return pass_->attach(arena.data(), num_blocks);
+  TROUPE_CHECK(pass_->attach(arena.data(), num_blocks));
+  return capture_common();
 }
 
 result<void> cuda_runner::submit(const batch& b) {
@@ -180,6 +182,17 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
     found = graphs_.emplace(key, graph).first;
   }
   return checked(cudaGraphLaunch(found->second, stream_), "launching a decode step");
+}
+
+// The steps of any number of sequences whose contexts need not be split; others are captured when they come.
+result<void> cuda_runner::capture_common() {
+  const std::uint32_t most = std::min({forward_pass::small_rows, limits_.rows, limits_.logits});
+  for (std::uint32_t rows = 1; rows <= most; rows = padded_rows(rows + 1)) {
+    const attention_round round{attention_tile::narrow, 0, std::bit_ceil(rows)};
+    TROUPE_TRY(const cudaGraphExec_t graph, capture({rows, rows, false, {&round, 1}}));
+    graphs_.emplace(graph_key{rows, round.items}, graph);
+  }
+  return {};
 }
 
 result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
