@@ -1,4 +1,4 @@
-// Sizes that forward_pass.cpp and forward_pass_attention.cpp share. They change speed and memory, never a result.
+// Sizes that the forward_pass*.cpp share. They change speed and memory, never a result.
 #pragma once
 
 #include <cstdint>
@@ -15,5 +15,9 @@ inline constexpr std::uint32_t split_rows_max =
 inline constexpr std::uint32_t head_dim_max = 256;
 inline constexpr std::uint32_t queries_per_row_max = 16;  // query heads of a KV head
 inline constexpr std::uint32_t none = 0xffffffff;         // attention that is not split
+
+inline constexpr std::uint32_t quotient(std::uint32_t n, std::uint32_t size) {  // rounded up
+  return (n + size - 1) / size;
+}
 
 }  // namespace troupe::gpu::host
