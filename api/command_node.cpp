@@ -58,6 +58,8 @@ int run_command(const node_config& c) {
   const auto deadline = clock::now() + std::chrono::seconds(c.drain_timeout_s);
   while (!(*node)->drained() && clock::now() < deadline && !(*node)->failure())
     if (signals.wait(milliseconds(20))) break;
+  signals.end_within(std::chrono::seconds(8), exit_clean);
+  node->reset();
   return exit_clean;
 }
 

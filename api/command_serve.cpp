@@ -101,6 +101,7 @@ int run_command(const serve_config& c) {
     if (signals.wait(milliseconds(news.announced() ? 200 : 10))) break;
   }
   drain(s, signals, c.drain_timeout_s);
+  signals.end_within(std::chrono::seconds(8), exit_clean);
   started->reset();
   spdlog::info("stopped");
   return exit_clean;

@@ -1,7 +1,11 @@
 #include "api/stop_signals.hpp"
 
 #include <csignal>
+#include <cstdlib>
 #include <ctime>
+#include <thread>
+
+#include "base/log.hpp"
 
 namespace troupe::api {
 namespace {
@@ -27,6 +31,15 @@ bool stop_signals::wait(std::chrono::milliseconds time) {
   limit.tv_sec = static_cast<std::time_t>(time.count() / 1000);
   limit.tv_nsec = static_cast<long>(time.count() % 1000) * 1'000'000;
   return sigtimedwait(&set, nullptr, &limit) > 0;
+}
+
+void stop_signals::end_within(std::chrono::milliseconds limit, int exit_code) {
+  std::thread([limit, exit_code] {
+    const bool asked = stop_signals().wait(limit);
+    spdlog::warn("{}: leaving now", asked ? "another signal" : "stopping takes too long");
+    spdlog::default_logger()->flush();
+    std::_Exit(exit_code);
+  }).detach();
 }
 
 }  // namespace troupe::api

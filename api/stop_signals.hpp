@@ -12,6 +12,10 @@ class stop_signals {
 
   // Waits at most so long; true if a signal came.
   bool wait(std::chrono::milliseconds time);
+
+  // Taking everything down must not hang either: from now on another signal, or the end of the time, ends the process
+  // with this code. Child processes die with it.
+  void end_within(std::chrono::milliseconds limit, int exit_code);
 };
 
 }  // namespace troupe::api
