@@ -11,6 +11,7 @@
 #include "api/explanation.hpp"
 #include "api/progress.hpp"
 #include "api/serving.hpp"
+#include "api/stop_signals.hpp"
 
 namespace troupe::api {
 namespace {
@@ -114,6 +115,14 @@ int talk(const ask_config& c, const url& to) {
   return exit_clean;
 }
 
+int ask_once(const ask_config& c, const url& to) {
+  nlohmann::json messages = nlohmann::json::array();
+  if (!c.system.empty()) messages.push_back(message("system", c.system));
+  messages.push_back(message("user", c.prompt));
+  auto answer = ask(c, to, messages);
+  return answer ? exit_clean : complain(answer.error(), exit_configuration);
+}
+
 }  // namespace
 
 int run_command(const ask_config& c) {
@@ -128,14 +137,13 @@ int run_command(const ask_config& c) {
   }
   auto to = parse_url(address);
   if (!to) return complain(to.error(), exit_configuration);
-  if (c.chat) return talk(c, *to);
-  nlohmann::json messages = nlohmann::json::array();
-  if (!c.system.empty()) messages.push_back(message("system", c.system));
-  messages.push_back(message("user", c.prompt));
-  auto answer = ask(c, *to, messages);
-  // That nodes leave when this process ends is no news.
-  if (here) spdlog::set_level(spdlog::level::off);
-  return answer ? exit_clean : complain(answer.error(), exit_configuration);
+  const int code = c.chat ? talk(c, *to) : ask_once(c, *to);
+  if (here) {
+    // That nodes leave when this process ends is no news.
+    spdlog::set_level(spdlog::level::off);
+    stop_signals().end_within(std::chrono::seconds(5), code);
+  }
+  return code;
 }
 
 }  // namespace troupe::api

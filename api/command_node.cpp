@@ -10,6 +10,8 @@ namespace {
 using clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+constexpr std::chrono::seconds stop_limit{8};
+
 result<actors::node_options> options_of(const node_config& c) {
   actors::node_options o;
   TROUPE_TRY(o.model, find_model(c.model));
@@ -53,12 +55,15 @@ int run_command(const node_config& c) {
   auto node = actors::node_process::start(*options);
   if (!node) return complain(node.error(), code_for(node.error()));
   while (!signals.wait(milliseconds(200)))
-    if (auto f = (*node)->failure()) return complain(*f, code_for(*f));
+    if (auto f = (*node)->failure()) {
+      signals.end_within(stop_limit, code_for(*f));
+      return complain(*f, code_for(*f));
+    }
   (*node)->drain();
   const auto deadline = clock::now() + std::chrono::seconds(c.drain_timeout_s);
   while (!(*node)->drained() && clock::now() < deadline && !(*node)->failure())
     if (signals.wait(milliseconds(20))) break;
-  signals.end_within(std::chrono::seconds(8), exit_clean);
+  signals.end_within(stop_limit, exit_clean);
   node->reset();
   return exit_clean;
 }

@@ -16,6 +16,9 @@ namespace {
 using clock = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
+// Children have three seconds of it.
+constexpr std::chrono::seconds stop_limit{8};
+
 std::string describe(const actors::cluster_status& status) {
   std::string device;
   std::uint64_t blocks = 0;
@@ -97,11 +100,14 @@ int run_command(const serve_config& c) {
   announcer news(s, began);
   for (;;) {
     news.look();
-    if (auto f = s.failure()) return complain(f->cause, f->exit_code);
+    if (auto f = s.failure()) {
+      signals.end_within(stop_limit, f->exit_code);
+      return complain(f->cause, f->exit_code);
+    }
     if (signals.wait(milliseconds(news.announced() ? 200 : 10))) break;
   }
   drain(s, signals, c.drain_timeout_s);
-  signals.end_within(std::chrono::seconds(8), exit_clean);
+  signals.end_within(stop_limit, exit_clean);
   started->reset();
   spdlog::info("stopped");
   return exit_clean;
