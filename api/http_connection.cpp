@@ -93,10 +93,11 @@ class connection::http_exchange : public exchange {
 
 // -- reading
 // ---------------------------------------------------------------------------------------------------------------
-connection::connection(boost::asio::ip::tcp::socket socket, const http_server_options& options,
-                       std::shared_ptr<http_handler> handler,
+connection::connection(std::shared_ptr<void> context, boost::asio::ip::tcp::socket socket,
+                       const http_server_options& options, std::shared_ptr<http_handler> handler,
                        std::shared_ptr<std::atomic<std::size_t>> open)
-    : socket_(std::move(socket)),
+    : context_(std::move(context)),
+      socket_(std::move(socket)),
       options_(options),
       handler_(std::move(handler)),
       open_(std::move(open)),

@@ -22,8 +22,10 @@ namespace troupe::api {
 
 class connection : public std::enable_shared_from_this<connection> {
  public:
-  connection(boost::asio::ip::tcp::socket socket, const http_server_options& options,
-             std::shared_ptr<http_handler> handler, std::shared_ptr<std::atomic<std::size_t>> open);
+  // `context` is what the socket runs on: it must outlive every connection, also one that a handler still holds.
+  connection(std::shared_ptr<void> context, boost::asio::ip::tcp::socket socket,
+             const http_server_options& options, std::shared_ptr<http_handler> handler,
+             std::shared_ptr<std::atomic<std::size_t>> open);
   ~connection();
 
   void start();
@@ -49,8 +51,9 @@ class connection : public std::enable_shared_from_this<connection> {
   void close();
   void arm_ping();
 
+  const std::shared_ptr<void> context_;
   boost::asio::ip::tcp::socket socket_;
-  const http_server_options& options_;
+  const http_server_options options_;
   const std::shared_ptr<http_handler> handler_;
   const std::shared_ptr<std::atomic<std::size_t>> open_;
   request_parser parser_;

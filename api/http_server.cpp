@@ -36,7 +36,7 @@ class asio_server : public http_server {
   asio_server(const http_server_options& options, std::shared_ptr<http_handler> handler)
       : options_(options),
         handler_(std::move(handler)),
-        acceptor_(asio::make_strand(context_)),
+        acceptor_(asio::make_strand(*context_)),
         retry_(acceptor_.get_executor()) {}
   ~asio_server() override { stop(); }
 
@@ -62,7 +62,7 @@ class asio_server : public http_server {
     raise_descriptor_limit(options_.max_connections);
     accept();
     for (unsigned i = 0; i < std::max(1u, options_.threads); ++i)
-      threads_.emplace_back([this] { context_.run(); });
+      threads_.emplace_back([this] { context_->run(); });
     return {};
   }
 
@@ -85,14 +85,14 @@ class asio_server : public http_server {
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
     while (*open_ > 0 && std::chrono::steady_clock::now() < deadline)
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    context_.stop();
+    context_->stop();
     for (auto& t : threads_) t.join();
     threads_.clear();
   }
 
  private:
   void accept() {
-    acceptor_.async_accept(asio::make_strand(context_),
+    acceptor_.async_accept(asio::make_strand(*context_),
                            [this](const boost::system::error_code& code, tcp::socket socket) {
                              if (!acceptor_.is_open()) return;
                              if (code) return pause();
@@ -115,7 +115,7 @@ class asio_server : public http_server {
     socket.set_option(asio::socket_base::keep_alive(true), ignored);
     const std::size_t open = *open_;
     if (open >= options_.max_connections + max_refusals) return;
-    auto c = std::make_shared<connection>(std::move(socket), options_, handler_, open_);
+    auto c = std::make_shared<connection>(context_, std::move(socket), options_, handler_, open_);
     {
       std::lock_guard lock(mutex_);
       std::erase_if(known_, [](const auto& weak) { return weak.expired(); });
@@ -131,9 +131,9 @@ class asio_server : public http_server {
   const std::shared_ptr<http_handler> handler_;
   const std::shared_ptr<std::atomic<std::size_t>> open_ =
       std::make_shared<std::atomic<std::size_t>>(0);
-  asio::io_context context_;
+  const std::shared_ptr<asio::io_context> context_ = std::make_shared<asio::io_context>();
   // Handlers may still post when the last socket is closed.
-  const asio::executor_work_guard<asio::io_context::executor_type> work_{context_.get_executor()};
+  const asio::executor_work_guard<asio::io_context::executor_type> work_{context_->get_executor()};
   tcp::acceptor acceptor_;
   asio::steady_timer retry_;
   std::uint16_t port_ = 0;

@@ -162,10 +162,12 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
   return s;
 }
 
-// The door first, so that no request is under way when the cluster goes.
+// The door first, so that no request is under way when the cluster goes. The application goes before it too: CAF's
+// actor system waits for every thread that ever held one of its actors to let go of the logger, the application's
+// own thread included.
 serving::~serving() {
-  if (server_) server_->stop();
   server_.reset();
+  application_.reset();
   cluster_.reset();
 }
 
