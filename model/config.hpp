@@ -16,10 +16,10 @@ struct rope_config {
   // true: pairs are (2i, 2i+1), as GGUF's llama stores q and k; false: (i, i + dimensions/2), as Hugging Face does.
   bool interleaved = true;
   rope_scaling_kind scaling = rope_scaling_kind::none;
-  float factor = 1.0f;                          // linear, yarn, llama3
-  float low_freq_factor = 1.0f;                 // llama3
-  float high_freq_factor = 4.0f;                // llama3
-  std::uint32_t original_max_position_embeddings = 0;  // yarn, llama3
+  float factor = 1.0f;                                                 // linear, yarn, llama3
+  float low_freq_factor = 1.0f;                                        // llama3
+  float high_freq_factor = 4.0f;                                       // llama3
+  std::uint32_t original_max_position_embeddings = 0;                  // yarn, llama3
   float beta_fast = 32.0f, beta_slow = 1.0f, attention_factor = 1.0f;  // yarn
   // Per-pair divisors of the frequency [dimensions/2] from the file (`rope_freqs.weight`); empty: none.
   std::vector<float> freq_factors = {};

@@ -18,17 +18,17 @@ namespace troupe::model {
 
 // Weights of one decoder layer. Optional tensors have exists() == false.
 struct layer_weights {
-  tensor attn_norm;    // [1][hidden_size]
-  tensor q_proj;       // [num_attention_heads * head_dim][hidden_size]
-  tensor k_proj;       // [num_key_value_heads * head_dim][hidden_size]
-  tensor v_proj;       // [num_key_value_heads * head_dim][hidden_size]
-  tensor o_proj;       // [hidden_size][num_attention_heads * head_dim]
+  tensor attn_norm;               // [1][hidden_size]
+  tensor q_proj;                  // [num_attention_heads * head_dim][hidden_size]
+  tensor k_proj;                  // [num_key_value_heads * head_dim][hidden_size]
+  tensor v_proj;                  // [num_key_value_heads * head_dim][hidden_size]
+  tensor o_proj;                  // [hidden_size][num_attention_heads * head_dim]
   tensor q_bias, k_bias, v_bias;  // optional, Qwen2
   tensor q_norm, k_norm;          // optional [1][head_dim], Qwen3
-  tensor ffn_norm;     // [1][hidden_size]
-  tensor gate_proj;    // [intermediate_size][hidden_size]
-  tensor up_proj;      // [intermediate_size][hidden_size]
-  tensor down_proj;    // [hidden_size][intermediate_size]
+  tensor ffn_norm;                // [1][hidden_size]
+  tensor gate_proj;               // [intermediate_size][hidden_size]
+  tensor up_proj;                 // [intermediate_size][hidden_size]
+  tensor down_proj;               // [hidden_size][intermediate_size]
 };
 
 struct model_weights {
@@ -44,8 +44,8 @@ struct loaded_model {
   model_config config;
   model_weights weights;
   hash128_t digest;  // of every byte that decides an answer: equal digests, equal model
-  std::shared_ptr<const metadata> meta;      // tokenizer and chat template are built from it
-  std::shared_ptr<const void> mapping;       // keeps the bytes alive that the tensors view
+  std::shared_ptr<const metadata> meta;  // tokenizer and chat template are built from it
+  std::shared_ptr<const void> mapping;   // keeps the bytes alive that the tensors view
   std::uint64_t file_bytes = 0;
 };
 
