@@ -1,5 +1,7 @@
 #include "actors/node_agent.hpp"
 
+#include <utility>
+
 #include "actors/connect.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
@@ -22,7 +24,9 @@ void agent_state::connect() {
       [this](const directory_actor& d) { join(d); },
       [this](const error& e) {
         connecting = false;  // the next beat tries again
-        spdlog::debug("directory: {}", e.detail);
+        // Once an outage: a node may well start before its cluster.
+        if (!std::exchange(told_unreachable, true))
+          spdlog::warn("the cluster: {} This node goes on trying.", e.detail);
       });
 }
 
@@ -41,6 +45,7 @@ void agent_state::join(const directory_actor& to) {
               return;
             }
             member = true;
+            told_unreachable = false;
             joined_at = self->clock().now();
             if (context->node->state == node_state::joining)
               context->node->state = node_state::ready;
