@@ -81,11 +81,15 @@ void decode_state::on_blocks(const blocks_ready& m) {
           h.bytes = out.bytes;
           h.duration_us = static_cast<std::uint64_t>(out.duration.count() / 1000);
           h.failure = out.failure;
+          // The actor first when all is well: the engine may finish the request with this pull, and its
+          // end must find the blocks counted. After a failure the engine first, which then keeps what arrived.
+          const bool complete = h.failed_blocks == 0;
+          if (complete) caf::anon_send(me, h);
           services->loop->post_completion(
               [id, ok = out.ok, bytes = out.bytes](engine::engine& e, engine::time_point t) {
                 e.pull_ended(id, ok, bytes, t);
               });
-          caf::anon_send(me, std::move(h));
+          if (!complete) caf::anon_send(me, std::move(h));
         });
   };
   post(m.id, std::move(start));

@@ -50,8 +50,14 @@ class waiting_sink : public generation_sink {
 };
 
 struct cluster_test : ::testing::Test {
-  void SetUp() override {
-    testing::write_tiny_gguf(path, {.context = 512});
+  void SetUp() override { use_model({.context = 512}); }
+  // A few milliseconds a token, so that a request is still running when it is canceled.
+  void use_slow_model() {
+    use_model(
+        {.hidden_size = 256, .intermediate_size = 1024, .num_hidden_layers = 24, .context = 512});
+  }
+  void use_model(const testing::tiny_model& m) {
+    testing::write_tiny_gguf(path, m);
     auto opened = model::open_model(path);
     ASSERT_TRUE(opened) << to_string(opened.error());
     model = *opened;
@@ -171,6 +177,7 @@ TEST_F(cluster_test, bad_requests_are_refused_with_the_reason) {
 }
 
 TEST_F(cluster_test, cancel_ends_a_request_and_frees_its_blocks) {
+  use_slow_model();
   auto s = start(options(1, 1));
   ASSERT_TRUE(s);
   auto sink = std::make_shared<waiting_sink>();
@@ -192,6 +199,7 @@ TEST_F(cluster_test, cancel_ends_a_request_and_frees_its_blocks) {
 }
 
 TEST_F(cluster_test, a_program_connects_and_streams) {
+  use_slow_model();
   auto s = start(options(1, 1));
   ASSERT_TRUE(s);
   auto c = client::connect("127.0.0.1", s->cluster_port());
@@ -209,6 +217,7 @@ TEST_F(cluster_test, a_program_connects_and_streams) {
       (*c)->generate(ask(64, 300), [&](const engine::token_output&) { return ++delivered < 3; });
   ASSERT_TRUE(stopped) << to_string(stopped.error());
   EXPECT_EQ(stopped->reason, engine::finish_reason::abort);
+  EXPECT_EQ(delivered, 3);  // nothing after the callback said no
 }
 
 TEST_F(cluster_test, a_program_with_another_secret_or_port_is_told) {
