@@ -146,10 +146,7 @@ decode_actor::behavior_type decode_state::make_behavior() {
           end_remote(m.id, true, to_string(error{m.code, m.detail}));
       },
       [this](const membership& m) { on_membership(m); },
-      [this](const metrics_request&) -> std::string {
-        node->metrics->update(node->loop->stats());
-        return node->metrics->text();
-      },
+      [this](const metrics_request&) { return node->metrics_text(); },
       [this](const drain_request&) { node->state = node_state::draining; },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const pull_happened& m) { on_pull(m); },

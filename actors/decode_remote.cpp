@@ -64,7 +64,7 @@ void decode_state::on_blocks(const blocks_ready& m) {
 
   std::vector<engine::block_descriptor> blocks;
   for (const auto& b : m.blocks) blocks.push_back({b.block, b.generation, b.valid_tokens});
-  const pull_happened happened{m.id, m.try_number, 0, 0, 0, 0, error{ec::none, {}}};
+  const pull_happened happened{m.id, m.try_number, 0, 0, error{ec::none, {}}};
   auto services = node;
   auto start = [me = decode_actor(self), services, blocks, happened, peer = incarnation{part.peer},
                 first = m.first_block](engine::engine& eng, engine::time_point now) {
@@ -78,8 +78,6 @@ void decode_state::on_blocks(const blocks_ready& m) {
           pull_happened h = happened;
           h.blocks = static_cast<std::uint32_t>(out.ok.size());
           for (bool ok : out.ok) h.failed_blocks += ok ? 0 : 1;
-          h.bytes = out.bytes;
-          h.duration_us = static_cast<std::uint64_t>(out.duration.count() / 1000);
           h.failure = out.failure;
           // The actor first when all is well: the engine may finish the request with this pull, and its
           // end must find the blocks counted. After a failure the engine first, which then keeps what arrived.

@@ -52,7 +52,6 @@ directory_actor::behavior_type directory_state::make_behavior() {
           self->monitor(sender);
         self->send(listener, table->snapshot(self->clock().now()));
       },
-      [](const metrics_request&) -> std::string { return {}; },
       [this](caf::tick_atom) {
         self->delayed_send(self, tick_interval, caf::tick_atom_v);
         const bool changed = table->expire(self->clock().now());

@@ -25,7 +25,6 @@ struct pull_happened {  // the transport's thread, by way of the engine loop, to
   std::uint64_t id = 0;
   std::uint32_t try_number = 0;
   std::uint32_t blocks = 0, failed_blocks = 0;
-  std::uint64_t bytes = 0, duration_us = 0;
   error failure;  // of the transfer itself, or of the first fence that did not match
 };
 struct request_refused {  // the engine did not take a request
@@ -98,7 +97,7 @@ using directory_actor = caf::typed_actor<
     caf::replies_to<join_request>::with<
         join_reply>,            // idempotent; refuses another model or protocol
     caf::reacts_to<heartbeat>,  // an unknown sender is told to join again by silence: it re-joins
-    caf::reacts_to<subscribe_request>, caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<subscribe_request>,
     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: watchdog over heartbeats
 
 using membership_listener = caf::typed_actor<caf::reacts_to<membership>>;

@@ -36,4 +36,9 @@ node_load node_services::load() const {
   return l;
 }
 
+std::string node_services::metrics_text() const {
+  metrics->update(loop->stats());
+  return metrics->text();
+}
+
 }  // namespace troupe::actors

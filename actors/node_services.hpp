@@ -44,6 +44,7 @@ struct node_services {
   std::atomic<node_state> state{node_state::joining};
   std::atomic<std::uint32_t> requests{0};  // that the role actor follows; drained when zero
   node_load load() const;
+  std::string metrics_text() const;  // as of the engine's last step
 };
 
 }  // namespace troupe::actors

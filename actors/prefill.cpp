@@ -94,10 +94,7 @@ prefill_actor::behavior_type prefill_state::make_behavior() {
       [this](const prefill_request& r) { prefill(r); },
       // A reader that gives up early releases too: what is not computed yet is then not computed at all.
       [this](const release_request& r) { end(r.id, true); },
-      [this](const metrics_request&) -> std::string {
-        node->metrics->update(node->loop->stats());
-        return node->metrics->text();
-      },
+      [this](const metrics_request&) { return node->metrics_text(); },
       [this](const drain_request&) { node->state = node_state::draining; },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const request_refused& r) { refuse(r.id, r.try_number, r.failure); },

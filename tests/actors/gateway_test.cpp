@@ -68,7 +68,6 @@ directory_actor::behavior_type silent_directory(directory_actor::pointer) {
       [](const join_request&) -> join_reply { return {}; },
       [](const heartbeat&) {},
       [](const subscribe_request&) {},
-      [](const metrics_request&) -> std::string { return {}; },
       [](caf::tick_atom) {},
   };
 }
