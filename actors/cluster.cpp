@@ -83,7 +83,7 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
   context->neighbours = neighbours_;
   context->metrics = std::make_shared<gateway_metrics>("gateway");
   context->router = router_ = system_.spawn(router, context->metrics);
-  gateway_ = system_.spawn<caf::detached>(gateway, context);
+  gateway_ = system_.spawn(gateway, context);
   service_ = make_gateway_service(system_, gateway_);
 }
 

@@ -131,7 +131,7 @@ class gateway_service : public generation_service {
  public:
   gateway_service(caf::actor_system& system, const gateway_actor& gateway)
       : system_(system), gateway_(gateway), board_(std::make_shared<status_board>()) {
-    actor_ = system.spawn<caf::detached>(service, gateway, board_);
+    actor_ = system.spawn(service, gateway, board_);
     // Ids of several doors meet in the nodes: the upper half is this door's own.
     next_id_ = (std::uint64_t{std::random_device{}()} << 32) | 1;
   }

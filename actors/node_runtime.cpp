@@ -168,7 +168,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   // The actor first: the loop's hooks and the puller's events are messages to it.
   std::function<void(engine::events &&)> on_events;
   if (info.kind == role::decode) {
-    decode_actor actor = system_.spawn<caf::detached>(decode, services_);
+    decode_actor actor = system_.spawn(decode, services_);
     role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
     services_->puller->on_peer_down = [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](
                                           incarnation peer, const error& why) {
@@ -180,7 +180,7 @@ result<void> node_runtime::make_engine(const node_options& options,
                      engine_happened{std::make_shared<const engine::events>(std::move(happened))});
     };
   } else {
-    prefill_actor actor = system_.spawn<caf::detached>(prefill, services_);
+    prefill_actor actor = system_.spawn(prefill, services_);
     role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
     on_events = [actor](engine::events&& happened) {
       caf::anon_send(actor,

@@ -12,7 +12,9 @@ system_config::system_config(const network_settings& network) {
   load<caf::io::middleman>();
   // `sharing` wakes actors in 15 us where the default polls for 100, and idles at 0 % (platform notes, D2).
   set("scheduler.policy", caf::atom("sharing"));
-  set("scheduler.max-threads", 2);
+  // No actor of ours is detached: CAF joins a detached actor's thread only when the last reference to the actor is
+  // gone, and a message that the closing middleman never read can hold one, so the process would never end.
+  set("scheduler.max-threads", 3);
   set("middleman.workers", 0);
   // Off by default in 0.17.6: without them a stopped peer is never noticed (D3).
   set("middleman.heartbeat-interval", caf::timespan(std::chrono::milliseconds(500)));
