@@ -83,10 +83,10 @@ void decode_state::on_blocks(const blocks_ready& m) {
           // end must find the blocks counted. After a failure the engine first, which then keeps what arrived.
           const bool complete = h.failed_blocks == 0;
           if (complete) caf::anon_send(me, h);
-          services->loop->post_completion(
-              [id, ok = out.ok, bytes = out.bytes](engine::engine& e, engine::time_point t) {
-                e.pull_ended(id, ok, bytes, t);
-              });
+          services->loop->post_completion([id, ok = out.ok, bytes = out.bytes, busy = out.duration](
+                                              engine::engine& e, engine::time_point t) {
+            e.pull_ended(id, ok, bytes, busy, t);
+          });
           if (!complete) caf::anon_send(me, std::move(h));
         });
   };

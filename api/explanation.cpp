@@ -23,13 +23,8 @@ double number_of(const nlohmann::json& o, const char* key) {
   return found != o.end() && found->is_number() ? found->get<double>() : 0;
 }
 
-// Pulls of a long prompt begin while the rest of it is still read, so the time between the first and the last says
-// how much was hidden, not how fast the link is.
 std::string pace(double bytes, double us) {
-  if (us <= 0) return {};
-  const double gb_per_second = bytes / us / 1e3;
-  if (gb_per_second < 0.1) return format(", in %.0f ms while the prompt was read", us / 1e3);
-  return format(", %.2f ms, %.2f GB/s", us / 1e3, gb_per_second);
+  return us > 0 ? format(", %.2f ms, %.2f GB/s", us / 1e3, bytes / us / 1e3) : "";
 }
 
 }  // namespace

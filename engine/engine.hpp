@@ -182,9 +182,9 @@ class engine {
                                std::span<const block_descriptor> remote) = 0;
   // The pull ended and nothing of it is in flight any more. ok[i]: piece i arrived and its fence
   // matched. A piece that did not has the effect of remote_failed, so retry before calling this.
-  // Unknown and ended pulls are ignored.
+  // `busy` is the time that the link took for it. Unknown and ended pulls are ignored.
   virtual void pull_ended(pull_id id, const std::vector<bool>& ok, std::uint64_t bytes,
-                          time_point now) = 0;
+                          std::chrono::nanoseconds busy, time_point now) = 0;
   // The first token, sampled by the peer; its index must be the next. Emitted as a tokens_event by
   // the next step, also when the prompt is computed here by now. Duplicates are ignored.
   virtual void remote_first_token(request_id id, attempt try_number, token_output first,

@@ -26,7 +26,7 @@ class engine_impl final : public engine {
   pull_plan start_pull(request_id id, attempt try_number, std::uint32_t first_block,
                        std::span<const block_descriptor> remote) override;
   void pull_ended(pull_id id, const std::vector<bool>& ok, std::uint64_t bytes,
-                  time_point now) override;
+                  std::chrono::nanoseconds busy, time_point now) override;
   void remote_first_token(request_id id, attempt try_number, token_output first,
                           time_point now) override;
   void remote_failed(request_id id, attempt try_number, time_point now) override;

@@ -18,8 +18,7 @@ result<remote_reservation> engine_impl::add_remote(generation_request request, t
   changed(now);
   const auto blocks = static_cast<std::uint32_t>(s.table.size());
   s.was_remote = true;
-  s.remote = remote_prefill{s.num_sealed, blocks, std::vector<bool>(blocks), s.num_sealed,
-                            time_point::max()};
+  s.remote = remote_prefill{s.num_sealed, blocks, std::vector<bool>(blocks), s.num_sealed, {}};
   std::fill_n(s.remote->arrived.begin(), s.num_sealed, true);
   sequences_.emplace(s.request.id, std::move(owned));
   scheduler_.add_remote(&s);
@@ -51,14 +50,13 @@ pull_plan engine_impl::start_pull(request_id id, attempt try_number, std::uint32
     p.pieces.push_back({local, at});
   }
   if (plan.pieces.empty()) return {};
-  s->remote->first_pull = std::min(s->remote->first_pull, now_);
   plan.id = pull_id{next_pull_};
   pulls_.emplace(next_pull_++, std::move(p));
   return plan;
 }
 
 void engine_impl::pull_ended(pull_id id, const std::vector<bool>& ok, std::uint64_t bytes,
-                             time_point now) {
+                             std::chrono::nanoseconds busy, time_point now) {
   changed(now);
   const auto at = pulls_.find(static_cast<std::uint64_t>(id));
   if (at == pulls_.end()) return;
@@ -81,8 +79,9 @@ void engine_impl::pull_ended(pull_id id, const std::vector<bool>& ok, std::uint6
   }
   if (!wanted) return;
   s->usage.transfer_bytes += bytes;
+  s->remote->pulling += busy;
   s->usage.transfer_us = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(now_ - s->remote->first_pull).count());
+      std::chrono::duration_cast<std::chrono::microseconds>(s->remote->pulling).count());
   if (all_ok) {
     join_if_complete(*s);
   } else {

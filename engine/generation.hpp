@@ -86,7 +86,7 @@ struct generation_usage {
   std::uint32_t preemptions = 0;
   std::uint64_t queue_us = 0;     // waiting for the engine
   std::uint64_t prefill_us = 0;   // computing the prompt here
-  std::uint64_t transfer_us = 0;  // from the first pull's start to the last one's end
+  std::uint64_t transfer_us = 0;  // the time of its pulls, summed
   std::uint64_t transfer_bytes = 0;
 };
 

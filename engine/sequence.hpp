@@ -23,7 +23,7 @@ struct remote_prefill {
   std::uint32_t num_blocks = 0;
   std::vector<bool> arrived;  // [num_blocks], verified; true before first_block
   std::uint32_t num_arrived = 0;
-  time_point first_pull = time_point::max();
+  std::chrono::nanoseconds pulling{};  // the time of its pulls, summed
 };
 
 struct sequence {

@@ -45,7 +45,7 @@ struct remote : ::testing::Test {
     return ok;
   }
   void end(const pull_plan& plan, const std::vector<bool>& ok) {
-    decode.engine->pull_ended(plan.id, ok, plan.pieces.size() * 96, decode.now);
+    decode.engine->pull_ended(plan.id, ok, plan.pieces.size() * 96, {}, decode.now);
     EXPECT_EQ(decode.engine->check_invariants(), "");
   }
   void expect_all_free() {
@@ -135,7 +135,7 @@ TEST_F(remote, what_does_not_fit_is_left_out) {
   EXPECT_TRUE(e.start_pull(r.id, 0, ~0u, blocks).pieces.empty());
   EXPECT_EQ(e.start_pull(r.id, 0, 2, blocks).pieces.size(), 0u)
       << "a full block where a partial one belongs";
-  e.pull_ended(pull_id{999}, {true}, 1, decode.now);
+  e.pull_ended(pull_id{999}, {true}, 1, {}, decode.now);
   e.remote_first_token(r.id, 1, {0, 5, 0, {}}, decode.now);
   e.remote_first_token(r.id, 0, {1, 5, 0, {}}, decode.now);
   e.remote_first_token(r.id, 0, {0, 40, 0, {}}, decode.now);
@@ -161,7 +161,7 @@ TEST_F(remote, blocks_under_a_pull_outlive_a_canceled_request) {
   ASSERT_TRUE(small.engine->add(other, small.now));
   for (int i = 0; i < 4; ++i) small.step();
   for (const auto& p : plan.pieces) std::ranges::fill(small.runner.block(p.local), std::byte{0xee});
-  small.engine->pull_ended(plan.id, {true, true, true}, 0, small.now);
+  small.engine->pull_ended(plan.id, {true, true, true}, 0, {}, small.now);
   EXPECT_EQ(small.engine->stats().blocks_quarantined, 0u);
   small.run();
   EXPECT_EQ(small.of(2).ids(), expected);

@@ -215,8 +215,8 @@ class trace {
           transport::verify(to.first(sealed_bytes), tag_of(p.expected, incarnation{77}, identity))
               .has_value());
     }
-    decode_.engine->pull_ended(f.plan.id, ok, 1, decode_.now);
-    if (chance(10)) decode_.engine->pull_ended(f.plan.id, ok, 1, decode_.now);
+    decode_.engine->pull_ended(f.plan.id, ok, 1, {}, decode_.now);
+    if (chance(10)) decode_.engine->pull_ended(f.plan.id, ok, 1, {}, decode_.now);
   }
 
   void cancel_one() {
