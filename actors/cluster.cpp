@@ -24,7 +24,7 @@ class single_node : public node_process {
   result<void> run(const node_options& options) {
     TROUPE_TRY(auto model, model::open_model(options.model));
     TROUPE_TRY(node_, node_runtime::start(
-                          system_, options, std::move(model),
+                          system_, product_platform(system_), options, std::move(model),
                           join_target{directory_actor{}, options.join_host, options.join_port},
                           std::make_shared<local_nodes>()));
     return {};
@@ -81,6 +81,7 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
   auto context = context_ = std::make_shared<gateway_context>();
   context->directory = directory_;
   context->neighbours = neighbours_;
+  context->connector = product_connector(system_);
   context->metrics = std::make_shared<gateway_metrics>("gateway");
   context->router = router_ = system_.spawn(router, context->metrics);
   gateway_ = system_.spawn(gateway, context);
@@ -147,8 +148,8 @@ result<void> server::run(const serve_options& options,
       n.engine = options.engine;
       n.network = options.network;
       n.network.port = 0;
-      TROUPE_TRY(auto node, node_runtime::start(system_, n, model, join_target{directory_, {}, 0},
-                                                neighbours_));
+      TROUPE_TRY(auto node, node_runtime::start(system_, product_platform(system_), n, model,
+                                                join_target{directory_, {}, 0}, neighbours_));
       nodes_.push_back(std::move(node));
     }
   }

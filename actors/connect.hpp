@@ -4,21 +4,27 @@
 
 #include <caf/actor_cast.hpp>
 #include <caf/actor_system.hpp>
-#include <caf/io/middleman.hpp>
+#include <caf/replies_to.hpp>
+#include <caf/typed_actor.hpp>
 #include <set>
 #include <string>
 
-#include "actors/interfaces.hpp"
-#include "actors/node_services.hpp"
+#include "base/result.hpp"
 
 namespace troupe::actors {
 
+// Who knows the way to other processes: CAF's middleman, or the simulator's network.
+using connector_actor =
+    caf::typed_actor<caf::replies_to<caf::connect_atom, std::string, std::uint16_t>::with<
+        caf::node_id, caf::strong_actor_ptr, std::set<std::string>>>;
+connector_actor product_connector(caf::actor_system& system);
+
 // Calls `ok(Handle)` or `failed(error)` on the actor `self`, always later, within `timeout`.
 template <class Handle, class Self, class Ok, class Failed>
-void connect_to(Self* self, const std::string& host, std::uint16_t port,
-                std::chrono::milliseconds timeout, Ok ok, Failed failed) {
+void connect_to(Self* self, const connector_actor& connector, const std::string& host,
+                std::uint16_t port, std::chrono::milliseconds timeout, Ok ok, Failed failed) {
   const std::string where = host + ":" + std::to_string(port);
-  self->request(self->system().middleman().actor_handle(), timeout, caf::connect_atom_v, host, port)
+  self->request(connector, timeout, caf::connect_atom_v, host, port)
       .then(
           [=](const caf::node_id&, const caf::strong_actor_ptr& ptr,
               const std::set<std::string>& interface) mutable {

@@ -9,7 +9,7 @@ constexpr auto tick_interval = std::chrono::milliseconds(250);
 
 }  // namespace
 
-void decode_state::post(std::uint64_t id, engine_loop::command c) {
+void decode_state::post(std::uint64_t id, engine_driver::command c) {
   if (auto posted = node->loop->post(std::move(c)); !posted) {
     auto it = entries.find(id);
     if (it != entries.end()) on_refused({id, it->second.try_number, false, posted.error()});
@@ -49,7 +49,7 @@ void decode_state::generate(const generate_request& r) {
     connect_peer(r.prefill);
     ask_prefill(r.id);
   }
-  auto request = to_engine(r, engine::clock::now());
+  auto request = to_engine(r, node->now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
   post(r.id, [me = decode_actor(self), request, remote](engine::engine& eng,

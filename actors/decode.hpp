@@ -56,7 +56,7 @@ struct decode_state {
   void finish(std::uint64_t id, generation_finished message);
   void on_down(const caf::down_msg& down);
   // Runs `c` on the engine; if it cannot, the request ends with the reason.
-  void post(std::uint64_t id, engine_loop::command c);
+  void post(std::uint64_t id, engine_driver::command c);
 
   // -- remote prefill (decode_remote.cpp) ----------------------------------------------------------------------------------
   void ask_prefill(std::uint64_t id);

@@ -22,7 +22,7 @@ void decode_state::connect_peer(const node_info& info) {
   if (auto neighbour = node->neighbours->find(info.start))
     return connected(caf::actor_cast<prefill_actor>(neighbour));
   connect_to<prefill_actor>(
-      self, info.host, info.port, node->options.connect_timeout, connected,
+      self, node->connector, info.host, info.port, node->options.connect_timeout, connected,
       [this, start = info.start](const error& e) { drop_peer(start, e.detail); });
 }
 

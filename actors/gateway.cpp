@@ -58,7 +58,7 @@ void gateway_state::route(std::uint64_t id) {
   q.decode = 0;
   q.routing = true;
   const auto try_number = q.try_number;
-  const auto begin = std::chrono::steady_clock::now();
+  const auto begin = self->clock().now();
   route_request ask{
       id, static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
       q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(), q.excluded};
@@ -66,7 +66,7 @@ void gateway_state::route(std::uint64_t id) {
       .then(
           [this, id, try_number, begin](const route_plan& plan) {
             context->metrics->route_seconds.Observe(
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+                std::chrono::duration<double>(self->clock().now() - begin).count());
             on_plan(id, try_number, plan);
           },
           [this, id, try_number](const caf::error&) {

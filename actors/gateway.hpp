@@ -15,6 +15,7 @@
 #include <optional>
 #include <set>
 
+#include "actors/connect.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/metrics.hpp"
 #include "actors/node_services.hpp"
@@ -37,6 +38,7 @@ struct gateway_context {
   directory_actor directory;
   router_actor router;
   std::shared_ptr<local_nodes> neighbours;
+  connector_actor connector;
   std::shared_ptr<gateway_metrics> metrics;
   // How programs reach this gateway; complete once `published`, and then it joins the directory.
   node_info info;

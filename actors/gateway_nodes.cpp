@@ -22,14 +22,14 @@ void gateway_state::connect_node(const node_info& info) {
   if (auto neighbour = context->neighbours->find(info.start)) return connected(neighbour);
   if (info.kind == role::decode)
     connect_to<decode_actor>(
-        self, info.host, info.port, context->options.connect_timeout,
+        self, context->connector, info.host, info.port, context->options.connect_timeout,
         [connected](const decode_actor& a) {
           connected(caf::actor_cast<caf::strong_actor_ptr>(a));
         },
         failed);
   else
     connect_to<prefill_actor>(
-        self, info.host, info.port, context->options.connect_timeout,
+        self, context->connector, info.host, info.port, context->options.connect_timeout,
         [connected](const prefill_actor& a) {
           connected(caf::actor_cast<caf::strong_actor_ptr>(a));
         },

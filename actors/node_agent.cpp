@@ -20,8 +20,8 @@ void agent_state::connect() {
   connecting = true;
   if (context->directory) return join(context->directory);
   connect_to<directory_actor>(
-      self, context->directory_host, context->directory_port, connect_timeout,
-      [this](const directory_actor& d) { join(d); },
+      self, context->node->connector, context->directory_host, context->directory_port,
+      connect_timeout, [this](const directory_actor& d) { join(d); },
       [this](const error& e) {
         connecting = false;  // the next beat tries again
         // Once an outage: a node may well start before its cluster.

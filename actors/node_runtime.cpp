@@ -3,10 +3,8 @@
 #include <unistd.h>
 
 #include <caf/actor_cast.hpp>
-#include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
 #include <fstream>
-#include <random>
 
 #include "actors/decode.hpp"
 #include "actors/node_agent.hpp"
@@ -14,7 +12,6 @@
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 #include "model/tokenizer.hpp"
-#include "transport/ucx/fabric.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -30,12 +27,6 @@ std::uint64_t available_memory() {
     meminfo.ignore(64, '\n');
   }
   return default_kv_memory;
-}
-
-std::uint64_t random_incarnation() {
-  std::random_device random;
-  const auto value = (std::uint64_t{random()} << 32) | random();
-  return value == 0 ? 1 : value;
 }
 
 // What makes the bytes of a block meaningful: the model and the layout.
@@ -69,18 +60,20 @@ result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::kv_l
 }  // namespace
 
 result<std::unique_ptr<node_runtime>> node_runtime::start(
-    caf::actor_system& system, const node_options& options,
+    caf::actor_system& system, node_platform platform, const node_options& options,
     std::shared_ptr<const model::loaded_model> model, const join_target& target,
     std::shared_ptr<local_nodes> neighbours) {
   const auto begin = std::chrono::steady_clock::now();
-  auto node = std::unique_ptr<node_runtime>(new node_runtime(system));
+  auto node = std::unique_ptr<node_runtime>(new node_runtime(system, std::move(platform)));
   auto& info = node->services_->info;
   TROUPE_TRY(info.kind, parse_role(options.role));
   info.name = options.name.empty() ? options.role + "-" + std::to_string(getpid()) : options.name;
-  info.start = random_incarnation();
+  info.start = node->platform_.new_incarnation();
   info.model_name = options.model_name;
   info.model_digest = to_hex(model->digest);
   node->services_->neighbours = std::move(neighbours);
+  node->services_->connector = node->platform_.connector;
+  node->services_->now = node->platform_.now;
   node->services_->metrics = std::make_unique<node_metrics>(info.name, options.role);
 
   TROUPE_CHECK(node->make_device(options, model));
@@ -101,7 +94,7 @@ result<void> node_runtime::make_device(const node_options& options,
   runner_options.max_batch_tokens =
       std::max(options.engine.max_num_batched_tokens, runner_options.block_tokens);
   runner_options.max_batch_sequences = options.engine.max_num_seqs;
-  TROUPE_TRY(runner_, gpu::make_runner(model, runner_options));
+  TROUPE_TRY(runner_, platform_.make_runner(model, runner_options));
   const auto& layout = runner_->layout();
   kv_identity_ = identity_of(*model, layout);
   info.kv_identity = to_hex(kv_identity_);
@@ -115,10 +108,9 @@ result<void> node_runtime::make_device(const node_options& options,
   TROUPE_TRY(info.num_blocks, blocks_of(options.engine, layout, info.max_model_len));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
-  transport::ucx_options ucx;
-  ucx.self = incarnation{info.start};
-  ucx.cuda = runner_->kv_memory() == gpu::memory_kind::cuda;
-  TROUPE_TRY(fabric_, transport::make_ucx_fabric(ucx, services_->puller->sink()));
+  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start},
+                                            runner_->kv_memory() == gpu::memory_kind::cuda,
+                                            services_->puller->sink()));
   const std::uint64_t bytes = std::uint64_t{info.num_blocks} * layout.block_bytes();
   if (runner_->kv_memory() == gpu::memory_kind::host) {
     TROUPE_TRY(arena_, fabric_->allocate(bytes));
@@ -163,6 +155,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.end_of_generation = tokenizer->end_of_generation();
   e.kv_identity = kv_identity_;
   e.owner_incarnation = info.start;
+  e.pass_clock = platform_.pass_clock;
   TROUPE_TRY(auto engine, engine::engine::make(*runner_, arena_.span(), e));
 
   // The actor first: the loop's hooks and the puller's events are messages to it.
@@ -187,30 +180,21 @@ result<void> node_runtime::make_engine(const node_options& options,
                      engine_happened{std::make_shared<const engine::events>(std::move(happened))});
     };
   }
-  engine_loop::hooks hooks;
+  engine_driver::hooks hooks;
   hooks.on_events = std::move(on_events);
   hooks.on_step = [metrics = services_->metrics.get()](const engine::step_report& r,
                                                        std::chrono::nanoseconds t) {
     metrics->on_step(r, std::chrono::duration<double>(t).count());
   };
   hooks.on_failure = [this](const error& why) { fail_with(why); };
-  services_->loop = std::make_unique<engine_loop>(std::move(engine), std::move(hooks));
+  services_->loop = platform_.make_driver(std::move(engine), std::move(hooks));
   return {};
 }
 
 result<void> node_runtime::publish(const node_options& options) {
   auto& info = services_->info;
   info.host = options.network.host;
-  auto publish_as = [&](auto actor) {
-    return system_.middleman().publish(actor, options.network.port, info.host.c_str());
-  };
-  auto port = info.kind == role::decode ? publish_as(caf::actor_cast<decode_actor>(role_))
-                                        : publish_as(caf::actor_cast<prefill_actor>(role_));
-  if (!port)
-    return fail(ec::address_in_use, "cannot listen on " + info.host + ":" +
-                                        std::to_string(options.network.port) + " for " + info.name +
-                                        ": choose another --port");
-  info.port = *port;
+  TROUPE_TRY(info.port, platform_.publish(info.kind, role_, options.network));
   services_->neighbours->add(info.start, role_);
   return {};
 }

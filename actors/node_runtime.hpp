@@ -11,6 +11,7 @@
 
 #include "actors/cluster.hpp"
 #include "actors/interfaces.hpp"
+#include "actors/node_platform.hpp"
 #include "actors/node_services.hpp"
 
 namespace troupe::actors {
@@ -25,18 +26,22 @@ struct join_target {
 class node_runtime {
  public:
   static result<std::unique_ptr<node_runtime>> start(
-      caf::actor_system& system, const node_options& options,
+      caf::actor_system& system, node_platform platform, const node_options& options,
       std::shared_ptr<const model::loaded_model> model, const join_target& target,
       std::shared_ptr<local_nodes> neighbours);
   ~node_runtime();
 
   const node_info& info() const { return services_->info; }
+  std::shared_ptr<const node_services> services() const { return services_; }
+  // The role actor and the agent.
+  std::vector<caf::strong_actor_ptr> actors() const { return {role_, agent_}; }
   void drain();
   bool drained() const { return drained_; }
   std::optional<error> failure() const;
 
  private:
-  explicit node_runtime(caf::actor_system& system) : system_(system) {}
+  node_runtime(caf::actor_system& system, node_platform platform)
+      : system_(system), platform_(std::move(platform)) {}
   result<void> make_device(const node_options& options,
                            std::shared_ptr<const model::loaded_model> model);
   result<void> make_engine(const node_options& options, const model::loaded_model& model);
@@ -45,6 +50,7 @@ class node_runtime {
   void fail_with(const error& e);
 
   caf::actor_system& system_;
+  const node_platform platform_;
   std::shared_ptr<node_services> services_ = std::make_shared<node_services>();
   std::unique_ptr<gpu::model_runner> runner_;
   std::unique_ptr<transport::fabric> fabric_;

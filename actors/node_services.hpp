@@ -9,7 +9,8 @@
 #include <mutex>
 
 #include "actors/block_puller.hpp"
-#include "actors/engine_loop.hpp"
+#include "actors/connect.hpp"
+#include "actors/engine_driver.hpp"
 #include "actors/messages.hpp"
 #include "actors/metrics.hpp"
 
@@ -37,9 +38,11 @@ struct node_services {
   node_info info;
   role_options options;
   std::shared_ptr<local_nodes> neighbours;
+  connector_actor connector;
+  std::function<engine::time_point()> now;  // the clock that the engine is driven by
   std::unique_ptr<node_metrics> metrics;
   std::unique_ptr<block_puller> puller;
-  std::unique_ptr<engine_loop> loop;  // last: its thread uses the others
+  std::unique_ptr<engine_driver> loop;  // last: its thread uses the others
 
   std::atomic<node_state> state{node_state::joining};
   std::atomic<std::uint32_t> requests{0};  // that the role actor follows; drained when zero

@@ -41,7 +41,11 @@ result<region> node::register_memory(void* data, std::size_t bytes, memory_kind 
   if (!open_) return fail(ec::canceled, "the transport is closed");
   region made{book_.next_region(), static_cast<std::byte*>(data), bytes, kind};
   book_.add_region(made);
-  published_.push_back({raw(made.id), bytes, kind, "sim", {}});
+  published_region& shown = published_.emplace_back();
+  shown.base = raw(made.id);
+  shown.bytes = bytes;
+  shown.kind = kind;
+  shown.key = "sim";
   return made;
 }
 
