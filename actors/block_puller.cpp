@@ -95,7 +95,9 @@ void block_puller::finish(transport::pull_done&& d) {
       const auto& expected = r.pieces[i].expected;
       const transport::block_tag tag{r.peer, expected.generation, fence_layout_,
                                      expected.valid_tokens};
-      auto verified = i < d.checksums.size()
+      auto verified = i < d.fences.size()  // the block is on a device
+                          ? transport::verify_fence(d.fences[i], tag, d.checksums[i])
+                      : i < d.checksums.size()
                           ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
                           : transport::verify(block(r.pieces[i].local), tag);
       out.ok[i] = verified.has_value();

@@ -50,6 +50,9 @@ result<std::unique_ptr<engine>> engine::make(gpu::model_runner& runner, std::spa
     if (runner.kv_memory() == gpu::memory_kind::host) {
       own =
           std::make_unique<host_block_sealer>(arena, layout.block_bytes(), layout.payload_bytes());
+    } else if (auto device = runner.device_memory()) {
+      own = std::make_unique<device_block_sealer>(std::move(device), arena, layout.block_bytes(),
+                                                  layout.payload_bytes());
     } else {
       own = std::make_unique<no_sealer>();
     }
@@ -63,7 +66,8 @@ engine_impl::engine_impl(gpu::model_runner& runner, std::unique_ptr<block_sealer
       options_(options),
       own_sealer_(std::move(own_sealer)),
       sealer_(options.sealer ? options.sealer.get() : own_sealer_.get()),
-      can_seal_(options.sealer || runner.kv_memory() == gpu::memory_kind::host),
+      can_seal_(options.sealer || runner.kv_memory() == gpu::memory_kind::host ||
+                runner.device_memory() != nullptr),
       kv_({options.num_blocks, runner.layout().block_tokens, options.prefix_caching,
            options.kv_identity},
           *sealer_),

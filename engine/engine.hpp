@@ -54,8 +54,8 @@ struct engine_options {
   std::vector<token_id> end_of_generation;  // of the model
   hash128_t kv_identity;                    // seeds block hashes
   std::uint64_t owner_incarnation = 0;      // goes into fences
-  // Writes fences; nullptr: the arena is host memory. A device's arena without one serves no
-  // prefill_only requests.
+  // Writes fences; nullptr: by the host, or by the runner's device_memory(). A device's arena with
+  // neither serves no prefill_only requests.
   std::shared_ptr<block_sealer> sealer;
   // Measures passes for the chunk size, nothing else; empty: the steady clock. A simulation passes
   // its own.
@@ -108,15 +108,25 @@ struct lease_expired_event {
   request_id id{};
   attempt try_number = 0;
 };
+// A full block that was computed here, for a KV store to pull: sealed, and good while nothing else
+// needs the block. Only under offer_blocks.
+struct computed_block {
+  hash128_t hash, parent;  // chained; the parent of the first is root_hash
+  std::vector<token_id> tokens;
+  std::uint32_t index = 0;          // in its sequence
+  std::uint64_t prompt_tokens = 0;  // of that sequence
+  block_descriptor block;
+};
 struct events {
   std::vector<tokens_event> tokens;
   std::vector<prompt_logprobs_event> prompt_logprobs;
   std::vector<blocks_ready_event> blocks_ready;
   std::vector<finished_event> finished;
   std::vector<lease_expired_event> leases_expired;
+  std::vector<computed_block> computed;
   bool empty() const {
     return tokens.empty() && prompt_logprobs.empty() && blocks_ready.empty() && finished.empty() &&
-           leases_expired.empty();
+           leases_expired.empty() && computed.empty();
   }
 };
 
@@ -197,6 +207,9 @@ class engine {
                       time_point now) = 0;  // idempotent; ends in finished_event(abort)
   virtual void release(request_id id, time_point now) = 0;  // ends a held lease; idempotent
   virtual void renew(request_id id, time_point now) = 0;    // restarts a held lease
+
+  // From now on (or no more), full blocks computed here are sealed and reported in events::computed.
+  virtual void offer_blocks(bool on) = 0;
 
   // Runs one pass if there is work, and every watchdog whether or not there is.
   virtual result<step_report> step(time_point now) = 0;

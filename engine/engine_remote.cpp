@@ -6,7 +6,8 @@
 namespace troupe::engine {
 
 result<remote_reservation> engine_impl::add_remote(generation_request request, time_point now) {
-  if (request.prefill_only || (request.sampling.prompt_logprobs && request.output.empty()))
+  const bool scores_prompt = request.sampling.prompt_logprobs && request.output.empty();
+  if ((request.prefill_only && !request.from_store) || scores_prompt)
     return fail(ec::unsupported,
                 "prefill_only and prompt_logprobs requests are computed where they are");
   TROUPE_CHECK(check_request(request));
@@ -32,6 +33,7 @@ pull_plan engine_impl::start_pull(request_id id, attempt try_number, std::uint32
                                   std::span<const block_descriptor> remote) {
   sequence* s = find(id, try_number);
   if (s == nullptr || s->state != sequence_state::waiting_for_remote_kv) return {};
+  if (!sealer_->flush()) return {};  // the next pass tells that the device is gone
   block_pool& pool = kv_.pool();
   pull_plan plan;
   pull p{id, try_number, s->age, {}};
@@ -109,6 +111,22 @@ void engine_impl::remote_failed(request_id id, attempt try_number, time_point no
   if (s != nullptr && s->state == sequence_state::waiting_for_remote_kv) compute_here(*s);
 }
 
+void engine_impl::offer_blocks(bool on) {
+  if (!on || !can_seal_) return kv_.on_computed({});
+  kv_.on_computed([this](const sequence& s, std::uint32_t i) {
+    const block_id b = s.table[i];
+    const std::uint32_t size = kv_.block_tokens();
+    const auto tokens = s.block_tokens(i, size);
+    const block_descriptor d{b, kv_.pool().generation(b), size};
+    kv_.pool().write_fence(
+        b, tag_of(d, incarnation{options_.owner_incarnation}, options_.kv_identity));
+    pending_.computed.push_back(
+        {s.hashes[i],
+         i > 0 ? s.hashes[i - 1] : root_hash(options_.kv_identity, s.request.cache_salt),
+         std::vector<token_id>(tokens.begin(), tokens.end()), i, s.num_context, d});
+  });
+}
+
 // All blocks and the first token: the sequence decodes from here on.
 void engine_impl::join_if_complete(sequence& s) {
   const remote_prefill& r = *s.remote;
@@ -122,7 +140,12 @@ void engine_impl::join_if_complete(sequence& s) {
 void engine_impl::compute_here(sequence& s) {
   const std::uint32_t first = s.remote->first_block * kv_.block_tokens();
   kv_.abandon_remote(s);
-  s.usage.transferred_tokens = s.num_computed - std::min(s.num_computed, first);
+  const std::uint32_t arrived = s.num_computed - std::min(s.num_computed, first);
+  if (s.request.from_store) {
+    s.usage.cached_tokens += std::min(arrived, s.num_prompt - std::min(s.num_prompt, first));
+  } else {
+    s.usage.transferred_tokens = arrived;
+  }
   s.queued_since = now_;
   scheduler_.remote_ended(&s);
 }

@@ -34,6 +34,7 @@ result<step_report> engine_impl::step(time_point now) {
   for (sequence* s : planned_) s->rows = 0;
   planned_.clear();
   TROUPE_CHECK(ran);
+  TROUPE_CHECK(sealer_->flush());  // before peers hear of the blocks
   report.happened = std::move(pending_);
   pending_ = {};
   return report;
@@ -72,6 +73,7 @@ result<void> engine_impl::run_pass(step_report& report) {
     (s->remaining() == 1 && s->num_output() > 0 ? report.decode_rows : report.prefill_rows) +=
         s->rows;
   }
+  TROUPE_CHECK(sealer_->flush());  // blocks that this pass writes
   const time_point start = options_.pass_clock();
   TROUPE_TRY(const gpu::step_output out, runner_.forward({rows_}));
   const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();

@@ -20,6 +20,10 @@
 #include "gpu/kv_layout.hpp"
 #include "model/model.hpp"
 
+namespace troupe::transport {
+class device_memory;
+}
+
 namespace troupe::gpu {
 
 enum class memory_kind : std::uint8_t { host, cuda };
@@ -47,6 +51,8 @@ class model_runner {
   // Device memory for num_blocks blocks, for a device whose kv_memory() is not host; host arenas
   // come from the transport, which maps them for its peers.
   virtual result<std::span<std::byte>> allocate_kv(std::uint32_t num_blocks) = 0;
+  // How blocks of an arena that is not in host memory are moved, summed and sealed; null: it is in host memory.
+  virtual std::shared_ptr<transport::device_memory> device_memory() { return nullptr; }
   // The arena that block ids index: num_blocks * layout().block_bytes() bytes, 64-byte aligned,
   // outlives the runner.
   virtual result<void> attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) = 0;

@@ -12,7 +12,7 @@ namespace troupe::transport {
 namespace {
 
 constexpr std::string_view magic = "TRPA";
-constexpr std::uint16_t version = 1;
+constexpr std::uint16_t version = 2;
 constexpr std::size_t max_field = 64 * 1024, max_regions = 256;
 
 template <class T>
@@ -32,6 +32,7 @@ void put_region(std::string& out, const published_region& r) {
   put(out, r.share.process);
   put(out, r.share.descriptor);
   put(out, r.share.inode);
+  put_string(out, r.device_share);
 }
 
 std::uint64_t sum_of(std::string_view text) {
@@ -71,6 +72,7 @@ struct reader {
     r.share.process = get<std::int32_t>();
     r.share.descriptor = get<std::int32_t>();
     r.share.inode = get<std::uint64_t>();
+    r.device_share = get_string();
     if (kind > static_cast<std::uint8_t>(memory_kind::cuda)) ok = false;
     if (r.base + r.bytes < r.base) ok = false;
     r.kind = static_cast<memory_kind>(kind);
@@ -135,8 +137,6 @@ std::string host_identity() {
 result<void> check_pieces(const pull_request& request, std::uint64_t remote_bytes,
                           const region& local) {
   if (request.pieces.empty()) return fail(ec::invalid_argument, "a pull of nothing");
-  if (request.checksum && local.kind != memory_kind::host)
-    return fail(ec::unsupported, "checksums are computed in host memory only");
   auto fits = [](std::uint64_t offset, std::uint64_t bytes, std::uint64_t size) {
     return offset <= size && bytes <= size - offset;
   };

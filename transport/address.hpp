@@ -21,6 +21,7 @@ struct published_region {
   memory_kind kind = memory_kind::host;
   std::string key;    // packed rkey for one-sided gets; empty: none
   shared_name share;  // for readers on the same host
+  std::string device_share;  // the same of device memory (device_memory::share); empty: none
 };
 
 struct node_address {

@@ -18,6 +18,10 @@ std::string_view to_string(path p) {
       return "cuda_ipc";
     case path::sim:
       return "sim";
+    case path::staged_shm:
+      return "staged_shm";
+    case path::staged_tcp:
+      return "staged_tcp";
   }
   return "unknown";
 }

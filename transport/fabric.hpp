@@ -7,8 +7,10 @@
 // one pull_done, and when pull_done is delivered NOTHING can write into the pull's local pieces any more, whatever
 // its outcome. So destination blocks stay quarantined exactly until pull_done, and are free afterwards. Every pull has
 // a deadline. On shm, local and tcp this process itself copies the bytes, so a pull that is given up ends at once and
-// its siblings go on; on rdma and cuda_ipc the hardware writes, so the endpoint is closed by force, every request
-// on it ends, and only then are the completions delivered: that costs the peer (peer_down) and its other pulls.
+// its siblings go on. On cuda_ipc, and for the last hop of the staged paths, this node's own GPU copies: what it has
+// begun ends within milliseconds and is waited for. On rdma the network card writes, so the endpoint is closed by force,
+// every request on it ends, and only then are the completions delivered: that costs the peer (peer_down) and its other
+// pulls.
 //
 // A peer is an incarnation: a restarted process is a new peer, and an address of another start is
 // refused. When a peer goes down (lost, deadline, disconnect) all its pulls end first, then
@@ -34,6 +36,7 @@
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "transport/fence.hpp"
 
 namespace troupe::transport {
 
@@ -43,7 +46,18 @@ using time_point = clock::time_point;
 enum class memory_kind : std::uint8_t { host, cuda };
 
 // How bytes travel; chosen once, when the peer comes up.
-enum class path : std::uint8_t { none, local, shm, tcp, rdma, cuda_ipc, sim };
+// staged_*: a device at an end, whose blocks go through pinned host memory.
+enum class path : std::uint8_t {
+  none,
+  local,
+  shm,
+  tcp,
+  rdma,
+  cuda_ipc,
+  sim,
+  staged_shm,
+  staged_tcp
+};
 std::string_view to_string(path p);
 
 // Index of a region in its owner's fabric, in the order of allocate() and register_memory(): 0, 1,
@@ -80,7 +94,7 @@ struct pull_request {
   time_point deadline{};
   // Each piece is one whole block (payload, then fence): pull_done::checksums then holds the sum of
   // each copied payload, for verify(). Cheaper than a second pass over the block where the path
-  // copies anyway (host memory only).
+  // copies anyway. Of blocks in device memory the device computes it, and pull_done::fences brings their fences.
   bool checksum = false;
 };
 
@@ -92,6 +106,8 @@ struct pull_done {
   std::chrono::nanoseconds duration{};  // from acceptance to completion
   path via = path::none;
   std::vector<std::uint64_t> checksums;  // one a piece, if asked for and successful
+  // The same, when the local region is device memory, which the host cannot read: for verify_fence().
+  std::vector<fence_image> fences;
 };
 struct peer_up {
   incarnation peer{};
@@ -130,7 +146,7 @@ class fabric {
   // takes to make the pages.
   virtual result<region> allocate(std::size_t bytes) = 0;
   // Memory that the caller owns and keeps until close(). ec::unsupported if the transport cannot
-  // reach that kind.
+  // reach that kind: cuda needs a fabric that was given the device (ucx_options::device).
   virtual result<region> register_memory(void* data, std::size_t bytes, memory_kind kind) = 0;
 
   // What a peer needs to connect: opaque, versioned, some hundred bytes; take it after the regions

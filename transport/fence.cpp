@@ -15,7 +15,7 @@ static_assert(std::endian::native == std::endian::little, "fences are little end
 
 // "TRPE" in memory order, then the version of this format; the invalid state is all other values.
 constexpr std::uint64_t sealed_mark = 0x00000001'45505254;
-constexpr std::uint64_t invalid_mark = 0x00000000'45505254;
+constexpr std::uint64_t invalid_mark = fence_invalid_mark;
 
 struct fence_fields {
   std::uint64_t mark;  // first, so that one atomic store invalidates or seals
@@ -28,6 +28,8 @@ struct fence_fields {
   std::uint64_t self_sum;  // of the 56 bytes before it, with the sealed mark
 };
 static_assert(sizeof(fence_fields) == fence_bytes);
+static_assert(offsetof(fence_fields, payload_sum) == 8 * fence_payload_sum_word);
+static_assert(offsetof(fence_fields, self_sum) == 8 * fence_self_sum_word);
 
 std::uint64_t self_sum(const fence_fields& fields) {
   return checksum64(
@@ -94,6 +96,13 @@ result<std::uint64_t> check_fence(std::span<const std::byte, fence_bytes> fence,
   return fields.payload_sum;
 }
 
+result<void> verify_fence(std::span<const std::byte, fence_bytes> fence, const block_tag& expected,
+                          std::uint64_t payload_sum) {
+  TROUPE_TRY(std::uint64_t stated, check_fence(fence, expected));
+  if (stated != payload_sum) return differs("payload checksum", payload_sum, stated);
+  return {};
+}
+
 void invalidate(std::span<std::byte> block) {
   TROUPE_ASSERT(block.size() >= fence_bytes);
   // A read-modify-write: the payload's stores that follow cannot become visible before it.
@@ -114,9 +123,7 @@ std::uint64_t seal(std::span<std::byte> block, const block_tag& tag) {
 result<void> verify(std::span<const std::byte> block, const block_tag& expected,
                     std::uint64_t payload_sum) {
   TROUPE_ASSERT(block.size() >= fence_bytes);
-  TROUPE_TRY(std::uint64_t stated, check_fence(block.last<fence_bytes>(), expected));
-  if (stated != payload_sum) return differs("payload checksum", payload_sum, stated);
-  return {};
+  return verify_fence(block.last<fence_bytes>(), expected, payload_sum);
 }
 
 result<void> verify(std::span<const std::byte> block, const block_tag& expected) {

@@ -10,8 +10,8 @@
 // bytes travel.
 //
 // One writer a block (its owner); any number of readers, each on its own copy. Any thread. All
-// integers are little endian. Host memory only: a device seals with encode_fence() and a checksum
-// that it computed itself.
+// integers are little endian. The functions over blocks are for host memory; a device computes the same sum itself and
+// puts it into the image that encode_fence() made (device_memory.hpp).
 #pragma once
 
 #include <array>
@@ -42,10 +42,19 @@ using fence_image = std::array<std::byte, fence_bytes>;
 // The fence's bytes for a payload of that sum. The image checks itself: any flipped bit is found.
 fence_image encode_fence(const block_tag& tag, std::uint64_t payload_checksum);
 
+// Where a device puts its sum into an image: 64-bit words of the payload's sum and of the fence's own, which is
+// checksum64 over the words before it; and the first word's value while a block is written.
+inline constexpr std::size_t fence_payload_sum_word = 4, fence_self_sum_word = 7;
+inline constexpr std::uint64_t fence_invalid_mark = 0x00000000'45505254;
+
 // Compares a fence with what was promised and returns the payload's checksum that it states.
 // ec::fence_mismatch names the field that differs and both values.
 result<std::uint64_t> check_fence(std::span<const std::byte, fence_bytes> fence,
                                   const block_tag& expected);
+
+// The same, and the payload's sum with the one that the fence states.
+result<void> verify_fence(std::span<const std::byte, fence_bytes> fence, const block_tag& expected,
+                          std::uint64_t payload_checksum);
 
 // The functions below take a whole block: payload, then fence.
 // REQUIRES: block.size() >= fence_bytes, block.data() aligned to 8.

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "gpu/cuda/device_memory.hpp"
 #include "gpu/cuda/forward.hpp"
 #include "gpu/device_registry.hpp"
 
@@ -38,6 +39,7 @@ class cuda_runner final : public model_runner {
   result<void> start(device_weights weights) {
     TROUPE_CHECK(
         checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    TROUPE_TRY(memory_, gpu_memory::make(device_));
     packed_ = !weights.layers.empty() && weights.layers[0].down.is_packed();
     TROUPE_TRY(auto pass,
                forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
@@ -51,6 +53,7 @@ class cuda_runner final : public model_runner {
   const kv_layout& layout() const override { return layout_; }
   memory_kind kv_memory() const override { return memory_kind::cuda; }
   result<std::span<std::byte>> allocate_kv(std::uint32_t num_blocks) override;
+  std::shared_ptr<transport::device_memory> device_memory() override { return memory_; }
   result<void> attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) override;
   result<void> submit(const batch& b) override;
   result<step_output> collect() override;
@@ -84,7 +87,7 @@ class cuda_runner final : public model_runner {
   bool packed_ = false;
   cudaStream_t stream_ = nullptr;
   std::optional<forward_pass> pass_;
-  device_buffer<std::byte> kv_;
+  std::shared_ptr<gpu_memory> memory_;
   std::uint32_t num_blocks_ = 0;
   step_plan plan_;
   std::map<graph_key, cudaGraphExec_t> graphs_;
@@ -96,10 +99,7 @@ class cuda_runner final : public model_runner {
 };
 
 result<std::span<std::byte>> cuda_runner::allocate_kv(std::uint32_t num_blocks) {
-  TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
-  const std::size_t bytes = num_blocks * layout_.block_bytes();
-  TROUPE_TRY(kv_, device_buffer<std::byte>::make(bytes, "KV blocks"));
-  return std::span<std::byte>(kv_.data(), bytes);
+  return memory_->allocate(num_blocks * layout_.block_bytes(), "KV blocks");
 }
 
 result<void> cuda_runner::attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) {
@@ -138,6 +138,7 @@ result<void> cuda_runner::submit(const batch& b) {
     }
   }
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
+  TROUPE_CHECK(memory_->wait_for_fences(stream_));
   plan_.build(b, pass_->planning());
   forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.rounds};
   const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&

@@ -32,6 +32,7 @@ class ucx_fabric final : public fabric {
   result<void> start() {
     wake_fd_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wake_fd_ < 0) return fail(ec::io_error, "eventfd: no file descriptor left");
+    inbox_ = std::make_shared<ucx::inbox>(wake_fd_);
     std::promise<result<void>> started;
     auto outcome = started.get_future();
     thread_ = std::thread([this, &started] { run(started); });
@@ -49,6 +50,8 @@ class ucx_fabric final : public fabric {
 
   result<region> register_memory(void* data, std::size_t bytes, memory_kind kind) override {
     if (bytes == 0 || data == nullptr) return fail(ec::invalid_argument, "a region of nothing");
+    if (kind == memory_kind::cuda && options_.device == nullptr)
+      return fail(ec::unsupported, "device memory without its device");
     return add_region({region_id{}, static_cast<std::byte*>(data), bytes, kind}, nullptr);
   }
 
@@ -158,9 +161,17 @@ class ucx_fabric final : public fabric {
   result<region> publish(region made, shared_owner memory) {
     if (closing_) return fail(ec::canceled, "the transport is closed");
     published_region shown{
-        reinterpret_cast<std::uint64_t>(made.data), made.bytes, made.kind, {}, {}};
+        reinterpret_cast<std::uint64_t>(made.data), made.bytes, made.kind, {}, {}, {}};
     if (memory != nullptr) shown.share = memory->name();
-    if (worker_->serves_gets() || made.kind == memory_kind::cuda) {
+    if (made.kind == memory_kind::cuda) {
+      auto shared = options_.device->share(made.data, made.bytes);
+      if (shared)
+        shown.device_share = std::move(*shared);
+      else
+        spdlog::warn("KV blocks of {} go to peers through host memory, slowly: {}",
+                     options_.device->description(), shared.error().detail);
+    }
+    if (worker_->serves_gets(made.kind)) {
       TROUPE_TRY(registered_memory registered, worker_->map(made.data, made.bytes, made.kind));
       shown.key = registered.key;
       registered_.push_back(std::move(registered));
@@ -177,7 +188,7 @@ class ucx_fabric final : public fabric {
   result<void> open_worker() {
     TROUPE_TRY(worker_, ucx::worker::make(options_));
     address_ = {options_.self, host_identity(), worker_->address(), {}};
-    progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_);
+    progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_, inbox_);
     return progress_->listen();
   }
 
@@ -237,6 +248,7 @@ class ucx_fabric final : public fabric {
   const event_sink sink_;
   ledger book_;
   int wake_fd_ = -1;
+  std::shared_ptr<ucx::inbox> inbox_;
   std::mutex close_mutex_;
 
   std::mutex mutex_;  // guards the two below

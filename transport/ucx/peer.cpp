@@ -12,9 +12,10 @@ std::size_t pull_op::summed_bytes(const piece& p) const {
   return request.checksum ? p.bytes - fence_bytes : p.bytes;
 }
 
-peer::peer(worker& on, node_address address, std::uint64_t connection, time_point give_up_at,
-           get_ended on_get_ended)
+peer::peer(worker& on, device_memory* device, node_address address, std::uint64_t connection,
+           time_point give_up_at, get_ended on_get_ended)
     : worker_(on),
+      device_(device),
       address_(std::move(address)),
       connection_(connection),
       give_up_at_(give_up_at),
@@ -23,6 +24,9 @@ peer::peer(worker& on, node_address address, std::uint64_t connection, time_poin
 peer::~peer() {
   TROUPE_ASSERT(gone());
   drop_keys();
+  if (is_local_ || device_ == nullptr) return;
+  for (const remote_region& r : regions_)
+    if (r.opened != nullptr) device_->close(r.opened);
 }
 
 void peer::open_local(std::vector<remote_region> own) {
@@ -45,16 +49,32 @@ result<void> peer::add_region(const published_region& published, bool may_map) {
     }
     spdlog::debug("transport: cannot map a peer's memory: {}", to_string(mapping.error()));
   }
-  if (published.key.empty() || !worker_.serves_gets()) return {};
+  if (published.kind == memory_kind::cuda) open_for_device(published, made);
+  if (published.key.empty() || !worker_.serves_gets(published.kind)) return {};
   auto status = ucp_ep_rkey_unpack(endpoint_.handle(), published.key.data(), &made.key);
   if (status != UCS_OK) return tl::unexpected(to_error(status, "unpacking a peer's memory key"));
   return {};
 }
 
+void peer::open_for_device(const published_region& published, remote_region& made) {
+  if (forced_ && *forced_ != path::cuda_ipc) return;
+  if (device_ == nullptr) {
+    not_opened_ = "this node's KV is in host memory, the peer's on a GPU";
+  } else if (published.device_share.empty()) {
+    not_opened_ = "the peer's GPU does not share its memory";
+  } else if (address_.host != host_identity()) {
+    not_opened_ = "the peer's GPU is in another host or container";
+  } else if (auto opened = device_->open(published.device_share, published.bytes)) {
+    made.opened = *opened;
+  } else {
+    not_opened_ = opened.error().detail;
+  }
+}
+
 result<void> peer::open(incarnation self, std::optional<path> forced, bool same_host) {
   forced_ = forced;
   TROUPE_CHECK(endpoint_.open(worker_, address_.worker));
-  bool may_map = forced ? *forced == path::shm : same_host;
+  bool may_map = forced ? *forced == path::shm || *forced == path::staged_shm : same_host;
   for (const published_region& published : address_.regions)
     TROUPE_CHECK(add_region(published, may_map));
   endpoint_.post(message::hello, hello_header{raw(self), raw(id()), connection_},
@@ -66,7 +86,7 @@ void peer::hear_welcome(const welcome_header& welcome) {
   if (!welcome_) welcome_ = welcome;
 }
 
-result<path> peer::greet() {
+result<path> peer::greet(memory_kind to) {
   if (welcome_->from != raw(id()))
     return fail(ec::peer_lost, "another process answers at the peer's address: it was restarted");
   state_ = state::up;
@@ -74,7 +94,8 @@ result<path> peer::greet() {
   learn_paths();
   path slowest = path::none;
   for (const remote_region& r : regions_)
-    if (auto via = way(r, memory_kind::host).second; slowest == path::none || via != path::shm)
+    if (auto via = way(r, to).second;
+        slowest == path::none || (via != path::shm && via != path::cuda_ipc))
       slowest = via;
   if (slowest == path::none) slowest = path::tcp;  // a peer that shows no memory
   if (forced_ && slowest != *forced_)
@@ -95,18 +116,19 @@ void peer::learn_paths() {
   std::string_view info(text, bytes);
   auto has = [&](std::string_view name) { return info.find(name) != info.npos; };
   has_rdma_ = has("rc_") || has("dc_");
-  has_cuda_ipc_ = has("cuda_ipc");
   std::free(text);
 }
 
 std::pair<mover, path> peer::way(const remote_region& from, memory_kind to) const {
   bool is_host = from.kind == memory_kind::host && to == memory_kind::host;
   if (from.mapped != nullptr && is_host) return {mover::copy, is_local_ ? path::local : path::shm};
+  if (from.opened != nullptr && to == memory_kind::cuda)
+    return {mover::device, is_local_ ? path::local : path::cuda_ipc};
   // `rdma` forced on a machine without it: UCX's own get over whatever there is.
   if (from.key != nullptr && (has_rdma_ || forced_ == path::rdma)) return {mover::get, path::rdma};
-  if (is_host) return {mover::messages, path::tcp};
-  if (from.key == nullptr) return {mover::none, path::none};
-  return {mover::get, has_cuda_ipc_ ? path::cuda_ipc : path::tcp};
+  if (from.mapped != nullptr && to == memory_kind::cuda) return {mover::copy, path::staged_shm};
+  if (is_local_) return {mover::none, path::none};
+  return {mover::messages, is_host ? path::tcp : path::staged_tcp};
 }
 
 void peer::ask(ticket& t) {

@@ -23,6 +23,7 @@ struct remote_region {
   ucp_rkey_h key = nullptr;
   const std::byte* mapped = nullptr;  // readable here, if set
   shared_memory mapping;              // what `mapped` points into, unless it is our own
+  const std::byte* opened = nullptr;  // readable by our device, if set
 };
 
 class peer {
@@ -31,8 +32,8 @@ class peer {
   // Called when a get ended, whatever its outcome; outstanding counts are already lowered.
   using get_ended = std::function<void(ticket&, ucs_status_t)>;
 
-  peer(worker& on, node_address address, std::uint64_t connection, time_point give_up_at,
-       get_ended on_get_ended);
+  peer(worker& on, device_memory* device, node_address address, std::uint64_t connection,
+       time_point give_up_at, get_ended on_get_ended);
   peer(const peer&) = delete;
   peer& operator=(const peer&) = delete;
   ~peer();  // REQUIRES: gone()
@@ -41,8 +42,9 @@ class peer {
   void open_local(std::vector<remote_region> own);
   // Makes the endpoint, maps what may be mapped, unpacks keys, says hello.
   result<void> open(incarnation self, std::optional<path> forced, bool same_host);
-  // The owner answered: chooses the paths. Error: it is of another incarnation, or no path is left.
-  result<path> greet();
+  // The owner answered: chooses the paths to local memory of that kind. Error: it is of another incarnation, or no path
+  // is left.
+  result<path> greet(memory_kind to);
   void hear_welcome(const welcome_header& welcome);
 
   void ask(ticket& t);  // messages
@@ -54,6 +56,11 @@ class peer {
   // Closes by force: every get ends soon, and then gone() becomes true.
   void close(error reason);
   bool gone() const { return endpoint_.gone() && gets_ == 0; }
+  // A batch of our device reads from its memory.
+  void hold() { ++gets_; }
+  void let_go() { --gets_; }
+  // Why our device cannot read its memory; empty if it can, or has none.
+  const std::string& not_opened() const { return not_opened_; }
 
   incarnation id() const { return address_.owner; }
   std::uint64_t connection() const { return connection_; }
@@ -72,10 +79,12 @@ class peer {
  private:
   static void on_get(void* request, ucs_status_t status, void* ticket);
   result<void> add_region(const published_region& published, bool may_map);
+  void open_for_device(const published_region& published, remote_region& made);
   void learn_paths();
   void drop_keys();
 
   worker& worker_;
+  device_memory* const device_;
   node_address address_;
   const std::uint64_t connection_;
   const time_point give_up_at_;
@@ -84,7 +93,8 @@ class peer {
   endpoint endpoint_;
   std::vector<remote_region> regions_;
   std::optional<welcome_header> welcome_;
-  bool has_rdma_ = false, has_cuda_ipc_ = false, is_local_ = false;
+  bool has_rdma_ = false, is_local_ = false;
+  std::string not_opened_;
   std::optional<path> forced_;
   error reason_;
   std::size_t gets_ = 0;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "base/log.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::transport::ucx {
@@ -19,8 +20,15 @@ constexpr std::chrono::milliseconds blocked_tick{1};
 
 }  // namespace
 
-progress::progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink)
-    : options_(options), worker_(on), book_(book), sink_(sink), server_(on, book, options.self) {}
+progress::progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink,
+                   std::shared_ptr<inbox> ends)
+    : options_(options),
+      worker_(on),
+      book_(book),
+      sink_(sink),
+      ends_(std::move(ends)),
+      landing_(options.device.get(), options.staging_bytes),
+      server_(on, book, options, ends_) {}
 
 result<void> progress::listen() {
   struct handlers {
@@ -78,15 +86,18 @@ void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
   bool same_host = address.host == host_identity();
   auto made = std::make_unique<peer>(
-      worker_, std::move(address), next_connection_++, now + options_.connect_timeout,
+      worker_, options_.device.get(), std::move(address), next_connection_++,
+      now + options_.connect_timeout,
       [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
   peer& p = *made;
   peers_[id] = std::move(made);
   if (id == options_.self && !options_.force_path) {
     std::vector<remote_region> own;
-    for (region_id i{0}; auto r = book_.find_region(i); i = region_id{raw(i) + 1})
-      own.push_back(
-          {reinterpret_cast<std::uint64_t>(r->data), r->bytes, r->kind, nullptr, r->data, {}});
+    for (region_id i{0}; auto r = book_.find_region(i); i = region_id{raw(i) + 1}) {
+      const bool is_host = r->kind == memory_kind::host;
+      own.push_back({reinterpret_cast<std::uint64_t>(r->data), r->bytes, r->kind, nullptr,
+                     is_host ? r->data : nullptr, shared_memory{}, is_host ? nullptr : r->data});
+    }
     p.open_local(std::move(own));
   } else if (auto opened = p.open(options_.self, options_.force_path, same_host); !opened) {
     take_down(p, std::move(opened.error()), false);
@@ -125,6 +136,7 @@ void progress::cancel(op_id id, time_point now) {
 }
 
 bool progress::round(time_point now) {
+  for (auto& end : ends_->take()) end();
   more_ = copy_slice(now);
   more_ |= worker_.progress(network_rounds);
   sum_landed();
@@ -133,6 +145,8 @@ bool progress::round(time_point now) {
     begin_pieces(*p);
     blocked_ |= !p->flush();
   }
+  begin_direct();
+  begin_landings();
   more_ |= server_.round();
   expire(now);
   watch_peers(now);
@@ -148,6 +162,9 @@ std::optional<time_point> progress::next_deadline() const {
     if (p->now() == peer::state::connecting) consider(p->give_up_at());
     if (p->now() == peer::state::closing) consider(clock::now() + closing_tick);
   }
+  // Only a device that is lost lets a deadline pass: it must be asked.
+  for (const auto& [id, op] : pulls_)
+    if (op->failure && op->outstanding > 0) consider(clock::now() + closing_tick);
   if (blocked_ || server_.blocked()) consider(clock::now() + blocked_tick);
   if (server_.closing()) consider(clock::now() + closing_tick);
   return next;
@@ -161,13 +178,24 @@ void progress::close_all(time_point) {
 }
 
 void progress::bring_up(peer& p) {
-  auto via = p.greet();
+  const auto own = book_.find_region(region_id{0});
+  auto via = p.greet(own ? own->kind : memory_kind::host);
   if (!via) return take_down(p, std::move(via.error()), false);
+  report_path(p, *via);
   book_.up(p.id(), *via);
   sink_(peer_up{p.id(), *via});
   for (auto& [id, op] : pulls_)
     if (op->from == &p && !op->failure) place(*op);
   more_ = true;
+}
+
+void progress::report_path(const peer& p, path via) const {
+  if (via == path::staged_shm || via == path::staged_tcp)
+    spdlog::warn("KV blocks from {:x} go through host memory ({}), which is slow: {}", raw(p.id()),
+                 to_string(via), p.not_opened().empty() ? "the peer's KV is in host memory"
+                                                        : p.not_opened());
+  else if (options_.device != nullptr)
+    spdlog::info("KV blocks from {:x} come over {}", raw(p.id()), to_string(via));
 }
 
 void progress::take_down(peer& p, error reason, bool by_us) {
@@ -209,30 +237,34 @@ void progress::place(pull_op& op) {
   std::tie(op.by, op.via) = op.from->way(op.from->region_at(op.request.remote), op.local.kind);
   if (op.by == mover::none) {
     op.failure = {ec::unsupported,
-                  "one end's memory is on a GPU and the other end's transport was started without "
-                  "CUDA: stage through host memory"};
+                  "a node does not pull from its own GPU memory into its host memory"};
     changed_.push_back(raw(op.request.op));
     return;
   }
   book_.begin(op.via, clock::now());
-  if (op.request.checksum) op.checksums.resize(op.request.pieces.size());
-  if (op.by == mover::copy) {
+  const std::size_t pieces = op.request.pieces.size();
+  if (op.request.checksum) op.checksums.resize(pieces);
+  if (op.request.checksum && op.local.kind == memory_kind::cuda) op.fences.resize(pieces);
+  if (op.by == mover::device) return direct_.push_back(&op);
+  if (op.by != mover::copy || op.is_staged()) op.tickets.resize(pieces);
+  if (op.by == mover::copy)
     copies_.push_back(&op);
-  } else {
-    op.tickets.resize(op.request.pieces.size());
+  else
     op.from->ready.push_back(&op);
-  }
 }
 
 void progress::begin_pieces(peer& p) {
   while (!p.ready.empty() && p.busy < options_.max_gets) {
     pull_op& op = *p.ready.front();
-    p.ready.pop_front();
-    if (op.failure) continue;
-    auto index = static_cast<std::uint32_t>(op.next_piece++);
+    auto index = static_cast<std::uint32_t>(op.next_piece);
     ticket& t = op.tickets[index];
     t.op = &op;
     t.piece = index;
+    std::byte* to = op.failure || op.by == mover::get ? nullptr : landing(op, t);
+    if (!op.failure && op.by == mover::messages && to == nullptr) break;  // a slot will come back
+    p.ready.pop_front();
+    if (op.failure) continue;
+    ++op.next_piece;
     if (!op.all_begun()) p.ready.push_back(&op);
     ++p.busy;
     more_ = true;
@@ -243,7 +275,7 @@ void progress::begin_pieces(peer& p) {
     ++op.asked;
     t.id = next_ticket_++;
     const piece& wanted = op.piece_of(t);
-    t.copy.emplace(op.local_data(wanted), op.summed_bytes(wanted), op.request.checksum);
+    t.copy.emplace(to, op.summed_bytes(wanted), op.request.checksum);
     wanted_[t.id] = &t;
     p.ask(t);
   }
@@ -274,12 +306,14 @@ void progress::hear_data(const data_header& header, const std::byte* bytes, std:
   }
   std::size_t summed = std::min(size, t.copy->left());
   t.copy->append(bytes, summed);
-  std::memcpy(op.local_data(wanted) + t.arrived + summed, bytes + summed, size - summed);
+  std::byte* to = t.slot != nullptr ? t.slot : op.local_data(wanted);
+  std::memcpy(to + t.arrived + summed, bytes + summed, size - summed);
   t.arrived += size;
   if (size < left) return;
   if (op.request.checksum) op.checksums[t.piece] = t.copy->sum();
   wanted_.erase(entry);
   t.id = 0;
+  if (t.slot != nullptr) return arrived(t);
   --op.asked;
   --op.from->busy;
   if (op.complete()) changed_.push_back(raw(op.request.op));
@@ -287,8 +321,15 @@ void progress::hear_data(const data_header& header, const std::byte* bytes, std:
 
 void progress::forget_tickets(pull_op& op) {
   for (ticket& t : op.tickets) {
+    if (t.landing) continue;  // the device has the slot; landed() ends it
+    if (t.slot != nullptr) {
+      std::erase(arrived_, &t);
+      give_back(t);
+      if (t.id == 0 && op.by == mover::messages) --op.from->busy;
+    }
     if (t.id == 0) continue;
     wanted_.erase(t.id);
+    t.id = 0;
     --op.from->busy;
   }
 }
@@ -328,31 +369,58 @@ bool progress::copy_slice(time_point) {
   const std::byte* remote = op.from->region_at(op.request.remote).mapped;
   for (std::size_t budget = options_.copy_slice; budget > 0 && !op.all_begun();) {
     const piece& p = op.request.pieces[op.next_piece];
-    if (!op.copy) op.copy.emplace(op.local_data(p), op.summed_bytes(p), op.request.checksum);
+    if (!begin_copy(op)) {
+      starved_.push_back(&op);
+      return true;
+    }
     std::size_t slice = std::min((budget + granule - 1) / granule * granule, op.copy->left());
     op.copy->append(remote + p.remote_offset + op.copy->copied(), slice);
     budget -= std::min(budget, slice);
     if (!op.copy->done()) break;
     std::size_t summed = op.copy->copied();
     if (op.request.checksum) op.checksums[op.next_piece] = op.copy->sum();
-    std::memcpy(op.local_data(p) + summed, remote + p.remote_offset + summed, p.bytes - summed);
+    std::byte* to = op.is_staged() ? op.tickets[op.next_piece].slot : op.local_data(p);
+    std::memcpy(to + summed, remote + p.remote_offset + summed, p.bytes - summed);
     op.copy.reset();
     ++op.next_piece;
+    if (op.is_staged()) arrived(op.tickets[op.next_piece - 1]);
   }
   if (op.complete())
     changed_.push_back(raw(op.request.op));
-  else
+  else if (!op.all_begun())
     copies_.push_back(&op);
   return true;
 }
 
+bool progress::begin_copy(pull_op& op) {
+  if (op.copy) return true;
+  const piece& p = op.request.pieces[op.next_piece];
+  std::byte* to = op.local_data(p);
+  if (op.is_staged()) {
+    ticket& t = op.tickets[op.next_piece];
+    t.op = &op;
+    t.piece = static_cast<std::uint32_t>(op.next_piece);
+    to = landing(op, t);
+    if (to == nullptr) return false;
+    ++op.asked;
+  }
+  op.copy.emplace(to, op.summed_bytes(p), op.request.checksum);
+  return true;
+}
+
 void progress::expire(time_point now) {
+  for (const auto& [id, op] : pulls_)
+    if (op->failure && op->outstanding > 0 && options_.device != nullptr) {
+      options_.device->poll();
+      break;
+    }
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     pull_op& op = *pulls_.at(deadlines_.begin()->second);
     deadlines_.erase(deadlines_.begin());
     if (!op.failure) op.failure = {ec::deadline_exceeded, "the pull did not end by its deadline"};
     changed_.push_back(raw(op.request.op));
     if (op.quiescent() || op.from->now() == peer::state::closing) continue;
+    if (op.by != mover::get) continue;  // what the device has begun ends soon by itself
     // Bytes may still arrive: only a closed endpoint makes the destination quiescent.
     book_.count_forced_close();
     take_down(*op.from, {ec::deadline_exceeded, "a pull passed its deadline"}, false);
@@ -364,6 +432,8 @@ void progress::settle(pull_op& op, time_point now) {
   if (!op.failure && !op.complete()) return;
   if (op.failure) {
     std::erase(copies_, &op);
+    std::erase(starved_, &op);
+    std::erase(direct_, &op);
     if (op.from != nullptr) std::erase(op.from->ready, &op);
     forget_tickets(op);
   }
@@ -376,6 +446,7 @@ void progress::settle(pull_op& op, time_point now) {
   } else {
     for (const piece& p : op.request.pieces) done.bytes += p.bytes;
     done.checksums = std::move(op.checksums);
+    done.fences = std::move(op.fences);
   }
   deadlines_.erase({op.request.deadline, raw(op.request.op)});
   pulls_.erase(raw(done.op));

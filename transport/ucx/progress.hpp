@@ -7,6 +7,8 @@
 #include <unordered_map>
 
 #include "transport/ledger.hpp"
+#include "transport/staging.hpp"
+#include "transport/ucx/inbox.hpp"
 #include "transport/ucx/peer.hpp"
 #include "transport/ucx/server.hpp"
 
@@ -14,7 +16,8 @@ namespace troupe::transport::ucx {
 
 class progress {
  public:
-  progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink);
+  progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink,
+           std::shared_ptr<inbox> ends);
 
   // Before anything else: takes the worker's messages.
   result<void> listen();
@@ -35,6 +38,7 @@ class progress {
 
  private:
   void bring_up(peer& p);
+  void report_path(const peer& p, path via) const;
   void take_down(peer& p, error reason, bool by_us);
   void watch_peers(time_point now);
   void place(pull_op& op);  // into the queue of the way it will take
@@ -45,6 +49,16 @@ class progress {
   void on_get_ended(ticket& t, ucs_status_t status);
   void sum_landed();
   bool copy_slice(time_point now);
+  bool begin_copy(pull_op& op);  // of the next piece; false: no slot for it yet
+  // progress_device.cpp: what our device copies.
+  void begin_direct();
+  bool begin_batch(pull_op& op);  // false: the device takes no more now
+  void batch_ended(pull_op& op, std::size_t first, device_done&& done);
+  std::byte* landing(pull_op& op, ticket& t);  // where this thread copies the piece; null: no slot yet
+  void arrived(ticket& t);                     // the piece is whole in its slot
+  void begin_landings();
+  void landed(ticket& t, device_done&& done);
+  void give_back(ticket& t);
   void expire(time_point now);
   void settle(pull_op& op, time_point now);  // delivers its end if it has come
   void settle_all(time_point now);
@@ -53,12 +67,17 @@ class progress {
   worker& worker_;
   ledger& book_;
   const event_sink& sink_;
+  const std::shared_ptr<inbox> ends_;
+  staging landing_;  // slots for what comes in
   server server_;
   std::map<incarnation, std::unique_ptr<peer>> peers_;
   std::set<incarnation> closed_by_us_;
   std::unordered_map<std::uint64_t, std::unique_ptr<pull_op>> pulls_;
   std::set<std::pair<time_point, std::uint64_t>> deadlines_;
-  std::deque<pull_op*> copies_;  // mapped path: round robin, a slice each
+  std::deque<pull_op*> copies_;   // mapped path: round robin, a slice each
+  std::deque<pull_op*> starved_;  // of those, the ones that wait for a slot
+  std::deque<pull_op*> direct_;   // device path: round robin, a batch each
+  std::deque<ticket*> arrived_;   // staged: in their slots, waiting for the device
   std::unordered_map<std::uint64_t, ticket*>
       wanted_;                          // pieces asked for, by their number on the wire
   std::vector<ticket*> landed_;         // pieces that were got and whose checksum is wanted

@@ -14,10 +14,11 @@ struct pull_op;
 
 // Who moves the bytes into the destination.
 enum class mover : std::uint8_t {
-  none,      // no way leads there
+  none,      // no way leads there: a process's own GPU memory into its host memory
   copy,      // this thread, from mapped memory
   messages,  // this thread, from messages that the owner sends when asked
-  get,       // UCX or the network card: only these can write after the pull was given up
+  device,    // the GPU, from memory that it can read itself
+  get,       // the network card, or UCX
 };
 
 // One piece that was asked for or is being read; what callbacks and messages find their way back by.
@@ -27,9 +28,13 @@ struct ticket {
   std::uint64_t id = 0;              // messages: names it on the wire
   std::uint64_t arrived = 0;         // messages: bytes so far
   std::optional<summing_copy> copy;  // messages
+  // Into device memory by way of the host: the pinned slot that the piece is in. Then the device copies it on.
+  std::byte* slot = nullptr;
+  bool landing = false;  // the device is copying from the slot
 };
 
-// It may be destroyed only when `outstanding` is 0: then nothing of UCX points here or writes into its pieces.
+// It may be destroyed only when `outstanding` is 0: then nothing of UCX or the device points here or writes into its
+// pieces.
 struct pull_op {
   pull_request request;
   region local;
@@ -37,16 +42,21 @@ struct pull_op {
   path via = path::none;
   mover by = mover::none;
   std::size_t next_piece = 0;        // the first not yet begun
-  std::size_t asked = 0;             // messages: pieces that have not arrived whole
-  std::size_t outstanding = 0;       // get: gets that UCX has not ended
+  std::size_t asked = 0;             // messages, staged: pieces that have not arrived whole
+  std::size_t outstanding = 0;       // gets that UCX, and batches that the device has not ended
   std::size_t unsummed = 0;          // get: pieces that landed and wait for their checksum
   std::optional<error> failure;      // set: begin nothing more
   std::optional<summing_copy> copy;  // copy: the piece being copied
-  std::vector<ticket> tickets;       // messages, get: one a piece
+  std::vector<ticket> tickets;       // messages, get, staged: one a piece
   std::vector<std::uint64_t> checksums;
+  std::vector<fence_image> fences;  // of device memory
 
   const piece& piece_of(const ticket& t) const { return request.pieces[t.piece]; }
   std::byte* local_data(const piece& p) const { return local.data + p.local_offset; }
+  // Copied by this thread on their way into device memory.
+  bool is_staged() const {
+    return local.kind == memory_kind::cuda && (by == mover::copy || by == mover::messages);
+  }
   // How many of a piece's bytes its checksum covers: all but the fence.
   std::size_t summed_bytes(const piece& p) const;
   bool all_begun() const { return next_piece == request.pieces.size(); }

@@ -22,13 +22,15 @@ void server::hear_hello(const hello_header& hello, std::string_view worker_addre
 
 void server::hear_read(const read_header& read) {
   auto entry = clients_.find(read.client);
-  if (entry == clients_.end() || entry->second->jobs.size() >= max_jobs) return;
-  job made{read.ticket, nullptr, 0, 0, true};
+  if (entry == clients_.end()) return;
+  client& c = *entry->second;
+  if (c.jobs.size() + c.to_stage.size() >= max_jobs) return;
   auto from = book_.find_region(region_id{read.region});
-  if (from && from->kind == memory_kind::host && read.offset <= from->bytes && read.bytes > 0 &&
-      read.bytes <= from->bytes - read.offset)
-    made = {read.ticket, from->data + read.offset, read.bytes, 0, false};
-  entry->second->jobs.push_back(made);
+  if (!from || read.offset > from->bytes || read.bytes == 0 ||
+      read.bytes > from->bytes - read.offset)
+    return c.jobs.push_back({read.ticket, nullptr, 0, 0, true, nullptr});
+  const job made{read.ticket, from->data + read.offset, read.bytes, 0, false, nullptr};
+  (from->kind == memory_kind::host ? c.jobs : c.to_stage).push_back(made);
 }
 
 bool server::round() {
@@ -41,6 +43,7 @@ bool server::round() {
   for (auto next = clients_.begin(); next != clients_.end();) {
     auto entry = next++;
     client& c = *entry->second;
+    stage(entry->first, c);
     if (c.back.failure() == UCS_OK) more |= serve(c);
     if (c.back.failure() != UCS_OK) dismiss(entry);
   }
@@ -67,7 +70,9 @@ void server::welcome(const stranger& s) {
 }
 
 void server::dismiss(std::map<std::uint64_t, std::unique_ptr<client>>::iterator entry) {
+  for (job& j : entry->second->jobs) end(j);
   entry->second->jobs.clear();
+  entry->second->to_stage.clear();
   entry->second->back.close();
   leaving_.push_back(std::move(entry->second));
   clients_.erase(entry);
@@ -89,10 +94,57 @@ bool server::serve(client& c) {
       break;
     }
     next.sent += bytes;
-    if (next.sent < next.bytes) c.jobs.push_back(next);
+    if (next.sent < next.bytes)
+      c.jobs.push_back(next);
+    else
+      end(next);
     c.jobs.pop_front();
   }
   return chunks > 0;
+}
+
+void server::end(job& j) {
+  if (j.slot != nullptr) leaving_slots_.give_back(j.slot);
+  j.slot = nullptr;
+}
+
+// The device copies ahead of what the network takes: as many ranges as there are slots.
+void server::stage(std::uint64_t id, client& c) {
+  while (!c.to_stage.empty()) {
+    job made = c.to_stage.front();
+    auto slot = leaving_slots_.take(made.bytes);
+    if (!slot && slot.error().code == ec::queue_full) return;
+    result<void> begun = slot ? result<void>{} : tl::unexpected(slot.error());
+    if (slot) {
+      device_batch batch;
+      batch.copies.push_back({*slot, made.data, made.bytes});
+      made.slot = *slot;
+      batch.done = [this, ends = ends_, id, made](device_done&& done) {
+        ends->put([this, id, made, moved = std::make_shared<device_done>(std::move(done))] {
+          staged(id, made, std::move(*moved));
+        });
+      };
+      begun = device_->copy(std::move(batch));
+      if (!begun) leaving_slots_.give_back(*slot);
+      if (!begun && begun.error().code == ec::queue_full) return;
+    }
+    c.to_stage.pop_front();
+    if (begun) continue;
+    spdlog::warn("transport: cannot read device memory for a peer: {}", to_string(begun.error()));
+    c.jobs.push_back({made.ticket, nullptr, 0, 0, true, nullptr});
+  }
+}
+
+void server::staged(std::uint64_t id, job made, device_done&& done) {
+  auto entry = clients_.find(id);
+  if (entry == clients_.end()) return end(made);
+  if (!done.outcome) {
+    end(made);
+    made = {made.ticket, nullptr, 0, 0, true, nullptr};
+  } else {
+    made.data = made.slot;
+  }
+  entry->second->jobs.push_back(made);
 }
 
 void server::close_all() {

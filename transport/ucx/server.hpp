@@ -8,14 +8,21 @@
 #include <string>
 
 #include "transport/ledger.hpp"
+#include "transport/staging.hpp"
 #include "transport/ucx/endpoint.hpp"
+#include "transport/ucx/inbox.hpp"
 
 namespace troupe::transport::ucx {
 
 class server {
  public:
-  server(worker& on, const ledger& book, incarnation self)
-      : worker_(on), book_(book), self_(self) {}
+  server(worker& on, const ledger& book, const ucx_options& options, std::shared_ptr<inbox> ends)
+      : worker_(on),
+        book_(book),
+        self_(options.self),
+        device_(options.device.get()),
+        leaving_slots_(device_, options.staging_bytes),
+        ends_(std::move(ends)) {}
 
   // From message handlers: only remembers; round() answers.
   void hear_hello(const hello_header& hello, std::string_view worker_address);
@@ -24,7 +31,7 @@ class server {
   // True if there is more to do at once.
   bool round();
   void close_all();
-  bool idle() const { return clients_.empty() && leaving_.empty(); }
+  bool idle() const { return clients_.empty() && leaving_.empty() && leaving_slots_.taken() == 0; }
   bool closing() const { return !leaving_.empty(); }
   // Something waits for the network to take it.
   bool blocked() const { return blocked_; }
@@ -35,12 +42,14 @@ class server {
     const std::byte* data = nullptr;
     std::uint64_t bytes = 0, sent = 0;
     bool refused = false;
+    std::byte* slot = nullptr;  // of device memory: where the device copied the range, and `data`
   };
   struct client {
     incarnation who{};
     endpoint back;
     std::deque<job>
         jobs;  // one chunk each in turn, so that a long read does not hold up a short one
+    std::deque<job> to_stage;  // of device memory, waiting for a slot or the device
   };
   struct stranger {
     hello_header hello;
@@ -49,10 +58,16 @@ class server {
   void welcome(const stranger& s);
   void dismiss(std::map<std::uint64_t, std::unique_ptr<client>>::iterator entry);
   bool serve(client& c);
+  void stage(std::uint64_t id, client& c);
+  void staged(std::uint64_t id, job made, device_done&& done);
+  void end(job& j);
 
   worker& worker_;
   const ledger& book_;
   const incarnation self_;
+  device_memory* const device_;
+  staging leaving_slots_;
+  const std::shared_ptr<inbox> ends_;
   std::uint64_t next_client_ = 1;
   bool blocked_ = false;
   std::deque<stranger> strangers_;

@@ -40,7 +40,6 @@ void set_defaults() {
         {"UCX_TCP_KEEPIDLE", "1s"},
         {"UCX_TCP_KEEPINTVL", "300ms"},
         {"UCX_TCP_KEEPCNT", "3"},
-        {"UCX_CUDA_IPC_ENABLE_GET_ZCOPY", "y"},  // else gets between GPUs without NVLink crawl
     };
     for (auto [name, value] : defaults) ::setenv(name, value, 0);
     // Read when the library was loaded, so the environment is too late for it.
@@ -59,13 +58,14 @@ std::string transports_of(const ucx_options& options) {
   if (!options.transports.empty()) return options.transports;
   std::string list = "tcp,posix,self";
   if (has_rdma_device()) list += ",ib";
-  if (options.cuda) list += ",cuda_copy,cuda_ipc";
+  // So that a network card reads GPU memory itself, where UCX and the card can.
+  if (options.device != nullptr && has_rdma_device()) list += ",cuda_copy";
   return list;
 }
 
 // Without it UCX does not answer remote reads and writes that it emulates over TCP, which reach any address.
 bool wants_gets(const ucx_options& options) {
-  return options.cuda || has_rdma_device() || options.force_path == path::rdma;
+  return has_rdma_device() || options.force_path == path::rdma;
 }
 
 ucs_memory_type_t memory_type(memory_kind kind) {
@@ -170,11 +170,6 @@ bool worker::arm() {
 }
 
 result<registered_memory> worker::map(std::byte* data, std::size_t bytes, memory_kind kind) {
-  if (kind == memory_kind::cuda && !reaches_cuda_)
-    return fail(ec::unsupported,
-                "this UCX (" + ucx_description() +
-                    ") cannot read GPU memory: put a UCX with CUDA, such as the one of the Python "
-                    "package libucx-cu13, first in LD_LIBRARY_PATH, or stage through host memory");
   ucp_mem_map_params_t params{};
   params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
                       UCP_MEM_MAP_PARAM_FIELD_PROT | UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;

@@ -33,7 +33,9 @@ class worker {
   int event_fd() const { return event_fd_; }
   const std::string& address() const { return address_; }
   // Whether memory is to be registered, since something can read it without this process's help.
-  bool serves_gets() const { return serves_gets_; }
+  bool serves_gets(memory_kind kind) const {
+    return serves_gets_ && (kind == memory_kind::host || reaches_cuda_);
+  }
 
   // Progress until nothing moves, at most `rounds` times. True if anything moved.
   bool progress(int rounds);
