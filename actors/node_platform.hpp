@@ -11,6 +11,7 @@
 #include "actors/connect.hpp"
 #include "actors/engine_driver.hpp"
 #include "actors/interfaces.hpp"
+#include "transport/device_memory.hpp"
 #include "transport/fabric.hpp"
 
 namespace troupe::actors {
@@ -19,8 +20,9 @@ struct node_platform {
   std::function<result<std::unique_ptr<gpu::model_runner>>(
       std::shared_ptr<const model::loaded_model>, const gpu::runner_options&)>
       make_runner;
-  std::function<result<std::unique_ptr<transport::fabric>>(incarnation self, bool cuda,
-                                                           transport::event_sink)>
+  // `device`: whose memory holds the KV blocks; null: the host's.
+  std::function<result<std::unique_ptr<transport::fabric>>(
+      incarnation self, std::shared_ptr<transport::device_memory> device, transport::event_sink)>
       make_fabric;
   std::function<std::unique_ptr<engine_driver>(std::unique_ptr<engine::engine>,
                                                engine_driver::hooks)>

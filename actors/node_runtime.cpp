@@ -108,25 +108,15 @@ result<void> node_runtime::make_device(const node_options& options,
   TROUPE_TRY(info.num_blocks, blocks_of(options.engine, layout, info.max_model_len));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
-  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start},
-                                            runner_->kv_memory() == gpu::memory_kind::cuda,
+  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, runner_->device_memory(),
                                             services_->puller->sink()));
   const std::uint64_t bytes = std::uint64_t{info.num_blocks} * layout.block_bytes();
   if (runner_->kv_memory() == gpu::memory_kind::host) {
     TROUPE_TRY(arena_, fabric_->allocate(bytes));
   } else {
     TROUPE_TRY(auto device_arena, runner_->allocate_kv(info.num_blocks));
-    auto registered = fabric_->register_memory(device_arena.data(), device_arena.size(),
-                                               transport::memory_kind::cuda);
-    if (registered) {
-      arena_ = *registered;
-    } else {
-      // The node serves all the same; it prefills for itself.
-      spdlog::warn("KV blocks stay on this node: {}", registered.error().detail);
-      arena_.data = device_arena.data();
-      arena_.bytes = device_arena.size();
-      arena_.kind = transport::memory_kind::cuda;
-    }
+    TROUPE_TRY(arena_, fabric_->register_memory(device_arena.data(), device_arena.size(),
+                                                transport::memory_kind::cuda));
   }
   TROUPE_CHECK(runner_->attach_kv(arena_.span().first(bytes), info.num_blocks));
   services_->puller->attach(*fabric_, arena_);
