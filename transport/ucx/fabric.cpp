@@ -225,7 +225,7 @@ class ucx_fabric final : public fabric {
     run_commands();
     progress_->close_all(clock::now());
     while (!progress_->idle() && clock::now() < give_up)
-      if (!progress_->round(clock::now())) sleep();
+      if (!progress_->round(clock::now()) && !progress_->idle()) sleep();
     if (progress_->idle()) return release();
     // Something may still write into our memory: keep it, and what it belongs to, until the process
     // ends.
