@@ -43,6 +43,8 @@ struct step_output {
   // The most likely token of each row of logits, ties to the lowest id; empty where the device does
   // not search itself.
   std::span<const token_id> argmax = {};
+  // How long the device was at it; 0 where it does not tell.
+  double device_seconds = 0;
 };
 
 }  // namespace troupe::gpu

@@ -34,11 +34,15 @@ class cuda_runner final : public model_runner {
     if (stream_ != nullptr) cudaStreamSynchronize(stream_);
     drop_graphs();
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    if (began_ != nullptr) cudaEventDestroy(began_);
+    if (ended_ != nullptr) cudaEventDestroy(ended_);
   }
 
   result<void> start(device_weights weights) {
     TROUPE_CHECK(
         checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    TROUPE_CHECK(checked(cudaEventCreate(&began_), "making an event"));
+    TROUPE_CHECK(checked(cudaEventCreate(&ended_), "making an event"));
     TROUPE_TRY(memory_, gpu_memory::make(device_));
     packed_ = !weights.layers.empty() && weights.layers[0].down.is_packed();
     TROUPE_TRY(auto pass,
@@ -94,6 +98,7 @@ class cuda_runner final : public model_runner {
   pinned_buffer<float> logits_host_;
   pinned_buffer<unsigned long long> argmax_host_;
   std::vector<token_id> argmax_;
+  cudaEvent_t began_ = nullptr, ended_ = nullptr;  // of the pass
   std::uint32_t pending_logits_ = 0;
   bool pending_ = false, pending_values_ = false;
 };
@@ -139,6 +144,7 @@ result<void> cuda_runner::submit(const batch& b) {
   }
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
   TROUPE_CHECK(memory_->wait_for_fences(stream_));
+  TROUPE_CHECK(checked(cudaEventRecord(began_, stream_), "starting a forward pass"));
   plan_.build(b, pass_->planning());
   forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.rounds};
   const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&
@@ -154,6 +160,7 @@ result<void> cuda_runner::submit(const batch& b) {
     TROUPE_CHECK(run_launches(shape));
   }
   TROUPE_CHECK(fetch_argmax());
+  TROUPE_CHECK(checked(cudaEventRecord(ended_, stream_), "ending a forward pass"));
   pending_ = true;
   return {};
 }
@@ -246,6 +253,9 @@ result<step_output> cuda_runner::collect() {
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
   TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "waiting for a forward pass"));
   step_output out;
+  float milliseconds = 0;
+  if (cudaEventElapsedTime(&milliseconds, began_, ended_) == cudaSuccess)
+    out.device_seconds = milliseconds * 1e-3;
   for (std::uint32_t i = 0; i < pending_logits_; ++i)
     argmax_[i] = argmax_index(argmax_host_.data()[i]);
   out.argmax = {argmax_.data(), pending_logits_};
