@@ -111,7 +111,8 @@ struct lease_expired_event {
 // A full block that was computed here, for a KV store to pull: sealed, and good while nothing else
 // needs the block. Only under offer_blocks.
 struct computed_block {
-  hash128_t hash, parent;  // chained; the parent of the first is root_hash
+  hash128_t hash, parent,
+      first;  // chained: its own, the one's before it (or root_hash), the first's
   std::vector<token_id> tokens;
   std::uint32_t index = 0;          // in its sequence
   std::uint64_t prompt_tokens = 0;  // of that sequence

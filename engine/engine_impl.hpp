@@ -36,6 +36,7 @@ class engine_impl final : public engine {
   result<step_report> step(time_point now) override;
   bool has_work() const override;
   time_point next_deadline() const override;
+  void offer_blocks(bool on) override;
   engine_stats stats() const override;
   std::string check_invariants() const override;
 

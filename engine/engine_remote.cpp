@@ -123,7 +123,7 @@ void engine_impl::offer_blocks(bool on) {
     pending_.computed.push_back(
         {s.hashes[i],
          i > 0 ? s.hashes[i - 1] : root_hash(options_.kv_identity, s.request.cache_salt),
-         std::vector<token_id>(tokens.begin(), tokens.end()), i, s.num_context, d});
+         s.hashes[0], std::vector<token_id>(tokens.begin(), tokens.end()), i, s.num_context, d});
   });
 }
 

@@ -57,6 +57,9 @@ struct generation_request {
   // Compute the prompt, sample one token, then hold the blocks for a reader until release or end of
   // lease.
   bool prefill_only = false;
+  // add_remote: leading blocks come from a KV store, which knows no first token. What it has is here
+  // when remote_failed is called, and counts as cached.
+  bool from_store = false;
 };
 
 struct token_logprob {

@@ -67,18 +67,26 @@ bool kv_cache::grow(sequence& s) {
   return true;
 }
 
-void kv_cache::publish(sequence& s, std::uint32_t i) {
-  if (!prefix_caching_) return;
+std::uint32_t kv_cache::grow_for_drafts(sequence& s, std::uint32_t wanted) {
+  const std::uint32_t spare = 1 + pool_.size() / 100;
+  while (s.table.size() < blocks_for(s.num_tokens() + wanted) && pool_.available() > spare)
+    s.table.push_back(pool_.allocate(block_state::writing));
+  const auto room = static_cast<std::uint32_t>(s.table.size()) * block_tokens_ - s.num_tokens();
+  return std::min(wanted, room);
+}
+
+bool kv_cache::publish(sequence& s, std::uint32_t i) {
+  if (!prefix_caching_) return false;
   add_hashes(s, i + 1);
   // A twin of an equal block that another sequence computed at the same time stays without an
   // address.
-  index_.insert(s.hashes[i], s.block_tokens(i, block_tokens_), s.table[i]);
+  return index_.insert(s.hashes[i], s.block_tokens(i, block_tokens_), s.table[i]);
 }
 
 void kv_cache::commit(sequence& s) {
   for (; s.num_sealed < s.num_computed / block_tokens_; ++s.num_sealed) {
     pool_.seal(s.table[s.num_sealed]);
-    publish(s, s.num_sealed);
+    if (publish(s, s.num_sealed) && on_computed_) on_computed_(s, s.num_sealed);
   }
 }
 

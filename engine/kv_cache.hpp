@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -30,6 +31,10 @@ class kv_cache {
   bool admit_remote(sequence& s, std::uint32_t spare);
   // Extends the table to cover all tokens. False: no block is available.
   bool grow(sequence& s);
+  // Extends the table for drafts behind the sequence's tokens from blocks that nobody waits for; how
+  // many of `wanted` it covers. After their pass trim() gives back what only rejected ones needed.
+  std::uint32_t grow_for_drafts(sequence& s, std::uint32_t wanted);
+  void trim(sequence& s) { truncate(s, blocks_for(s.num_tokens())); }
   // Seals blocks that num_computed has filled and makes them findable.
   void commit(sequence& s);
   // The sequence's last block will not be written any more, full or not.
@@ -42,6 +47,11 @@ class kv_cache {
   void finish_remote(sequence& s);
   // Keeps the arrived blocks before the first gap that can stay sealed, lets go of the rest.
   void abandon_remote(sequence& s);
+
+  // Called for each block that was computed here and that nothing here held before; its table index.
+  void on_computed(std::function<void(const sequence&, std::uint32_t)> hook) {
+    on_computed_ = std::move(hook);
+  }
 
   std::uint32_t blocks_for(std::uint32_t tokens) const {
     return static_cast<std::uint32_t>((std::uint64_t{tokens} + block_tokens_ - 1) / block_tokens_);
@@ -61,7 +71,7 @@ class kv_cache {
  private:
   bool admit_as(sequence& s, std::uint32_t spare, block_state to, std::uint32_t reusable);
   void add_hashes(sequence& s, std::uint32_t blocks);
-  void publish(sequence& s, std::uint32_t i);
+  bool publish(sequence& s, std::uint32_t i);  // false: another block has this content
   void truncate(sequence& s, std::uint32_t blocks);
 
   std::uint32_t block_tokens_;
@@ -69,6 +79,7 @@ class kv_cache {
   hash128_t kv_identity_;
   prefix_index index_;
   block_pool pool_;
+  std::function<void(const sequence&, std::uint32_t)> on_computed_;
   std::vector<block_id> hits_;  // scratch
   std::uint64_t queried_tokens_ = 0, hit_tokens_ = 0;
 };
