@@ -19,8 +19,9 @@ using std::chrono::steady_clock;
 constexpr auto quick =
     std::chrono::seconds(5);  // a child that lives shorter has not really started
 constexpr int max_quick_deaths = 5;
-constexpr int exit_configuration = 1, exit_model = 2,
-              exit_device = 3;  // the command line's exit codes: final
+// The command line's exit codes. A clean end is a node that was told to leave.
+constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3,
+              exit_restart = 75;
 
 milliseconds backoff(int quick_deaths) {
   return milliseconds(quick_deaths == 0 ? 0 : 100 << std::min(quick_deaths, 6));
@@ -71,7 +72,13 @@ void children::spawn(child& c) {
 void children::reap(child& c, int status) {
   c.pid = -1;
   if (ending_) return;
-  const bool lived = steady_clock::now() - c.started > quick;
+  if (WIFEXITED(status) && WEXITSTATUS(status) == exit_clean) {
+    c.given_up = true;
+    spdlog::info("{} has left", c.command.name);
+    return;
+  }
+  const bool lived = steady_clock::now() - c.started > quick ||
+                     (WIFEXITED(status) && WEXITSTATUS(status) == exit_restart);
   c.quick_deaths = lived ? 0 : c.quick_deaths + 1;
   const bool final = WIFEXITED(status) &&
                      (WEXITSTATUS(status) == exit_configuration ||

@@ -1,7 +1,7 @@
 // The nodes that `troupe serve` runs as child processes: started together, restarted when they die, stopped together.
 //
 // A child that dies at once again and again is given up with its exit code; one that refuses (wrong model, no device)
-// is not restarted. Children die with the server, also when it is killed. One supervisor thread; any thread may call.
+// or leaves cleanly is not restarted. Children die with the server, also when it is killed. One supervisor thread; any thread may call.
 #pragma once
 
 #include <sys/types.h>

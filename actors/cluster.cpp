@@ -33,6 +33,7 @@ class single_node : public node_process {
   std::uint16_t port() const override { return node_->info().port; }
   void drain() override { node_->drain(); }
   bool drained() const override { return node_->drained(); }
+  bool restart() const override { return node_->restart(); }
   std::optional<error> failure() const override { return node_->failure(); }
 
  private:
@@ -83,6 +84,7 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
   context->neighbours = neighbours_;
   context->connector = product_connector(system_);
   context->metrics = std::make_shared<gateway_metrics>("gateway");
+  context->options.admission = {options.max_queued, options.max_queue_wait};
   context->router = router_ = system_.spawn(router, context->metrics);
   gateway_ = system_.spawn(gateway, context);
   service_ = make_gateway_service(system_, gateway_);

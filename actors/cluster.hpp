@@ -57,7 +57,9 @@ struct serve_options {
   std::filesystem::path model;
   std::string model_name;
   std::uint32_t num_prefill = 1, num_decode = 1;
-  bool single_process = false;  // every role in this process
+  bool single_process = false;      // every role in this process
+  std::uint32_t max_queued = 1024;  // requests that wait for a node; one more is refused
+  std::chrono::milliseconds max_queue_wait{30'000};  // predicted: a longer one is refused at once
   gpu::runner_options runner;
   engine_settings engine;
   network_settings network;                         // of directory and gateway
@@ -72,8 +74,9 @@ class node_process {
   virtual ~node_process() = default;  // stops
   virtual std::string name() const = 0;
   virtual std::uint16_t port() const = 0;
-  virtual void drain() = 0;  // no new work; running requests finish
-  virtual bool drained() const = 0;
+  virtual void drain() = 0;          // no new work; running requests finish
+  virtual bool drained() const = 0;  // also when an operator drained it
+  virtual bool restart() const = 0;  // it was drained to be started again
   virtual std::optional<error> failure()
       const = 0;  // refused by the cluster, or the device is lost: leave
 };

@@ -132,6 +132,24 @@ void decode_state::on_down(const caf::down_msg& down) {
   for (auto id : orphans) cancel(id);
 }
 
+void decode_state::drain(const drain_request& d) {
+  node->restart = d.restart;
+  node->state = node_state::draining;
+  if (d.timeout_ms > 0)
+    hand_over_at = self->clock().now() + std::chrono::milliseconds(d.timeout_ms);
+}
+
+void decode_state::hand_over() {
+  std::vector<std::uint64_t> all;
+  for (const auto& [id, e] : entries) all.push_back(id);
+  for (auto id : all) {
+    cancel(id);
+    if (auto it = entries.find(id); it != entries.end())
+      on_refused({id, it->second.try_number, false,
+                  error{ec::draining, node->info.name + " leaves the cluster"}});
+  }
+}
+
 decode_actor::behavior_type decode_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) { on_down(down); });
   self->delayed_send(self, tick_interval, caf::tick_atom_v);
@@ -147,7 +165,7 @@ decode_actor::behavior_type decode_state::make_behavior() {
       },
       [this](const membership& m) { on_membership(m); },
       [this](const metrics_request&) { return node->metrics_text(); },
-      [this](const drain_request&) { node->state = node_state::draining; },
+      [this](const drain_request& d) { drain(d); },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const pull_happened& m) { on_pull(m); },
       [this](const link_lost& l) { drop_peer(l.start, to_string(l.why)); },
@@ -160,6 +178,7 @@ decode_actor::behavior_type decode_state::make_behavior() {
       [this](caf::tick_atom) {
         self->delayed_send(self, tick_interval, caf::tick_atom_v);
         check_silence();
+        if (hand_over_at && self->clock().now() >= *hand_over_at) hand_over();
       },
   };
 }

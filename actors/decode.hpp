@@ -55,6 +55,8 @@ struct decode_state {
   void on_refused(const request_refused& r);
   void finish(std::uint64_t id, generation_finished message);
   void on_down(const caf::down_msg& down);
+  void drain(const drain_request& d);
+  void hand_over();  // the gateway moves the requests to another node
   // Runs `c` on the engine; if it cannot, the request ends with the reason.
   void post(std::uint64_t id, engine_driver::command c);
 
@@ -72,9 +74,10 @@ struct decode_state {
   decode_actor::pointer self;
   std::shared_ptr<node_services> node;
   std::map<std::uint64_t, entry> entries;
-  std::map<std::uint64_t, peer> peers;               // by incarnation
-  std::map<caf::actor_addr, std::uint64_t> peer_of;  // connected prefill actors
-  std::set<caf::actor_addr> sinks;                   // monitored
+  std::map<std::uint64_t, peer> peers;                                // by incarnation
+  std::map<caf::actor_addr, std::uint64_t> peer_of;                   // connected prefill actors
+  std::set<caf::actor_addr> sinks;                                    // monitored
+  std::optional<std::chrono::steady_clock::time_point> hand_over_at;  // while draining
 };
 
 decode_actor::behavior_type decode(decode_actor::stateful_pointer<decode_state> self,

@@ -26,12 +26,14 @@ gateway_state::request* gateway_state::find(std::uint64_t id, std::uint32_t try_
 void gateway_state::generate(const generate_request& r) {
   auto client = caf::actor_cast<stream_sink_actor>(self->current_sender());
   if (!client) return;
-  auto refuse = [&](ec code, std::string why) {
+  auto refuse = [&](ec code, std::string why, std::chrono::seconds retry_after = {}) {
     generation_finished m;
     m.id = r.id;
     m.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
     m.code = code;
     m.detail = std::move(why);
+    m.retry_after_s = static_cast<std::uint32_t>(retry_after.count());
+    context->metrics->admission_refused(code).Increment();
     self->send(client, std::move(m));
   };
   if (draining) return refuse(ec::draining, "the server is shutting down");
@@ -40,17 +42,53 @@ void gateway_state::generate(const generate_request& r) {
                   "the server follows " + std::to_string(requests.size()) + " requests already");
   if (requests.count(r.id) != 0)
     return refuse(ec::invalid_argument, "a request with this id is running");
+  const auto now = self->clock().now();
+  if (poison.refuses(r, now)) return refuse(ec::poison, std::string(poison_list::explanation));
+  const auto deadline =
+      now + std::chrono::milliseconds(std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
+  if (auto no = admission->enter(
+          {r.id, r.tenant, r.priority, r.prompt.size() + r.sampling.max_tokens, deadline}, now))
+    return refuse(no->why.code, no->why.detail, no->retry_after);
   if (clients.insert(client.address()).second) self->monitor(client);
 
   request q;
   q.message = r;
   q.client = client;
-  q.arrived = self->clock().now();
-  q.deadline = q.arrived + std::chrono::milliseconds(
-                               std::min<std::uint64_t>(r.timeout_ms, 24ull * 3600 * 1000));
+  q.arrived = now;
+  q.deadline = deadline;
   requests.emplace(r.id, std::move(q));
   context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
-  route(r.id);
+  admit();
+}
+
+std::size_t gateway_state::room() const {
+  constexpr std::size_t seqs_unknown = 64;
+  std::size_t seqs = 0;
+  for (const auto& m : latest.members)
+    if (m.info.kind == role::decode && m.state == node_state::ready)
+      seqs += m.info.max_num_seqs > 0 ? m.info.max_num_seqs : seqs_unknown;
+  // The quarter is read while the others are decoded. With no decode node requests are routed too: they wait there
+  // for one to come, and no longer than no_worker_wait.
+  return seqs == 0 ? seqs_unknown : seqs + (seqs + 3) / 4;
+}
+
+void gateway_state::admit() {
+  const auto limit = room();
+  while (admission->serving() < limit) {
+    const auto now = self->clock().now();
+    const auto id = admission->next(now);
+    if (!id) break;
+    auto& q = requests.at(*id);
+    q.waiting = false;
+    context->metrics->admission_wait_seconds.Observe(
+        std::chrono::duration<double>(now - q.arrived).count());
+    route(*id);
+  }
+  for (auto& [id, why] : admission->take_dropped()) {
+    context->metrics->admission_refused(why.code).Increment();
+    fail(id, why, engine::finish_reason::error, std::chrono::seconds(1));
+  }
+  context->metrics->admission_waiting.Set(static_cast<double>(admission->waiting()));
 }
 
 void gateway_state::route(std::uint64_t id) {
@@ -117,6 +155,7 @@ void gateway_state::dispatch(std::uint64_t id) {
   }
   auto message = q.message;
   message.try_number = q.try_number;
+  q.output_at_dispatch = q.message.output.size();
   const auto left =
       std::chrono::duration_cast<std::chrono::milliseconds>(q.deadline - self->clock().now())
           .count();
@@ -157,6 +196,7 @@ void gateway_state::on_finished(const generation_finished& m) {
   const bool failed = m.reason == static_cast<std::uint8_t>(engine::finish_reason::error);
   if (failed && !q->canceled && worth_another_node(m.code)) return retry(m.id, {m.code, m.detail});
   auto copy = m;
+  if (!failed) poison.served(q->message);
   if (q->try_number > 0) {
     context->metrics->migration(failed ? "failed" : "resumed").Increment();
     copy.migrations = q->try_number;
@@ -169,6 +209,8 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
   q.last_failure = why;
   if (q.canceled)
     return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
+  if (poison.refuses(q.message, self->clock().now()))
+    return fail(id, {ec::poison, std::string(poison_list::explanation)});
   if (q.try_number + 1 >= context->options.max_attempts) return fail(id, why);
   spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id,
                q.try_number, q.message.output.size(), to_string(why));
@@ -180,7 +222,8 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
   route(id);
 }
 
-void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reason reason) {
+void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reason reason,
+                         std::chrono::seconds retry_after) {
   auto it = requests.find(id);
   if (it == requests.end()) return;
   generation_finished m;
@@ -191,6 +234,7 @@ void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reas
   m.prompt_tokens = static_cast<std::uint32_t>(it->second.message.prompt.size());
   m.completion_tokens = static_cast<std::uint32_t>(it->second.message.output.size());
   m.migrations = it->second.try_number;
+  m.retry_after_s = static_cast<std::uint32_t>(retry_after.count());
   if (it->second.try_number > 0) context->metrics->migration("failed").Increment();
   close(id, std::move(m));
 }
@@ -198,9 +242,13 @@ void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reas
 void gateway_state::close(std::uint64_t id, generation_finished m) {
   auto it = requests.find(id);
   m.try_number = 0;
-  self->send(it->second.client, std::move(m));
+  const auto& q = it->second;
+  const auto used = q.message.prompt.size() + q.message.output.size();
+  self->send(q.client, std::move(m));
   requests.erase(it);
   context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
+  admission->leave(id, used, self->clock().now());
+  admit();
 }
 
 void gateway_state::cancel(std::uint64_t id) {
@@ -227,7 +275,9 @@ void gateway_state::check_deadlines() {
   const auto now = self->clock().now();
   std::vector<std::uint64_t> late;
   for (auto& [id, q] : requests)
-    if (now > q.deadline + context->options.deadline_grace) late.push_back(id);
+    if (now >
+        q.deadline + (q.waiting ? std::chrono::milliseconds(0) : context->options.deadline_grace))
+      late.push_back(id);
   for (auto id : late) {
     if (auto n = nodes.find(requests.at(id).decode); n != nodes.end() && n->second.actor)
       self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
@@ -268,6 +318,7 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       },
       [this](const metrics_request&) { return collect_metrics(); },
       [this](const drain_request&) { draining = true; },
+      [this](const drain_node_request& r) { return drain_node(r); },
       [this](caf::tick_atom) {
         self->delayed_send(self, tick_interval, caf::tick_atom_v);
         beat();
@@ -305,6 +356,7 @@ caf::result<std::string> gateway_state::collect_metrics() {
 
 gateway_actor::behavior_type gateway(gateway_actor::stateful_pointer<gateway_state> self,
                                      std::shared_ptr<gateway_context> context) {
+  self->state.admission.emplace(context->options.admission);
   self->state.context = std::move(context);
   return self->state.make_behavior();
 }

@@ -2,8 +2,12 @@
 // the next node goes on after the tokens that were delivered, with the same random numbers, so the client sees a pause
 // and never a gap, a duplicate or other text.
 //
-//   routing ─► connecting ─► following ─► finished
-//      ▲___________________________│ the decode node died, left or refused: excluded, next attempt
+//   waiting ─► routing ─► connecting ─► following ─► finished
+//                 ▲___________________________│ the decode node died, left or refused: excluded, next attempt
+//
+// Requests wait here, in the admission queue, rather than in the nodes: only as many are routed as the decode nodes run
+// at once and a few that they can begin to read. A request during which decode nodes died twice is not tried again, and
+// not taken again for a while (poison).
 //
 // Every request has a deadline of its own and ends by it. Scheduled actor; state is touched by its handlers only.
 #pragma once
@@ -15,16 +19,19 @@
 #include <optional>
 #include <set>
 
+#include "actors/admission.hpp"
 #include "actors/connect.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/metrics.hpp"
 #include "actors/node_services.hpp"
+#include "actors/poison_list.hpp"
 
 namespace troupe::actors {
 
 struct gateway_options {
   std::uint32_t max_requests = 2048;  // followed at once; one more is ec::queue_full
-  std::uint32_t max_attempts = 3;     // decode nodes tried for one request
+  admission_options admission;
+  std::uint32_t max_attempts = 3;  // decode nodes tried for one request
   std::chrono::milliseconds connect_timeout{3000};
   std::chrono::milliseconds route_timeout{2000};
   std::chrono::milliseconds no_worker_wait{
@@ -64,7 +71,9 @@ struct gateway_state {
     std::uint64_t decode = 0;  // incarnation of the node that serves it; 0 while routing
     std::uint32_t try_number = 0;
     bool accepted = false, prompt_logprobs_sent = false, canceled = false;
-    bool routing = false;  // the router is asked and has not answered
+    bool waiting = true;                 // in the admission queue
+    bool routing = false;                // the router is asked and has not answered
+    std::size_t output_at_dispatch = 0;  // tokens that earlier attempts delivered
     std::vector<std::uint64_t> excluded;
     error last_failure{ec::none, {}};
     time_point arrived, deadline;
@@ -74,6 +83,8 @@ struct gateway_state {
 
   // -- requests ------------------------------------------------------------------------------------------------------------
   void generate(const generate_request& r);
+  void admit();              // routes waiting requests while the nodes have room
+  std::size_t room() const;  // requests that the decode nodes are given at once
   void route(std::uint64_t id);
   void on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan);
   void dispatch(std::uint64_t id);
@@ -81,23 +92,28 @@ struct gateway_state {
   void on_finished(const generation_finished& m);
   void retry(std::uint64_t id, const error& why);
   void fail(std::uint64_t id, const error& why,
-            engine::finish_reason reason = engine::finish_reason::error);
+            engine::finish_reason reason = engine::finish_reason::error,
+            std::chrono::seconds retry_after = {});
   void close(std::uint64_t id, generation_finished m);
   void cancel(std::uint64_t id);
   void check_deadlines();
   void reroute_waiting();
   request* find(std::uint64_t id, std::uint32_t try_number);
   caf::result<std::string> collect_metrics();  // of every node that answers in time
+  drain_reply drain_node(const drain_node_request& r);
 
   // -- nodes ---------------------------------------------------------------------------------------------------------------
   void connect_node(const node_info& info);
   void drop_node(std::uint64_t start, const std::string& why);
+  void suspect(const std::vector<std::uint64_t>& on_lost_node);
   void on_membership(const membership& m);
   void beat();  // joins the directory, then heartbeats, so that programs find the gateway
 
   gateway_actor::pointer self;
   std::shared_ptr<gateway_context> context;
   std::map<std::uint64_t, request> requests;
+  std::optional<admission_queue> admission;  // from the options, once there is a context
+  poison_list poison;
   std::map<std::uint64_t, node> nodes;  // by incarnation
   std::map<caf::actor_addr, std::uint64_t> node_of;
   std::set<caf::actor_addr> clients;  // monitored

@@ -1,4 +1,6 @@
 // The gateway actor's connections to decode and prefill nodes.
+#include <algorithm>
+
 #include "actors/connect.hpp"
 #include "actors/gateway.hpp"
 #include "actors/wire.hpp"
@@ -40,14 +42,52 @@ void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
   auto n = nodes.find(start);
   if (n == nodes.end()) return;
   const std::string node_name = n->second.info.name;
-  if (n->second.actor) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
+  const bool connected = n->second.actor != nullptr;
+  if (connected) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
   nodes.erase(n);
   std::vector<std::uint64_t> affected;
   for (auto& [id, q] : requests)
     if (q.decode == start) affected.push_back(id);
-  if (!affected.empty())
+  if (!affected.empty()) {
     spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
+    if (connected) suspect(affected);  // else it never had them
+  }
   for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
+}
+
+// Whoever had got tokens from the node had done it no harm so far: the others are suspected first.
+void gateway_state::suspect(const std::vector<std::uint64_t>& on_lost_node) {
+  auto quiet = [this](std::uint64_t id) {
+    const auto& q = requests.at(id);
+    return q.message.output.size() == q.output_at_dispatch;
+  };
+  const bool some_quiet = std::any_of(on_lost_node.begin(), on_lost_node.end(), quiet);
+  for (auto id : on_lost_node)
+    if (!some_quiet || quiet(id)) poison.died(requests.at(id).message, self->clock().now());
+}
+
+drain_reply gateway_state::drain_node(const drain_node_request& r) {
+  const actors::member* found = nullptr;
+  std::uint32_t other_decodes = 0;
+  for (const auto& m : latest.members) {
+    if (m.info.name == r.node && m.state != node_state::lost) found = &m;
+    other_decodes +=
+        m.info.name != r.node && m.info.kind == role::decode && m.state == node_state::ready;
+  }
+  if (found == nullptr) return {ec::not_found, "no node named " + r.node + " is in the cluster"};
+  if (found->info.kind == role::gateway)
+    return {ec::invalid_argument, r.node + " is a gateway: SIGTERM drains it"};
+  if (found->info.kind == role::decode && other_decodes == 0 && !r.force)
+    return {ec::invalid_argument,
+            r.node + " is the only decode node that is ready: start another one first, or --force"};
+  auto n = nodes.find(found->info.start);
+  if (n == nodes.end() || !n->second.actor)
+    return {ec::peer_lost, r.node + " is not connected to this gateway"};
+  // Every node's actor takes drain_request, whatever its role.
+  using drained = caf::typed_actor<caf::reacts_to<drain_request>>;
+  self->send(caf::actor_cast<drained>(n->second.actor), r.how);
+  spdlog::info("{} is drained{}", r.node, r.how.restart ? " and started again" : "");
+  return {};
 }
 
 void gateway_state::beat() {
@@ -88,6 +128,7 @@ void gateway_state::on_membership(const membership& m) {
     if (n.seen && alive.count(start) == 0) gone.push_back(start);
   for (auto start : gone) drop_node(start, "no heartbeat");
   reroute_waiting();  // a decode node may have come
+  admit();
 }
 
 }  // namespace troupe::actors

@@ -67,6 +67,8 @@ service_actor::behavior_type service_state::make_behavior() {
         r.prompt = std::move(s.what->prompt);
         r.sampling = to_wire(s.what->sampling);
         r.cache_salt = std::move(s.what->cache_salt);
+        r.tenant = std::move(s.what->tenant);
+        r.priority = s.what->priority;
         r.timeout_ms =
             static_cast<std::uint64_t>(std::max<std::int64_t>(0, s.what->timeout.count()));
         self->send(gateway, std::move(r));
@@ -158,6 +160,25 @@ class gateway_service : public generation_service {
     }
     if (!s.ready && s.loading.empty()) s.loading = "waiting for a decode node";
     return s;
+  }
+
+  result<void> drain_node(const std::string& name, std::chrono::milliseconds timeout, bool restart,
+                          bool force) override {
+    caf::scoped_actor self{system_};
+    drain_node_request r{
+        name,
+        {static_cast<std::uint64_t>(std::max<std::int64_t>(0, timeout.count())), restart},
+        force};
+    result<void> outcome;
+    self->request(gateway_, std::chrono::seconds(5), std::move(r))
+        .receive(
+            [&](const drain_reply& reply) {
+              if (reply.code != ec::none) outcome = fail(reply.code, reply.detail);
+            },
+            [&](const caf::error&) {
+              outcome = fail(ec::peer_lost, "the gateway did not answer");
+            });
+    return outcome;
   }
 
   std::string metrics_text(std::chrono::milliseconds timeout) override {

@@ -75,6 +75,8 @@ CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefill_failed))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::release_request))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::metrics_request))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::drain_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::drain_node_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::drain_reply))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::engine_happened))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::pull_happened))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_refused))
@@ -113,14 +115,13 @@ using stream_sink_actor =
                      caf::reacts_to<generation_finished>>;  // exactly once a request, last
 
 // The door's side of a request: routes, follows, migrates. Streams to the sender of generate_request.
-using gateway_actor =
-    caf::typed_actor<caf::reacts_to<generate_request>, caf::reacts_to<cancel_request>,
-                     caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
-                     caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
-                     caf::reacts_to<subscribe_request>,
-                     caf::replies_to<metrics_request>::with<std::string>,
-                     caf::reacts_to<drain_request>,
-                     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
+using gateway_actor = caf::typed_actor<
+    caf::reacts_to<generate_request>, caf::reacts_to<cancel_request>,
+    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
+    caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
+    caf::reacts_to<subscribe_request>, caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<drain_request>, caf::replies_to<drain_node_request>::with<drain_reply>,
+    caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
 
 using decode_actor =
     caf::typed_actor<caf::reacts_to<generate_request>,  // streams to its sender

@@ -15,7 +15,7 @@
 namespace troupe::actors {
 
 // Peers of another protocol version are refused when they join.
-inline constexpr std::uint32_t protocol_version = 1;
+inline constexpr std::uint32_t protocol_version = 2;
 
 enum class role : std::uint8_t { gateway, prefill, decode, kv_store, draft };
 enum class node_state : std::uint8_t { joining, ready, draining, lost };
@@ -36,13 +36,14 @@ struct node_info {
   std::uint32_t num_blocks = 0;
   std::uint32_t block_tokens = 0;
   std::uint32_t max_model_len = 0;
+  std::uint32_t max_num_seqs = 0;  // sequences that it runs at once
   std::uint32_t protocol = protocol_version;
 };
 template <class Inspector>
 auto inspect(Inspector& f, node_info& x) {
   return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port,
            x.transport_address, x.model_name, x.model_digest, x.kv_identity, x.identity_text,
-           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.protocol);
+           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.max_num_seqs, x.protocol);
 }
 
 struct node_load {
@@ -176,14 +177,17 @@ struct generate_request {
   sampling_wire sampling;
   std::string cache_salt;
   std::uint64_t timeout_ms = 0;
-  bool has_prefill = false;  // gateway to decode: who reads the prompt
+  std::string tenant;         // client to gateway: whose share of the cluster it takes
+  std::int32_t priority = 0;  // client to gateway: lower is served earlier
+  bool has_prefill = false;   // gateway to decode: who reads the prompt
   node_info prefill;
   std::string route_reason;
 };
 template <class Inspector>
 auto inspect(Inspector& f, generate_request& x) {
   return f(caf::meta::type_name("generate_request"), x.id, x.try_number, x.prompt, x.output,
-           x.sampling, x.cache_salt, x.timeout_ms, x.has_prefill, x.prefill, x.route_reason);
+           x.sampling, x.cache_salt, x.timeout_ms, x.tenant, x.priority, x.has_prefill, x.prefill,
+           x.route_reason);
 }
 
 struct cancel_request {
@@ -235,13 +239,15 @@ struct generation_finished {
   std::uint64_t queue_us = 0, prefill_us = 0, transfer_us = 0, transfer_bytes = 0;
   std::string decode_node, prefill_node, route_reason, transfer_path;
   std::uint32_t blocks_pulled = 0, migrations = 0;
+  std::uint32_t retry_after_s = 0;  // of a refusal
 };
 template <class Inspector>
 auto inspect(Inspector& f, generation_finished& x) {
   return f(caf::meta::type_name("generation_finished"), x.id, x.try_number, x.reason, x.code,
            x.detail, x.prompt_tokens, x.cached_tokens, x.transferred_tokens, x.completion_tokens,
            x.preemptions, x.queue_us, x.prefill_us, x.transfer_us, x.transfer_bytes, x.decode_node,
-           x.prefill_node, x.route_reason, x.transfer_path, x.blocks_pulled, x.migrations);
+           x.prefill_node, x.route_reason, x.transfer_path, x.blocks_pulled, x.migrations,
+           x.retry_after_s);
 }
 
 // -- remote prefill: decode asks, prefill announces sealed blocks, decode pulls and releases ----------------------------
@@ -320,10 +326,32 @@ auto inspect(Inspector& f, metrics_request&) {
   return f(caf::meta::type_name("metrics_request"));
 }
 
-struct drain_request {};  // no new work; what runs finishes
+struct drain_request {           // no new work; what runs finishes, and then the node leaves
+  std::uint64_t timeout_ms = 0;  // after it a decode node gives its requests to others; 0: never
+  bool restart = false;          // its supervisor starts it again
+};
 template <class Inspector>
-auto inspect(Inspector& f, drain_request&) {
-  return f(caf::meta::type_name("drain_request"));
+auto inspect(Inspector& f, drain_request& x) {
+  return f(caf::meta::type_name("drain_request"), x.timeout_ms, x.restart);
+}
+
+struct drain_node_request {  // to a gateway
+  std::string node;          // its name
+  drain_request how;
+  bool force = false;  // even the last decode node
+};
+template <class Inspector>
+auto inspect(Inspector& f, drain_node_request& x) {
+  return f(caf::meta::type_name("drain_node_request"), x.node, x.how, x.force);
+}
+
+struct drain_reply {
+  ec code = ec::none;  // not_found; invalid_argument: it is the last decode node
+  std::string detail;
+};
+template <class Inspector>
+auto inspect(Inspector& f, drain_reply& x) {
+  return f(caf::meta::type_name("drain_reply"), x.code, x.detail);
 }
 
 }  // namespace troupe::actors

@@ -29,6 +29,9 @@ const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::cancele
                           ec::invalid_argument,  ec::queue_full,     ec::unsupported,
                           ec::internal};
 
+const ec admission_errors[] = {ec::overloaded, ec::queue_full, ec::draining, ec::poison,
+                               ec::invalid_argument};
+
 std::uint64_t resident_memory() {
   unsigned long long total = 0, resident = 0;
   if (FILE* f = std::fopen("/proc/self/statm", "r")) {
@@ -206,8 +209,16 @@ gateway_metrics::gateway_metrics(const std::string& node)
           histogram("troupe_route_ttft_error_seconds",
                     "Distance between the router's predicted and the measured time to first token",
                     error_buckets)),
+      admission_wait_seconds(histogram("troupe_admission_wait_seconds",
+                                       "Time in the gateway's queue before a request is routed",
+                                       step_buckets)),
       requests_in_flight(
-          gauge("troupe_gateway_requests_in_flight", "Requests that the gateway follows")) {
+          gauge("troupe_gateway_requests_in_flight", "Requests that the gateway follows")),
+      admission_waiting(gauge("troupe_admission_waiting", "Requests in the gateway's queue")) {
+  for (ec why : admission_errors)
+    refusals_[why] =
+        &counter("troupe_admission_refused_total", "Requests that the gateway did not take",
+                 {{"reason", std::string(to_string(why))}});
   for (const char* reason : {"remote_prefill", "short_prompt", "local_faster", "no_prefill_node",
                              "local_only", "refused"})
     routes_[reason] = &counter("troupe_route_decisions_total", "Routing decisions by reason",
@@ -223,6 +234,9 @@ gateway_metrics::gateway_metrics(const std::string& node)
 
 prometheus::Counter& gateway_metrics::route_decision(const std::string& reason) {
   return *routes_.at(reason);
+}
+prometheus::Counter& gateway_metrics::admission_refused(ec why) {
+  return *refusals_.at(why);
 }
 prometheus::Counter& gateway_metrics::migration(const std::string& outcome) {
   return *migrations_.at(outcome);

@@ -81,12 +81,15 @@ class gateway_metrics : public process_metrics {
   void set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state);
   void set_heartbeat_age(const std::string& node, double seconds);
 
-  prometheus::Histogram &route_seconds, &ttft_prediction_error_seconds;
-  prometheus::Gauge& requests_in_flight;
+  prometheus::Counter& admission_refused(ec why);
+
+  prometheus::Histogram &route_seconds, &ttft_prediction_error_seconds, &admission_wait_seconds;
+  prometheus::Gauge &requests_in_flight, &admission_waiting;
 
  private:
   std::mutex mutex_;
   std::map<std::string, prometheus::Counter*> routes_, migrations_;
+  std::map<ec, prometheus::Counter*> refusals_;
   std::map<std::pair<std::string, std::string>, prometheus::Gauge*> workers_;
   std::map<std::string, prometheus::Gauge*> heartbeat_ages_;
 };

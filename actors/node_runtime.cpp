@@ -105,6 +105,7 @@ result<void> node_runtime::make_device(const node_options& options,
   info.max_model_len = model->config.max_position_embeddings;
   if (options.engine.max_model_len > 0)
     info.max_model_len = std::min(info.max_model_len, options.engine.max_model_len);
+  info.max_num_seqs = options.engine.max_num_seqs;
   TROUPE_TRY(info.num_blocks, blocks_of(options.engine, layout, info.max_model_len));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));

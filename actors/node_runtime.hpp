@@ -37,6 +37,7 @@ class node_runtime {
   std::vector<caf::strong_actor_ptr> actors() const { return {role_, agent_}; }
   void drain();
   bool drained() const { return drained_; }
+  bool restart() const { return services_->restart; }
   std::optional<error> failure() const;
 
  private:

@@ -45,6 +45,7 @@ struct node_services {
   std::unique_ptr<engine_driver> loop;  // last: its thread uses the others
 
   std::atomic<node_state> state{node_state::joining};
+  std::atomic<bool> restart{false};        // after a drain
   std::atomic<std::uint32_t> requests{0};  // that the role actor follows; drained when zero
   node_load load() const;
   std::string metrics_text() const;  // as of the engine's last step

@@ -94,7 +94,10 @@ prefill_actor::behavior_type prefill_state::make_behavior() {
       // A reader that gives up early releases too: what is not computed yet is then not computed at all.
       [this](const release_request& r) { end(r.id, true); },
       [this](const metrics_request&) { return node->metrics_text(); },
-      [this](const drain_request&) { node->state = node_state::draining; },
+      [this](const drain_request& d) {
+        node->restart = d.restart;
+        node->state = node_state::draining;
+      },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const request_refused& r) { refuse(r.id, r.try_number, r.failure); },
   };

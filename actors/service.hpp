@@ -24,6 +24,9 @@ struct generation {
   engine::sampling_params sampling;
   std::string cache_salt;
   std::chrono::milliseconds timeout{600'000};  // of the whole answer; never infinite
+  std::string
+      tenant;  // whose share of the cluster it takes; an HTTP door gives one to each API key
+  std::int32_t priority = 0;  // lower is served earlier
 };
 
 // Who did what, for `troupe run`, logs and the quickstart.
@@ -37,7 +40,8 @@ struct generation_trace {
 
 struct generation_end {
   engine::finish_reason reason = engine::finish_reason::none;
-  error failure;  // reason == error: what the client is told
+  error failure;                        // reason == error: what the client is told
+  std::chrono::seconds retry_after{0};  // of a refusal: when another try may be worth it
   engine::generation_usage usage;
   generation_trace trace;
 };
@@ -82,6 +86,11 @@ class generation_service {
   virtual void cancel(request_id id) = 0;
   // Latest known, without waiting for anyone.
   virtual cluster_status status() const = 0;
+  // Takes a node out of service: no new requests; those that run finish, after `timeout` they move to another decode
+  // node; then the node leaves, or is started again. Waits a few seconds at most. ec::not_found; ec::invalid_argument:
+  // the last decode node without `force`.
+  virtual result<void> drain_node(const std::string& name, std::chrono::milliseconds timeout,
+                                  bool restart, bool force) = 0;
   // Prometheus text of every node of the cluster, merged by family; nodes that do not answer in time are left out.
   virtual std::string metrics_text(std::chrono::milliseconds timeout) = 0;
 };

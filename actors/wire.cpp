@@ -131,6 +131,7 @@ generation_end from_wire(const generation_finished& w) {
                w.prefill_us,        w.transfer_us,   w.transfer_bytes};
   end.trace = {w.decode_node,   w.prefill_node,  w.route_reason,
                w.transfer_path, w.blocks_pulled, w.migrations};
+  end.retry_after = std::chrono::seconds(w.retry_after_s);
   return end;
 }
 

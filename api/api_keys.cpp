@@ -64,7 +64,7 @@ result<std::vector<std::string>> api_keys::read_file(const std::filesystem::path
   return keys;
 }
 
-bool api_keys::accepts(std::string_view authorization) const {
+std::string api_keys::holder(std::string_view authorization) const {
   std::string key;
   if (starts_with_word(authorization, "bearer "))
     key = trimmed(authorization.substr(7));
@@ -75,7 +75,11 @@ bool api_keys::accepts(std::string_view authorization) const {
   unsigned found = 0;
   for (const auto& known : digests_)
     found |= CRYPTO_memcmp(d.data(), known.data(), d.size()) == 0 ? 1u : 0u;
-  return found != 0;
+  if (found == 0) return {};
+  std::string name;
+  for (std::size_t i = 0; i < 8; ++i)
+    for (int half : {d[i] >> 4, d[i] & 15}) name += "0123456789abcdef"[half];
+  return name;
 }
 
 }  // namespace troupe::api

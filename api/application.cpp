@@ -80,6 +80,7 @@ const std::vector<application::route>& application::routes() {
       {"GET", "/metrics", false, false, endpoint::metrics, &a::metrics_text},
       {"GET", "/version", false, false, endpoint::version, &a::version},
       {"GET", "/v1/cluster", false, false, endpoint::cluster, &a::cluster},
+      {"POST", "/v1/cluster/drain", false, false, endpoint::cluster, &a::drain_node},
       {"GET", "/", false, false, endpoint::ui, &a::web_page},
   };
   return table;
@@ -140,7 +141,7 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
   }
   // Keys come first: who has none learns nothing about which paths exist.
   if (!(found && found->open) && options_.keys.required() &&
-      !options_.keys.accepts(c->request.header("authorization"))) {
+      (c->tenant = options_.keys.holder(c->request.header("authorization"))).empty()) {
     const char* scheme = c->path == "/" ? "Basic realm=\"troupe\"" : "Bearer";
     return c->fail(invalid_api_key(), {{"WWW-Authenticate", scheme}});
   }

@@ -62,6 +62,7 @@ class application : public http_handler {
   void metrics_text(call& c);
   void version(call& c);
   void cluster(call& c);
+  void drain_node(call& c);
   void web_page(call& c);
 
   void start_job(call& c, answer_plan plan);

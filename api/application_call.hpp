@@ -14,6 +14,7 @@ struct application::call : std::enable_shared_from_this<application::call> {
   std::shared_ptr<frontend_metrics> metrics;
   std::string_view path;  // of request.target
   std::string id;
+  std::string tenant;  // the holder of its API key
   endpoint name = endpoint::other;
 
   void decorate(http_response& response) const {

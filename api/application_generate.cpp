@@ -37,9 +37,14 @@ void application::reject(call& c, const api_error& e) {
 
 void application::start_job(call& c, answer_plan plan) {
   plan.request_id = c.id;
+  plan.tenant = c.tenant;
   plan.received = c.request.received;
   plan.ping = options_.ping;
-  plan.timeout = options_.generation_timeout;
+  plan.timeout = plan.common.timeout_s > 0
+                     ? std::min(options_.generation_timeout,
+                                std::chrono::milliseconds(static_cast<std::int64_t>(
+                                    static_cast<double>(plan.common.timeout_s) * 1000)))
+                     : options_.generation_timeout;
   if (!plan.common.has_seed) {
     std::random_device random;
     plan.common.sampling.seed = (static_cast<std::uint64_t>(random()) << 32) | random();

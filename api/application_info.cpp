@@ -190,6 +190,41 @@ void application::cluster(call& c) {
   c.answer(std::move(response));
 }
 
+void application::drain_node(call& c) {
+  struct wish {
+    std::string node;
+    std::uint32_t timeout_s = 30;
+    bool restart = false, force = false;
+  };
+  auto asked = [&]() -> api_result<wish> {
+    API_TRY(auto body, parse_json(c.request.body));
+    field_reader in(body);
+    wish w;
+    in.text("node", w.node, 1, 256);
+    in.integer("timeout_s", w.timeout_s, 0, 86'400);
+    in.boolean("restart", w.restart);
+    in.boolean("force", w.force);
+    if (in.failure()) return tl::make_unexpected(*in.failure());
+    if (w.node.empty())
+      return tl::make_unexpected(bad_field("node",
+                                           "node is missing: a name as GET /v1/cluster lists it.",
+                                           "missing_required_parameter"));
+    return w;
+  }();
+  if (!asked) return c.fail(asked.error());
+  auto self = c.shared_from_this();
+  const bool accepted = background_.run([this, self, w = *asked] {
+    auto done = service_.drain_node(w.node, std::chrono::seconds(w.timeout_s), w.restart, w.force);
+    self->to->post([self, w, done = std::move(done)] {
+      if (done) return self->answer(ojson{{"node", w.node}, {"state", "draining"}});
+      auto e = from_error(done.error());
+      e.message = done.error().detail;
+      self->fail(e);
+    });
+  });
+  if (!accepted) c.fail(http_error(503, "Too many such calls at once."));
+}
+
 void application::web_page(call& c) {
   if (!options_.web_ui) return c.fail(http_error(404, "The web page is switched off."));
   http_response response;

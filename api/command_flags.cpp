@@ -201,6 +201,16 @@ void add_serve(builder& b) {
   serve->add_flag("--single-process", b.serve.single_process, "All roles in this process")
       ->group("Cluster");
   add_network(*serve, b.serve.node, "Port at which nodes join; 0: any free one");
+  serve
+      ->add_option("--max-queued", b.serve.max_queued,
+                   "Requests that wait for a node; one more is refused with 503")
+      ->check(CLI::Range(1, 2048))
+      ->group("Overload");
+  serve
+      ->add_option("--max-queue-wait-s", b.serve.max_queue_wait_s,
+                   "A request that would wait longer is refused at once with 429")
+      ->check(CLI::Range(1, 86400))
+      ->group("Overload");
   add_runner(*serve, b.serve.node.runner);
   add_engine(*serve, b.serve.node.engine, b.kv_memory[0]);
   add_drain(*serve, b.serve.drain_timeout_s);
@@ -248,6 +258,19 @@ void add_readers(builder& b) {
       add_command(b.app, "status", "Nodes, roles, queues and blocks of a running server");
   add_url(*status, b.status.url, b.status.key, "Server to ask");
   status->add_flag("--json", b.status.json);
+
+  auto* drain = add_command(b.app, "drain",
+                            "Take a node out of service without losing a request, and wait for it");
+  add_url(*drain, b.drain.url, b.drain.key, "Server to ask");
+  auto* node = drain->add_option("NODE", b.drain.node, "Its name as troupe status shows it");
+  drain->add_flag("--all", b.drain.all, "Every node, one after the other")->excludes(node);
+  drain->add_flag("--restart", b.drain.restart,
+                  "Its supervisor (troupe serve, systemd) starts it again");
+  drain->add_flag("--force", b.drain.force, "Even the last decode node");
+  drain
+      ->add_option("--timeout-s", b.drain.timeout_s,
+                   "Requests that still run then move to another decode node")
+      ->check(CLI::Range(1, 86400));
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ struct builder {
   inspect_config inspect;
   tokenize_config tokenize;
   status_config status;
+  drain_config drain;
   bench_serve_config bench_serve;
   bench_engine_config bench_engine;
   bench_kv_config bench_kv;

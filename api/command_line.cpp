@@ -92,6 +92,7 @@ any_command take(builder& b, const CLI::App& a) {
   if (name == "inspect") return std::move(b.inspect);
   if (name == "tokenize") return std::move(b.tokenize);
   if (name == "status") return std::move(b.status);
+  if (name == "drain") return std::move(b.drain);
   return version_config{};
 }
 

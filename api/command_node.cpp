@@ -54,11 +54,18 @@ int run_command(const node_config& c) {
   if (!options) return complain(options.error(), code_for(options.error()));
   auto node = actors::node_process::start(*options);
   if (!node) return complain(node.error(), code_for(node.error()));
-  while (!signals.wait(milliseconds(200)))
+  while (!(*node)->drained() && !signals.wait(milliseconds(200)))
     if (auto f = (*node)->failure()) {
       signals.end_within(stop_limit, code_for(*f));
       return complain(*f, code_for(*f));
     }
+  if ((*node)->drained()) {  // an operator's wish: troupe drain
+    const int code = (*node)->restart() ? exit_restart : exit_clean;
+    spdlog::info("drained: this node {}", code == exit_restart ? "starts again" : "leaves");
+    signals.end_within(stop_limit, code);
+    node->reset();
+    return code;
+  }
   (*node)->drain();
   const auto deadline = clock::now() + std::chrono::seconds(c.drain_timeout_s);
   while (!(*node)->drained() && clock::now() < deadline && !(*node)->failure())

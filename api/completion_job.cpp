@@ -114,6 +114,8 @@ void completion_job::start() {
     g.sampling.max_tokens = std::max(1u, c.prompt.max_tokens);
     g.sampling.min_tokens = std::min(g.sampling.min_tokens, g.sampling.max_tokens);
     g.cache_salt = plan_.common.cache_salt;
+    g.tenant = plan_.tenant;
+    g.priority = plan_.common.priority;
     g.timeout = plan_.timeout;
     c.id = service_.submit(std::move(g), std::make_shared<sink>(self, c.index));
   }
@@ -205,7 +207,7 @@ void completion_job::on_finished(choice& c, actors::generation_end end) {
     case finish_reason::length:
       return on_accepted(c), close_choice(c, "length");
     case finish_reason::error:
-      return fail(c.end.failure);
+      return fail(c.end.failure, c.end.retry_after);
     case finish_reason::abort: {
       // Nobody here asked for it, so the cluster did.
       const bool untold = c.end.failure.code == ec::internal || c.end.failure.code == ec::none;
@@ -360,9 +362,10 @@ void completion_job::finish_whole() {
   end(200);
 }
 
-void completion_job::fail(const error& cause) {
+void completion_job::fail(const error& cause, std::chrono::seconds retry_after) {
   if (done_) return;
-  const api_error e = from_error(cause);
+  api_error e = from_error(cause);
+  if (retry_after.count() > 0) e.retry_after = static_cast<int>(retry_after.count());
   // What the client is not told is here, under the id that it has. Overload is no news: it would flood the log.
   const auto level =
       e.status >= 500 && e.status != 503 ? spdlog::level::warn : spdlog::level::debug;

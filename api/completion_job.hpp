@@ -37,6 +37,7 @@ struct answer_plan {
   };
   std::vector<prompt> prompts;
   std::string request_id;  // for the log
+  std::string tenant;
   std::chrono::steady_clock::time_point received{};
   std::chrono::milliseconds ping{15'000};
   std::chrono::milliseconds timeout{600'000};
@@ -83,7 +84,7 @@ class completion_job : public std::enable_shared_from_this<completion_job> {
   void try_finish();
   void finish_stream();
   void finish_whole();
-  void fail(const error& cause);
+  void fail(const error& cause, std::chrono::seconds retry_after = {});
   void end(int status);
   void cancel_rest();
   answer_usage usage() const;

@@ -16,7 +16,8 @@
 namespace troupe::api {
 
 // Exit codes of the binary.
-inline constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3;
+inline constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3,
+                     exit_restart = 75;  // sysexits.h's EX_TEMPFAIL: start it again
 
 struct model_choice {
   std::filesystem::path path;             // empty: the default model
@@ -50,6 +51,7 @@ struct serve_config {
   http_settings http;
   std::uint32_t prefill = 1, decode = 1;
   bool single_process = false;
+  std::uint32_t max_queued = 1024, max_queue_wait_s = 30;
   std::uint32_t drain_timeout_s = 60;
   log_options log;
 };
@@ -102,6 +104,14 @@ struct status_config {
   bool json = false;
 };
 
+struct drain_config {
+  std::string url = "http://127.0.0.1:8000", key;
+  std::string node;  // empty with `all`
+  bool all = false;  // one after the other
+  bool restart = false, force = false;
+  std::uint32_t timeout_s = 30;
+};
+
 struct version_config {};
 
 struct bench_serve_config {
@@ -130,9 +140,10 @@ struct bench_kv_config {
                                        2097216};  // SmolLM2-135M's and Llama-3-8B's blocks in f16
 };
 
-using any_command = std::variant<serve_config, node_config, launch_config, ask_config,
-                                 inspect_config, tokenize_config, status_config, version_config,
-                                 bench_serve_config, bench_engine_config, bench_kv_config>;
+using any_command =
+    std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
+                 tokenize_config, status_config, drain_config, version_config, bench_serve_config,
+                 bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);

@@ -46,6 +46,8 @@ struct common_request {
   bool return_tokens_as_token_ids = false;
   bool return_trace = false;  // ours: the last chunk tells who did what
   std::string cache_salt;
+  std::int32_t priority = 0;  // lower is served earlier
+  float timeout_s = 0;        // of the whole answer; 0: the server's
   bool has_seed = false;
 };
 

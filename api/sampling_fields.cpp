@@ -157,6 +157,8 @@ void read_common(field_reader& in, const request_limits& limits, common_request&
     }
   }
   if (in.find("cache_salt")) in.text("cache_salt", to.cache_salt, 1, 1024);
+  in.integer("priority", to.priority, -1'000'000, 1'000'000);
+  in.number("timeout_s", to.timeout_s, 0.001, 86'400);
   // In order of precedence: the last one that is present wins.
   for (const char* name : {"n_predict", "max_tokens", "max_completion_tokens"}) {
     std::uint32_t value = 0;

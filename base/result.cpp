@@ -49,6 +49,8 @@ std::string_view to_string(ec code) {
       return "address_in_use";
     case ec::internal:
       return "internal";
+    case ec::poison:
+      return "poison";
   }
   return "unknown";
 }

@@ -24,7 +24,7 @@ enum class ec : std::uint8_t {
   unsupported,        // valid, but this build cannot do it
   out_of_memory,      // memory or KV blocks are exhausted
   queue_full,         // a bounded queue rejected the work: HTTP 503 with Retry-After
-  overloaded,         // admission predicts a missed deadline: HTTP 503 with Retry-After
+  overloaded,         // admission predicts a missed deadline: HTTP 429 with Retry-After
   draining,           // the node takes no new work
   deadline_exceeded,  // a wait ended at its stated bound: HTTP 504
   canceled,           // the client left or asked to stop
@@ -36,6 +36,7 @@ enum class ec : std::uint8_t {
   unauthorized,       // missing or wrong key or secret
   address_in_use,     // a port is taken
   internal,           // a bug here
+  poison,             // the request was running when its engine died, twice: HTTP 400
 };
 
 std::string_view to_string(ec code);

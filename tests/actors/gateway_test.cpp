@@ -21,6 +21,7 @@ using std::chrono::milliseconds;
 struct decode_log {
   std::vector<generate_request> requests;
   std::vector<std::uint64_t> canceled;
+  std::vector<drain_request> drains;
 };
 
 decode_actor::behavior_type scripted_decode(decode_actor::pointer,
@@ -33,7 +34,7 @@ decode_actor::behavior_type scripted_decode(decode_actor::pointer,
       [](const prefill_failed&) {},
       [](const membership&) {},
       [](const metrics_request&) -> std::string { return "# HELP x y\n# TYPE x gauge\nx 1\n"; },
-      [](const drain_request&) {},
+      [log](const drain_request& d) { log->drains.push_back(d); },
       [](const engine_happened&) {},
       [](const pull_happened&) {},
       [](const link_lost&) {},
@@ -103,11 +104,13 @@ struct gateway_test : ::testing::Test {
     auto log = std::make_shared<decode_log>();
     auto actor = system.spawn(scripted_decode, log);
     decodes[start] = actor;
+    logs[start] = log;
     context->neighbours->add(start, caf::actor_cast<caf::strong_actor_ptr>(actor));
     member m;
     m.info.name = name;
     m.info.start = start;
     m.info.block_tokens = 16;
+    m.info.max_num_seqs = max_num_seqs;
     m.state = node_state::ready;
     members.members.push_back(m);
     publish();
@@ -118,12 +121,14 @@ struct gateway_test : ::testing::Test {
     caf::anon_send(door, members);
     scheduler.run();
   }
-  void submit(std::uint64_t id, std::uint64_t timeout_ms = 60'000) {
+  void submit(std::uint64_t id, std::uint64_t timeout_ms = 60'000, std::int32_t priority = 0) {
     generate_request r;
     r.id = id;
     r.prompt = {1, 2, 3};
     r.sampling.seed = 77;
+    r.sampling.max_tokens = 97;
     r.timeout_ms = timeout_ms;
+    r.priority = priority;
     caf::send_as(client, door, std::move(r));
     scheduler.run();
   }
@@ -165,6 +170,8 @@ struct gateway_test : ::testing::Test {
   std::shared_ptr<gateway_context> context = std::make_shared<gateway_context>();
   std::shared_ptr<client_log> received = std::make_shared<client_log>();
   std::map<std::uint64_t, decode_actor> decodes;
+  std::map<std::uint64_t, std::shared_ptr<decode_log>> logs;
+  std::uint32_t max_num_seqs = 0;  // of nodes that are added
   membership members;
   gateway_actor door;
   stream_sink_actor client;
@@ -295,6 +302,122 @@ TEST_F(gateway_test, draining_refuses_new_requests_and_ends_old_ones) {
   EXPECT_EQ(received->ends[0].code, ec::draining);
   finished(5, 0, engine::finish_reason::stop);
   EXPECT_EQ(received->ends.size(), 2u);
+}
+
+TEST_F(gateway_test, requests_wait_here_and_not_in_the_node) {
+  max_num_seqs = 4;
+  auto d = add_decode("decode-0", 1);
+  for (std::uint64_t id = 1; id <= 8; ++id) submit(id);
+  submit(9, 60'000, -1);
+  EXPECT_EQ(d->requests.size(), 5u);  // four and a quarter of them
+  finished(1, 0, engine::finish_reason::stop);
+  ASSERT_EQ(d->requests.size(), 6u);
+  EXPECT_EQ(d->requests[5].id, 9u);  // the better priority
+  finished(2, 0, engine::finish_reason::stop);
+  ASSERT_EQ(d->requests.size(), 7u);
+  EXPECT_EQ(d->requests[6].id, 6u);
+  say(cancel_request{7});  // one that waits ends at once
+  ASSERT_EQ(received->ends.size(), 3u);
+  EXPECT_EQ(received->ends[2].id, 7u);
+  EXPECT_EQ(received->ends[2].reason, static_cast<std::uint8_t>(engine::finish_reason::abort));
+  for (std::uint64_t id : {3, 4, 5, 6, 9, 8}) finished(id, 0, engine::finish_reason::stop);
+  EXPECT_EQ(received->ends.size(), 9u);
+  EXPECT_TRUE(d->canceled.empty());
+}
+
+TEST_F(gateway_test, a_request_that_would_miss_its_deadline_is_refused_with_the_time) {
+  max_num_seqs = 1;
+  auto d = add_decode("decode-0", 1);
+  for (std::uint64_t id = 1; id <= 30; ++id) submit(id);
+  std::uint64_t done = 0;
+  for (int second = 0; second < 6; ++second) {  // one request a second
+    pass(milliseconds(1000));
+    finished(++done, 0, engine::finish_reason::stop);
+  }
+  const auto ends = received->ends.size();
+  submit(100, 5000);  // two dozen seconds of work are before it
+  ASSERT_EQ(received->ends.size(), ends + 1);
+  EXPECT_EQ(received->ends.back().code, ec::overloaded);
+  EXPECT_GT(received->ends.back().retry_after_s, 5u);
+  submit(101, 60'000);
+  EXPECT_EQ(received->ends.size(), ends + 1);
+}
+
+TEST_F(gateway_test, a_poison_request_is_refused_the_third_time) {
+  for (std::uint64_t i = 1; i <= 4; ++i) add_decode("decode-" + std::to_string(i), i);
+  auto where = [&](std::uint64_t id, std::uint32_t attempt) -> std::uint64_t {
+    for (auto& [start, log] : logs)
+      for (const auto& r : log->requests)
+        if (r.id == id && r.try_number == attempt) return start;
+    return 0;
+  };
+  submit(5);
+  kill_decode(where(5, 0));
+  ASSERT_NE(where(5, 1), 0u);
+  EXPECT_TRUE(received->ends.empty());
+  kill_decode(where(5, 1));
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::poison);
+  EXPECT_EQ(where(5, 2), 0u) << "a third node was tried";
+  submit(6);  // the same prompt again
+  ASSERT_EQ(received->ends.size(), 2u);
+  EXPECT_EQ(received->ends[1].code, ec::poison);
+  pass(milliseconds(11 * 60 * 1000));
+  submit(7);
+  EXPECT_NE(where(7, 0), 0u) << "forgotten in time";
+}
+
+TEST_F(gateway_test, an_answered_request_is_no_poison) {
+  for (std::uint64_t i = 1; i <= 4; ++i) add_decode("decode-" + std::to_string(i), i);
+  for (std::uint64_t id = 1; id <= 3; ++id) {
+    submit(id);
+    for (auto& [start, log] : logs)
+      if (!log->requests.empty() && log->requests.back().id == id) {
+        kill_decode(start);
+        members.members.at(start - 1).state = node_state::lost;
+        publish();
+        break;
+      }
+    finished(id, 1, engine::finish_reason::stop);
+  }
+  ASSERT_EQ(received->ends.size(), 3u);
+  for (const auto& e : received->ends) EXPECT_EQ(e.code, ec::none);
+}
+
+TEST_F(gateway_test, drains_a_node_but_not_the_last_decode) {
+  auto ask = [&](const std::string& node, bool force) {
+    caf::scoped_actor self{system, true};
+    auto pending =
+        self->request(door, milliseconds(5000), drain_node_request{node, {1234, true}, force});
+    scheduler.run();
+    drain_reply reply{ec::internal, "no answer"};
+    pending.receive([&](const drain_reply& r) { reply = r; }, [](const caf::error&) {});
+    return reply.code;
+  };
+  auto d = add_decode("decode-0", 1);
+  EXPECT_EQ(ask("decode-9", false), ec::not_found);
+  EXPECT_EQ(ask("decode-0", false), ec::invalid_argument);
+  EXPECT_TRUE(d->drains.empty());
+  EXPECT_EQ(ask("decode-0", true), ec::none);
+  add_decode("decode-1", 2);
+  EXPECT_EQ(ask("decode-0", false), ec::none);
+  ASSERT_EQ(d->drains.size(), 2u);
+  EXPECT_EQ(d->drains[0].timeout_ms, 1234u);
+  EXPECT_TRUE(d->drains[0].restart);
+}
+
+TEST_F(gateway_test, a_draining_node_hands_its_requests_over) {
+  auto a = add_decode("decode-0", 1);
+  auto b = add_decode("decode-1", 2);
+  submit(5);
+  tokens(5, 0, 0, {10, 11});
+  finished(5, 0, engine::finish_reason::error, ec::draining);
+  auto& second = a->requests.size() == 1 && b->requests.empty() ? a : b;
+  ASSERT_EQ(a->requests.size() + b->requests.size(), 2u);
+  EXPECT_EQ(second->requests.back().output, (std::vector<std::uint32_t>{10, 11}));
+  tokens(5, 1, 2, {12});
+  finished(5, 1, engine::finish_reason::length);
+  EXPECT_EQ(received->tokens, (std::vector<std::uint32_t>{10, 11, 12}));
 }
 
 TEST_F(gateway_test, metrics_of_all_nodes_are_gathered) {

@@ -217,7 +217,8 @@ TEST(application, tokens_can_be_shown_as_ids) {
 TEST(application, a_refusal_before_the_stream_keeps_its_status) {
   const std::vector<std::tuple<ec, int, std::string>> rows{
       {ec::queue_full, 503, "server_is_overloaded"},
-      {ec::overloaded, 503, "server_is_overloaded"},
+      {ec::overloaded, 429, "server_is_overloaded"},
+      {ec::poison, 400, "request_ends_workers"},
       {ec::no_worker, 503, "no_worker"},
       {ec::deadline_exceeded, 504, "deadline_exceeded"},
       {ec::peer_lost, 500, "worker_lost"},
@@ -232,7 +233,7 @@ TEST(application, a_refusal_before_the_stream_keeps_its_status) {
       EXPECT_EQ(x->response.status, status);
       EXPECT_FALSE(x->streaming);
       EXPECT_EQ(json_of(*x)["error"]["code"], name);
-      EXPECT_EQ(header(x->response, "Retry-After").empty(), status != 503);
+      EXPECT_EQ(header(x->response, "Retry-After").empty(), status != 503 && status != 429);
       EXPECT_FALSE(header(x->response, "X-Request-Id").empty());
     }
 }

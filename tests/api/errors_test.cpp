@@ -9,20 +9,33 @@ namespace troupe::api {
 namespace {
 
 TEST(errors, each_code_has_its_row) {
-  const std::map<ec, int> statuses{
-      {ec::invalid_argument, 400},  {ec::context_exceeded, 400}, {ec::unsupported, 400},
-      {ec::not_found, 404},         {ec::unauthorized, 401},     {ec::queue_full, 503},
-      {ec::overloaded, 503},        {ec::out_of_memory, 503},    {ec::draining, 503},
-      {ec::no_worker, 503},         {ec::canceled, 503},         {ec::deadline_exceeded, 504},
-      {ec::peer_lost, 500},         {ec::device_lost, 500},      {ec::internal, 500},
-      {ec::io_error, 500},          {ec::corrupt_file, 500},     {ec::fence_mismatch, 500},
-      {ec::identity_mismatch, 500}, {ec::address_in_use, 500},   {ec::none, 500}};
-  EXPECT_EQ(statuses.size(), static_cast<std::size_t>(ec::internal) + 1)
-      << "a new code needs a row";
+  const std::map<ec, int> statuses{{ec::invalid_argument, 400},
+                                   {ec::context_exceeded, 400},
+                                   {ec::unsupported, 400},
+                                   {ec::not_found, 404},
+                                   {ec::unauthorized, 401},
+                                   {ec::queue_full, 503},
+                                   {ec::overloaded, 429},
+                                   {ec::out_of_memory, 503},
+                                   {ec::draining, 503},
+                                   {ec::no_worker, 503},
+                                   {ec::canceled, 503},
+                                   {ec::deadline_exceeded, 504},
+                                   {ec::peer_lost, 500},
+                                   {ec::device_lost, 500},
+                                   {ec::internal, 500},
+                                   {ec::io_error, 500},
+                                   {ec::corrupt_file, 500},
+                                   {ec::fence_mismatch, 500},
+                                   {ec::identity_mismatch, 500},
+                                   {ec::address_in_use, 500},
+                                   {ec::none, 500},
+                                   {ec::poison, 400}};
+  EXPECT_EQ(statuses.size(), static_cast<std::size_t>(ec::poison) + 1) << "a new code needs a row";
   for (auto [code, status] : statuses) {
     const auto e = from_error({code, "x"});
     EXPECT_EQ(e.status, status) << to_string(code);
-    EXPECT_EQ(e.status == 503, e.retry_after > 0) << to_string(code);
+    EXPECT_EQ(e.status == 503 || e.status == 429, e.retry_after > 0) << to_string(code);
     EXPECT_FALSE(e.message.empty());
   }
 }

@@ -143,6 +143,12 @@ class fake_service : public actors::generation_service {
     std::lock_guard lock(mutex_);
     return status_;
   }
+  result<void> drain_node(const std::string& name, std::chrono::milliseconds, bool,
+                          bool force) override {
+    if (name == "decode-0" && !force) return fail(ec::invalid_argument, "the only decode node");
+    if (name.rfind("decode", 0) != 0) return fail(ec::not_found, "no node named " + name);
+    return {};
+  }
   std::string metrics_text(std::chrono::milliseconds) override {
     return "# HELP troupe_fake_total A fake\n# TYPE troupe_fake_total counter\ntroupe_fake_total "
            "1\n";
