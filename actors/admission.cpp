@@ -8,6 +8,7 @@ namespace {
 
 constexpr double memory_seconds = 20;   // of the measured rate
 constexpr double known_after_busy = 2;  // seconds of service before the rate is believed
+constexpr double margin = 2;            // mean deviations of the service time
 constexpr std::size_t max_tenants = 1024;
 
 }  // namespace
@@ -17,7 +18,7 @@ void admission_queue::pass(time_point now) {
   last_ = std::max(last_, now);
   if (serving_.empty() || dt == 0) return;
   const double keep = std::exp(-dt / memory_seconds);
-  work_ *= keep, service_ *= keep;
+  work_ *= keep, service_ *= keep, deviation_ *= keep;
   busy_ = busy_ * keep + std::min(dt, memory_seconds);
 }
 
@@ -25,8 +26,9 @@ double admission_queue::tokens_per_second() const {
   return busy_ < known_after_busy ? 0 : work_ / busy_;
 }
 
-double admission_queue::typical_service_seconds(std::uint64_t cost) const {
-  return work_ <= 0 ? 0 : service_ / work_ * static_cast<double>(cost);
+// With a margin, as in TCP's retransmission timer (RFC 6298): who is begun and not ended in time costs twice.
+double admission_queue::service_seconds(std::uint64_t cost) const {
+  return work_ <= 0 ? 0 : (service_ + margin * deviation_) / work_ * static_cast<double>(cost);
 }
 
 admission_queue::seconds admission_queue::predicted_wait(const std::string& tenant,
@@ -60,7 +62,7 @@ admission_queue::seconds admission_queue::predicted_wait(const std::string& tena
   // The first place is free when one of those that are served ends.
   const double mean =
       serving_cost_ / static_cast<double>(std::max<std::size_t>(1, serving_.size()));
-  const double first = typical_service_seconds(1) * mean / static_cast<double>(serving_.size() + 1);
+  const double first = service_seconds(1) * mean / static_cast<double>(serving_.size() + 1);
   return seconds(ahead > 0 ? ahead / rate + first : 0);
 }
 
@@ -79,7 +81,7 @@ std::optional<admission_queue::refusal> admission_queue::enter(ticket t, time_po
   if (wait > options_.max_wait)
     return refusal{{ec::overloaded, text("more than the server lets a request wait")},
                    retry_after(wait - options_.max_wait)};
-  if (wait.count() > 0 && wait.count() + typical_service_seconds(t.cost) > left.count())
+  if (wait.count() > 0 && wait.count() + service_seconds(t.cost) > left.count())
     return refusal{{ec::overloaded, text("so it would miss its deadline")}, retry_after(wait)};
   if (waiting_.size() >= options_.max_waiting) {
     const bool worse = std::any_of(waiting_.begin(), waiting_.end(), [&](const auto& w) {
@@ -150,7 +152,7 @@ std::optional<std::uint64_t> admission_queue::next(time_point now) {
     if (best == nullptr) return {};
     at = waiting_.find(best->queue.begin()->second);
     const auto& t = at->second.first;
-    if (seconds(t.deadline - now).count() >= typical_service_seconds(t.cost)) break;
+    if (seconds(t.deadline - now).count() >= service_seconds(t.cost)) break;
     drop(at, "it waited so long that its answer would have been late");
   }
   const std::uint64_t id = at->first;
@@ -176,8 +178,11 @@ bool admission_queue::leave(std::uint64_t id, std::uint64_t used, time_point now
   auto& owner = tenants_.at(t.tenant);
   owner.counter -= static_cast<double>(t.cost - used);
   --owner.serving;
+  const double spent = seconds(now - s->second.since).count();
+  if (work_ > static_cast<double>(t.cost))
+    deviation_ += std::abs(spent - service_ / work_ * static_cast<double>(t.cost));
+  service_ += spent;
   work_ += static_cast<double>(t.cost);
-  service_ += seconds(now - s->second.since).count();
   serving_cost_ -= static_cast<double>(t.cost);
   serving_.erase(s);
   forget_idle_tenants();

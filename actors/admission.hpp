@@ -88,7 +88,7 @@ class admission_queue {
   void displace_worst();
   void forget_idle_tenants();
   std::chrono::seconds retry_after(seconds wait) const;
-  double typical_service_seconds(std::uint64_t cost) const;
+  double service_seconds(std::uint64_t cost) const;
 
   const admission_options options_;
   waiting_map waiting_;
@@ -97,8 +97,8 @@ class admission_queue {
   std::vector<std::pair<std::uint64_t, error>> dropped_;
   std::uint64_t arrivals_ = 0;
   // Decayed sums over the time in which something was served: tokens of ended requests, seconds; and of the ended
-  // requests their seconds of service.
-  double work_ = 0, busy_ = 0, service_ = 0;
+  // requests their seconds of service and how far these were from the mean.
+  double work_ = 0, busy_ = 0, service_ = 0, deviation_ = 0;
   double serving_cost_ = 0;
   time_point last_{};
 };

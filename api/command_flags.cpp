@@ -165,6 +165,9 @@ void add_bench(builder& b) {
   s->add_option("--seed", c.seed);
   s->add_flag("--ignore-eos,!--no-ignore-eos", c.ignore_eos,
               "Answers have exactly the asked length");
+  s->add_option("--timeout-s", c.timeout_s,
+                "Requests tell the server that they want to be whole in this time; 0: they do not")
+      ->check(CLI::Range(0.0, 86400.0));
   s->add_option("--goodput", c.goodput,
                 "Limits in milliseconds that a good request keeps: ttft:200 tpot:50 e2el:2000");
   s->add_option("--output-json", c.output, "File for all figures");

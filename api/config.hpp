@@ -123,6 +123,7 @@ struct bench_serve_config {
   std::uint32_t input_len = 256, output_len = 64, prefix_len = 0;
   std::uint64_t seed = 0;
   bool ignore_eos = true;
+  double timeout_s = 0;              // that requests tell the server; 0: none
   std::vector<std::string> goodput;  // "ttft:200", milliseconds
   std::filesystem::path output;      // JSON
 };

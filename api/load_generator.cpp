@@ -62,6 +62,7 @@ completion_call make_call(const bench_serve_config& c, const target& t, std::uin
   call.to = t.to;
   call.key = c.key;
   call.body = {{"model", t.model}, {"temperature", 0}, {"max_tokens", c.output_len}};
+  if (c.timeout_s > 0) call.body["timeout_s"] = c.timeout_s;
   if (c.ignore_eos) call.body["ignore_eos"] = true;
   if (c.backend == "openai") {
     call.path = "/v1/completions";
