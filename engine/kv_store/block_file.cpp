@@ -1,0 +1,359 @@
+#include "engine/kv_store/block_file.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+#include "transport/fence.hpp"
+
+namespace troupe::engine {
+namespace {
+
+constexpr std::size_t page = 4096;
+constexpr std::uint64_t file_mark = 0x314C56'4B505254;    // "TRPKVL1"
+constexpr std::uint64_t record_mark = 0x3152'564B505254;  // "TRPKVR1"
+
+struct file_header {
+  std::uint64_t mark, record_bytes, payload_bytes, identity_high, identity_low;
+  std::uint32_t block_tokens, text_bytes;
+  char text[256];     // the identity for people
+  std::uint64_t sum;  // of all before it
+};
+static_assert(sizeof(file_header) <= page);
+
+struct record_header {
+  std::uint64_t mark, sequence, hash_high, hash_low, parent_high, parent_low;
+  std::uint64_t prompt_tokens, payload_sum;
+  std::uint32_t index, num_tokens;
+  // then the tokens, then the sum of all before it
+};
+
+std::size_t rounded(std::size_t bytes) {
+  return (bytes + page - 1) / page * page;
+}
+
+std::uint64_t sum_of(const std::byte* data, std::size_t bytes) {
+  return hash64({data, bytes}, record_mark);
+}
+
+tl::unexpected<error> failed(const char* what) {
+  const int code = errno;
+  return fail(code == ENOSPC || code == EDQUOT ? ec::out_of_memory : ec::io_error,
+              std::string(what) + ": " + std::strerror(code));
+}
+
+std::size_t header_sum_at(std::uint32_t num_tokens) {
+  return sizeof(record_header) + (std::size_t{num_tokens} * sizeof(token_id) + 7) / 8 * 8;
+}
+
+void encode(std::byte* at, const block_key& key, std::uint64_t sequence,
+            std::uint64_t payload_sum) {
+  std::memset(at, 0, page);
+  const auto n = static_cast<std::uint32_t>(key.tokens.size());
+  const record_header h{
+      record_mark,    sequence,          key.hash.high, key.hash.low, key.parent.high,
+      key.parent.low, key.prompt_tokens, payload_sum,   key.index,    n};
+  std::memcpy(at, &h, sizeof h);
+  std::memcpy(at + sizeof h, key.tokens.data(), n * sizeof(token_id));
+  const std::uint64_t sum = sum_of(at, header_sum_at(n));
+  std::memcpy(at + header_sum_at(n), &sum, sizeof sum);
+}
+
+struct decoded {
+  block_key key;
+  std::uint64_t sequence = 0, payload_sum = 0;
+};
+
+std::optional<decoded> decode(const std::byte* at, std::uint32_t block_tokens) {
+  record_header h;
+  std::memcpy(&h, at, sizeof h);
+  if (h.mark != record_mark || h.num_tokens != block_tokens) return std::nullopt;
+  std::uint64_t sum = 0;
+  std::memcpy(&sum, at + header_sum_at(h.num_tokens), sizeof sum);
+  if (sum != sum_of(at, header_sum_at(h.num_tokens))) return std::nullopt;
+  decoded d{{{h.hash_high, h.hash_low},
+             {h.parent_high, h.parent_low},
+             std::vector<token_id>(h.num_tokens),
+             h.index,
+             h.prompt_tokens},
+            h.sequence,
+            h.payload_sum};
+  std::memcpy(d.key.tokens.data(), at + sizeof h, h.num_tokens * sizeof(token_id));
+  return d;
+}
+
+}  // namespace
+
+void block_file::buffer_deleter::operator()(std::byte* p) const {
+  std::free(p);
+}
+
+result<std::unique_ptr<block_file>> block_file::open(const std::filesystem::path& path,
+                                                     const block_file_options& options) {
+  const int flags = O_RDWR | O_CREAT | O_CLOEXEC;
+  bool direct = true;
+  int descriptor = ::open(path.c_str(), flags | O_DIRECT, 0600);
+  if (descriptor < 0 && errno == EINVAL) {
+    direct = false;
+    descriptor = ::open(path.c_str(), flags, 0600);
+  }
+  if (descriptor < 0) return failed(path.c_str());
+  auto file = std::unique_ptr<block_file>(new block_file(descriptor, direct, options));
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0)
+    return fail(ec::address_in_use, path.string() + ": another process uses this file");
+  struct stat s {};
+  if (::fstat(descriptor, &s) != 0) return failed(path.c_str());
+  const std::uint64_t room = options.max_bytes > page ? options.max_bytes - page : 0;
+  const std::uint64_t count = room / file->record_bytes_;
+  if (count < 1)
+    return fail(ec::invalid_argument, std::to_string(options.max_bytes) +
+                                          " bytes hold no block of " +
+                                          std::to_string(file->record_bytes_) + " bytes");
+  file->records_.resize(std::min<std::uint64_t>(count, 1u << 24));
+  auto size = file->check_or_make_header(static_cast<std::uint64_t>(s.st_size));
+  if (!size) return fail(size.error().code, path.string() + ": " + size.error().detail);
+  if (auto ok = file->recover(*size); !ok)
+    return fail(ok.error().code, path.string() + ": " + ok.error().detail);
+  return file;
+}
+
+block_file::block_file(int descriptor, bool direct, const block_file_options& options)
+    : descriptor_(descriptor),
+      direct_(direct),
+      options_(options),
+      record_bytes_(page + rounded(options.payload_bytes)),
+      buffer_(static_cast<std::byte*>(std::aligned_alloc(page, record_bytes_))) {
+  TROUPE_ASSERT(buffer_ != nullptr);
+  TROUPE_ASSERT(header_sum_at(options.block_tokens) + sizeof(std::uint64_t) <= page);
+}
+
+block_file::~block_file() {
+  ::close(descriptor_);
+}
+
+// -- opening -------------------------------------------------------------------------------------------------------------
+
+result<std::uint64_t> block_file::check_or_make_header(std::uint64_t size) {
+  if (size == 0) {
+    TROUPE_CHECK(write_file_header());
+    return page;
+  }
+  std::memset(buffer_.get(), 0, page);
+  if (size >= page) TROUPE_CHECK(read_at(0, page));
+  file_header h;
+  std::memcpy(&h, buffer_.get(), sizeof h);
+  if (size >= page && h.mark != file_mark && h.mark != 0)
+    return fail(ec::corrupt_file,
+                "is not a KV store's file: remove it, or choose another directory");
+  const bool whole =
+      h.mark == file_mark && h.sum == sum_of(buffer_.get(), offsetof(file_header, sum));
+  if (!whole) {  // killed while it was made, or damaged: what is behind it cannot be trusted
+    if (::ftruncate(descriptor_, 0) != 0) return failed("truncating");
+    TROUPE_CHECK(write_file_header());
+    return page;
+  }
+  const hash128_t found{h.identity_high, h.identity_low};
+  if (found != options_.kv_identity || h.record_bytes != record_bytes_ ||
+      h.payload_bytes != options_.payload_bytes || h.block_tokens != options_.block_tokens)
+    return fail(ec::identity_mismatch,
+                "holds blocks of " +
+                    std::string(h.text, std::min<std::size_t>(h.text_bytes, sizeof h.text)) + " (" +
+                    to_hex(found) + "), this store is for " + options_.identity_text + " (" +
+                    to_hex(options_.kv_identity) + "): choose another directory");
+  return size;
+}
+
+result<void> block_file::write_file_header() {
+  file_header h{};
+  h.mark = file_mark;
+  h.record_bytes = record_bytes_;
+  h.payload_bytes = options_.payload_bytes;
+  h.identity_high = options_.kv_identity.high;
+  h.identity_low = options_.kv_identity.low;
+  h.block_tokens = options_.block_tokens;
+  h.text_bytes = static_cast<std::uint32_t>(std::min(options_.identity_text.size(), sizeof h.text));
+  std::memcpy(h.text, options_.identity_text.data(), h.text_bytes);
+  h.sum = sum_of(reinterpret_cast<const std::byte*>(&h), offsetof(file_header, sum));
+  std::memset(buffer_.get(), 0, page);
+  std::memcpy(buffer_.get(), &h, sizeof h);
+  return write_at(0, {buffer_.get(), page});
+}
+
+result<void> block_file::recover(std::uint64_t size) {
+  std::uint64_t latest = 0;
+  for (record_id r = 0; r < records_.size(); ++r) {
+    if (offset_of(r) + record_bytes_ > size) break;
+    TROUPE_CHECK(read_at(offset_of(r), page));
+    auto found = decode(buffer_.get(), options_.block_tokens);
+    if (!found) continue;
+    if (auto other = by_hash_.find(found->key.hash); other != by_hash_.end()) {
+      if (records_[other->second].sequence > found->sequence) continue;
+      records_[other->second] = {};
+    }
+    records_[r].state = record_state::present;
+    records_[r].sequence = found->sequence;
+    by_hash_[found->key.hash] = r;
+    records_[r].key = std::move(found->key);
+    if (found->sequence >= latest) {
+      latest = found->sequence;
+      hand_ = static_cast<record_id>((r + 1) % records_.size());
+    }
+  }
+  next_sequence_ = latest + 1;
+  counters_.recovered = by_hash_.size();
+  // A smaller bound than before: what is beyond it is gone.
+  const std::uint64_t most = offset_of(static_cast<record_id>(records_.size()));
+  if (size > most && ::ftruncate(descriptor_, static_cast<off_t>(most)) != 0)
+    return failed("truncating");
+  return {};
+}
+
+std::uint64_t block_file::offset_of(record_id r) const {
+  return page + std::uint64_t{r} * record_bytes_;
+}
+
+// -- the index -----------------------------------------------------------------------------------------------------------
+
+std::optional<record_id> block_file::find(const hash128_t& hash,
+                                          std::span<const token_id> tokens) const {
+  auto at = by_hash_.find(hash);
+  if (at == by_hash_.end() || records_[at->second].state != record_state::present)
+    return std::nullopt;
+  if (!std::ranges::equal(records_[at->second].key.tokens, tokens)) return std::nullopt;
+  return at->second;
+}
+
+void block_file::forget(record_id r) {
+  record& x = records_[r];
+  if (x.state == record_state::free) return;
+  by_hash_.erase(x.key.hash);
+  x.state = record_state::free;
+  x.used = false;
+}
+
+std::optional<record_id> block_file::claim(const block_key& key) {
+  TROUPE_ASSERT(key.tokens.size() == options_.block_tokens);
+  if (by_hash_.contains(key.hash)) return std::nullopt;
+  // Two rounds: the first may find that all were used.
+  for (std::size_t step = 0; step < 2 * records_.size(); ++step) {
+    const record_id r = hand_;
+    record& x = records_[r];
+    hand_ = static_cast<record_id>((hand_ + 1) % records_.size());
+    if (x.holds > 0 || x.state == record_state::writing) continue;
+    if (std::exchange(x.used, false)) continue;
+    if (x.state == record_state::present) ++counters_.replaced;
+    forget(r);
+    x.state = record_state::writing;
+    x.key = key;
+    x.sequence = next_sequence_++;
+    by_hash_.emplace(key.hash, r);
+    return r;
+  }
+  return std::nullopt;
+}
+
+void block_file::written(record_id r, bool ok) {
+  TROUPE_ASSERT(records_[r].state == record_state::writing);
+  if (!ok) return forget(r);
+  records_[r].state = record_state::present;
+  ++counters_.written;
+}
+
+void block_file::hold(record_id r) {
+  TROUPE_ASSERT(records_[r].state == record_state::present);
+  ++records_[r].holds;
+  records_[r].used = true;
+}
+
+void block_file::unhold(record_id r, bool ok) {
+  record& x = records_[r];
+  TROUPE_ASSERT(x.holds > 0);
+  --x.holds;
+  if (ok || x.state != record_state::present) return;
+  forget(r);
+  ++counters_.forgotten;
+}
+
+std::vector<record_id> block_file::clear() {
+  std::vector<record_id> erased;
+  for (record_id r = 0; r < records_.size(); ++r) {
+    if (records_[r].holds > 0 || records_[r].state != record_state::present) continue;
+    forget(r);
+    erased.push_back(r);
+  }
+  return erased;
+}
+
+block_file_stats block_file::stats() const {
+  block_file_stats s = counters_;
+  s.records = static_cast<std::uint32_t>(records_.size());
+  s.blocks = static_cast<std::uint32_t>(by_hash_.size());
+  return s;
+}
+
+// -- I/O -----------------------------------------------------------------------------------------------------------------
+
+result<void> block_file::write(record_id r, const block_key& key, std::uint64_t sequence,
+                               std::span<const std::byte> payload) {
+  TROUPE_ASSERT(payload.size() == options_.payload_bytes);
+  TROUPE_CHECK(erase(r));
+  std::byte* data = buffer_.get() + page;
+  std::memcpy(data, payload.data(), payload.size());
+  std::memset(data + payload.size(), 0, record_bytes_ - page - payload.size());
+  // The payload alone, then the header: in this order.
+  TROUPE_CHECK(write_at(offset_of(r) + page, {data, record_bytes_ - page}));
+  encode(buffer_.get(), key, sequence, transport::payload_checksum(payload));
+  return write_at(offset_of(r), {buffer_.get(), page});
+}
+
+result<void> block_file::read(record_id r, const hash128_t& hash, std::span<std::byte> payload) {
+  TROUPE_ASSERT(payload.size() == options_.payload_bytes);
+  TROUPE_CHECK(read_at(offset_of(r), record_bytes_));
+  const auto found = decode(buffer_.get(), options_.block_tokens);
+  if (!found || found->key.hash != hash)
+    return fail(ec::corrupt_file, "a record is not the block that it should be");
+  const std::span<const std::byte> data(buffer_.get() + page, payload.size());
+  if (transport::payload_checksum(data) != found->payload_sum)
+    return fail(ec::corrupt_file, "a block's bytes differ from those that were written");
+  std::memcpy(payload.data(), data.data(), data.size());
+  return {};
+}
+
+result<void> block_file::erase(record_id r) {
+  std::memset(buffer_.get(), 0, page);
+  return write_at(offset_of(r), {buffer_.get(), page});
+}
+
+// REQUIRES: aligned as O_DIRECT wants it.
+result<void> block_file::write_at(std::uint64_t offset, std::span<const std::byte> data) {
+  while (!data.empty()) {
+    const auto n = ::pwrite(descriptor_, data.data(), data.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return failed("writing");
+    offset += static_cast<std::uint64_t>(n);
+    data = data.subspan(static_cast<std::size_t>(n));
+  }
+  return {};
+}
+
+result<void> block_file::read_at(std::uint64_t offset, std::size_t bytes) {
+  for (std::size_t done = 0; done < bytes;) {
+    const auto n =
+        ::pread(descriptor_, buffer_.get() + done, bytes - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return failed("reading");
+    if (n == 0) return fail(ec::corrupt_file, "the file is shorter than its records");
+    done += static_cast<std::size_t>(n);
+  }
+  return {};
+}
+
+}  // namespace troupe::engine

@@ -1,0 +1,118 @@
+// The KV store's second tier: blocks in one file, bounded in bytes, that survives the process.
+//
+// The file is a log that goes round: a header page, then equal records, written one after the other; at the end the
+// writer begins anew and passes over records that were used since (second chance, as CLOCK). A record is a header page
+// (hash, tokens, sequence number, checksum of the payload, checksum of itself) and the payload of a block:
+//
+//   | file header 4096 | record 0: header 4096, payload padded to 4096 | record 1 | ...
+//
+// Writing a record zeroes its header, writes the payload, then the header, so that a process killed at any byte leaves
+// records that are whole, or that are seen not to be. What the system lost beyond that (power) the payload's checksum
+// shows, which every read verifies. On open the record headers are read again; of two records with one hash the later
+// one counts.
+//
+// The file belongs to one KV identity and one process (flock). O_DIRECT where the file system has it.
+// Threads: write, read and erase do nothing but I/O and may run on a thread of their own, one at a time, for records
+// that were claimed or held before; all else on the owner's.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.hpp"
+#include "engine/kv_store/block_store.hpp"
+
+namespace troupe::engine {
+
+struct block_file_options {
+  std::size_t payload_bytes = 0;
+  std::uint32_t block_tokens = 16;
+  hash128_t kv_identity;
+  std::string identity_text;  // for people
+  std::uint64_t max_bytes = 0;
+};
+
+using record_id = std::uint32_t;
+
+struct block_file_stats {
+  std::uint32_t records = 0, blocks = 0;
+  std::uint64_t written = 0, replaced = 0, forgotten = 0, recovered = 0;
+};
+
+class block_file {
+ public:
+  // ec::identity_mismatch: the file holds another model's blocks (both are named); ec::corrupt_file: it is no such file;
+  // ec::address_in_use: another process has it; ec::io_error.
+  static result<std::unique_ptr<block_file>> open(const std::filesystem::path& path,
+                                                  const block_file_options& options);
+  ~block_file();
+  block_file(const block_file&) = delete;
+  block_file& operator=(const block_file&) = delete;
+
+  std::optional<record_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
+  bool known(const hash128_t& hash) const { return by_hash_.contains(hash); }
+  const block_key& key(record_id r) const { return records_[r].key; }
+
+  // A record to write this block to; nullopt: every record is held. It can be found once written(ok) was called.
+  std::optional<record_id> claim(const block_key& key);
+  void written(record_id r, bool ok);
+  // Keeps a record from being replaced while it is read.
+  void hold(record_id r);
+  void unhold(record_id r,
+              bool ok);  // not ok: what was read was not what was written; it is forgotten
+  // Forgets all that is not held; returns the records whose headers must be erased.
+  std::vector<record_id> clear();
+
+  // -- I/O -----------------------------------------------------------------------------------------------------------
+  result<void> write(record_id r, const block_key& key, std::uint64_t sequence,
+                     std::span<const std::byte> payload);
+  // ec::corrupt_file: the record is not this block any more, or its bytes differ from those written.
+  result<void> read(record_id r, const hash128_t& hash, std::span<std::byte> payload);
+  result<void> erase(record_id r);
+
+  std::uint64_t sequence(record_id r) const { return records_[r].sequence; }
+  std::uint64_t record_bytes() const { return record_bytes_; }
+  bool direct() const { return direct_; }
+  block_file_stats stats() const;
+
+ private:
+  enum class record_state : std::uint8_t { free, writing, present };
+  struct record {
+    record_state state = record_state::free;
+    bool used = false;  // since the writer came by
+    std::uint32_t holds = 0;
+    std::uint64_t sequence = 0;
+    block_key key;
+  };
+  struct buffer_deleter {
+    void operator()(std::byte* p) const;
+  };
+
+  block_file(int descriptor, bool direct, const block_file_options& options);
+  result<void> write_at(std::uint64_t offset, std::span<const std::byte> data);
+  result<void> read_at(std::uint64_t offset, std::size_t bytes);   // into buffer_
+  result<std::uint64_t> check_or_make_header(std::uint64_t size);  // the size from now on
+  result<void> write_file_header();
+  result<void> recover(std::uint64_t size);
+  std::uint64_t offset_of(record_id r) const;
+  void forget(record_id r);
+
+  const int descriptor_;
+  const bool direct_;
+  const block_file_options options_;
+  const std::uint64_t record_bytes_;
+  std::unique_ptr<std::byte, buffer_deleter> buffer_;  // [record_bytes_], aligned
+  std::vector<record> records_;
+  std::unordered_map<hash128_t, record_id> by_hash_;
+  record_id hand_ = 0;
+  std::uint64_t next_sequence_ = 1;
+  block_file_stats counters_;
+};
+
+}  // namespace troupe::engine

@@ -1,0 +1,279 @@
+#include "engine/kv_store/block_file.hpp"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "engine/prefix_index.hpp"
+
+namespace troupe::engine {
+namespace {
+
+constexpr std::size_t payload_bytes = 192;
+constexpr std::uint32_t block_tokens = 4;
+constexpr std::uint64_t header_bytes = 4096, record_bytes = 8192;
+
+struct block_file_test : ::testing::Test {
+  void SetUp() override {
+    // In memory where the system has such a place: some tests make the file thousands of times.
+    const std::filesystem::path shm = "/dev/shm";
+    const auto root =
+        ::access(shm.c_str(), W_OK) == 0 ? shm : std::filesystem::temp_directory_path();
+    std::string name = (root / "troupe-kv-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    directory = name;
+    path = directory / "store.kv";
+  }
+  void TearDown() override {
+    file.reset();
+    std::filesystem::remove_all(directory);
+  }
+  block_file_options options(std::uint32_t records) const {
+    return {payload_bytes, block_tokens, identity, "model tiny",
+            header_bytes + records * record_bytes};
+  }
+  void open(std::uint32_t records = 3) {
+    file.reset();
+    auto opened = block_file::open(path, options(records));
+    ASSERT_TRUE(opened) << to_string(opened.error());
+    file = std::move(*opened);
+  }
+  static block_key key(std::uint32_t n) {
+    const std::vector<token_id> tokens{n, n + 1, n + 2, n + 3};
+    return {chain_hash({7, 7}, tokens), {7, 7}, tokens, 0, 4};
+  }
+  static std::vector<std::byte> payload(std::uint32_t n) {
+    std::vector<std::byte> bytes(payload_bytes);
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(n * 31 + i);
+    return bytes;
+  }
+  bool write(std::uint32_t n) {
+    const auto r = file->claim(key(n));
+    if (!r) return false;
+    const auto ok = file->write(*r, key(n), file->sequence(*r), payload(n));
+    EXPECT_TRUE(ok) << to_string(ok.error());
+    file->written(*r, ok.has_value());
+    return true;
+  }
+  // Nothing, or exactly the bytes that were written for n.
+  bool has(std::uint32_t n) {
+    const auto r = file->find(key(n).hash, key(n).tokens);
+    if (!r) return false;
+    file->hold(*r);
+    std::vector<std::byte> found(payload_bytes);
+    const auto ok = file->read(*r, key(n).hash, found);
+    file->unhold(*r, ok.has_value());
+    if (ok) EXPECT_EQ(found, payload(n));
+    return ok.has_value();
+  }
+  std::filesystem::path directory, path;
+  hash128_t identity{3, 4};
+  std::unique_ptr<block_file> file;
+};
+
+TEST_F(block_file_test, blocks_survive_the_process) {
+  open();
+  EXPECT_TRUE(write(1));
+  EXPECT_TRUE(write(2));
+  EXPECT_FALSE(write(2));  // it is there
+  EXPECT_TRUE(has(1));
+  open();
+  EXPECT_EQ(file->stats().recovered, 2u);
+  EXPECT_TRUE(has(1));
+  EXPECT_TRUE(has(2));
+  EXPECT_FALSE(has(3));
+  EXPECT_FALSE(file->find(key(1).hash, key(2).tokens));
+}
+
+TEST_F(block_file_test, it_stays_within_its_bytes_and_passes_over_what_was_used) {
+  open(3);
+  for (std::uint32_t n : {1u, 2u, 3u}) EXPECT_TRUE(write(n));
+  EXPECT_TRUE(has(1));
+  EXPECT_TRUE(write(4));
+  EXPECT_TRUE(has(1));
+  EXPECT_FALSE(has(2));
+  EXPECT_TRUE(has(3));
+  EXPECT_TRUE(has(4));
+  EXPECT_LE(std::filesystem::file_size(path), header_bytes + 3 * record_bytes);
+  open(3);
+  EXPECT_FALSE(has(2));
+  EXPECT_TRUE(has(4));
+}
+
+TEST_F(block_file_test, a_held_record_is_not_replaced) {
+  open(1);
+  EXPECT_TRUE(write(1));
+  const auto r = file->find(key(1).hash, key(1).tokens);
+  ASSERT_TRUE(r);
+  file->hold(*r);
+  EXPECT_FALSE(write(2));
+  file->unhold(*r, true);
+  EXPECT_TRUE(write(2));
+}
+
+TEST_F(block_file_test, a_smaller_bound_keeps_what_fits) {
+  open(3);
+  for (std::uint32_t n : {1u, 2u, 3u}) write(n);
+  open(2);
+  EXPECT_TRUE(has(1));
+  EXPECT_TRUE(has(2));
+  EXPECT_FALSE(has(3));
+  EXPECT_LE(std::filesystem::file_size(path), header_bytes + 2 * record_bytes);
+}
+
+TEST_F(block_file_test, another_models_file_is_refused_with_both_identities) {
+  open();
+  write(1);
+  file.reset();
+  auto other = options(3);
+  other.kv_identity = {5, 6};
+  other.identity_text = "model other";
+  auto refused = block_file::open(path, other);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ec::identity_mismatch);
+  EXPECT_NE(refused.error().detail.find("model tiny"), std::string::npos);
+  EXPECT_NE(refused.error().detail.find("model other"), std::string::npos);
+  open();
+  EXPECT_TRUE(has(1));  // and left as it was
+}
+
+TEST_F(block_file_test, a_strange_file_is_refused_and_left_alone) {
+  {
+    std::ofstream out(path);
+    out << std::string(5000, 'x');
+  }
+  auto refused = block_file::open(path, options(3));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ec::corrupt_file);
+  EXPECT_EQ(std::filesystem::file_size(path), 5000u);
+}
+
+TEST_F(block_file_test, two_processes_cannot_share_a_file) {
+  open();
+  auto second = block_file::open(path, options(3));
+  ASSERT_FALSE(second);
+  EXPECT_EQ(second.error().code, ec::address_in_use);
+}
+
+TEST_F(block_file_test, cleared_blocks_do_not_come_back) {
+  open();
+  write(1);
+  write(2);
+  for (record_id r : file->clear()) EXPECT_TRUE(file->erase(r));
+  EXPECT_FALSE(has(1));
+  open();
+  EXPECT_EQ(file->stats().blocks, 0u);
+}
+
+// SIGKILL cuts a write short at any byte. What was written before it is a prefix of erase, payload, header.
+TEST_F(block_file_test, truncated_at_any_byte_it_opens_and_never_gives_wrong_bytes) {
+  open();
+  for (std::uint32_t n : {1u, 2u, 3u}) write(n);
+  file.reset();
+  for (std::uint64_t cut = std::filesystem::file_size(path) + 1; cut-- > 0;) {
+    std::filesystem::resize_file(path, cut);
+    open();
+    ASSERT_TRUE(file);
+    for (std::uint32_t n : {1u, 2u, 3u})
+      ASSERT_EQ(has(n), header_bytes + n * record_bytes <= cut) << "cut at " << cut;
+    file.reset();
+  }
+}
+
+TEST_F(block_file_test, a_damaged_byte_anywhere_never_gives_wrong_bytes) {
+  open();
+  for (std::uint32_t n : {1u, 2u, 3u}) write(n);
+  file.reset();
+  int damage_found = 0;
+  const auto size = std::filesystem::file_size(path);
+  for (std::uint64_t at = 0; at < size; ++at) {
+    // What is behind the fields of a page is padding: every eighth byte of it will do.
+    if (at % 4096 >= 640 && at % 8 != 0) continue;
+    const int raw = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+    char byte = 0;
+    ASSERT_EQ(::pread(raw, &byte, 1, static_cast<off_t>(at)), 1);
+    const char flipped = static_cast<char>(byte ^ 0x55);
+    ASSERT_EQ(::pwrite(raw, &flipped, 1, static_cast<off_t>(at)), 1);
+    auto opened = block_file::open(path, options(3));
+    if (opened) {
+      file = std::move(*opened);
+      int here = 0;
+      for (std::uint32_t n : {1u, 2u, 3u}) here += has(n);
+      ASSERT_GE(here, at < 4096 ? 0 : 2) << "byte " << at;
+      damage_found += here < 3;
+      file.reset();
+    } else {
+      ++damage_found;
+      ASSERT_LT(at, 8u) << to_string(opened.error());  // the mark: it is no file of ours
+    }
+    // A damaged file header makes a new file.
+    if (std::filesystem::file_size(path) != size) {
+      open();
+      for (std::uint32_t n : {1u, 2u, 3u}) write(n);
+      file.reset();
+    } else {
+      ASSERT_EQ(::pwrite(raw, &byte, 1, static_cast<off_t>(at)), 1);
+    }
+    ::close(raw);
+  }
+  EXPECT_GT(damage_found, 3 * 192 + 3 * 80 + 300);
+}
+
+// A writer that is killed again and again, at any moment, leaves only whole blocks.
+TEST_F(block_file_test, a_killed_writer_leaves_only_whole_blocks) {
+  std::uint64_t survived = 0;
+  for (int round = 0; round < 30; ++round) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      auto opened = block_file::open(path, options(8));
+      if (!opened) ::_exit(1);
+      file = std::move(*opened);
+      for (std::uint32_t n = static_cast<std::uint32_t>(round) * 7;; ++n) write(n % 50);
+    }
+    ::usleep(static_cast<useconds_t>(3000 + round * 137));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status));
+    open(8);
+    std::uint32_t here = 0;
+    for (std::uint32_t n = 0; n < 50; ++n) here += has(n);
+    ASSERT_EQ(here, file->stats().recovered) << "a block that was found could not be read";
+    survived += here;
+    file.reset();
+  }
+  EXPECT_GT(survived, 30u);
+}
+
+TEST_F(block_file_test, a_full_disk_is_an_error_and_no_block) {
+  open(3);
+  EXPECT_TRUE(write(1));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = before;
+  small.rlim_cur = header_bytes + record_bytes + 4096;  // inside of the second record
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  const auto r = file->claim(key(2));
+  ASSERT_TRUE(r);
+  const auto ok = file->write(*r, key(2), file->sequence(*r), payload(2));
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  ::signal(SIGXFSZ, handler);
+  EXPECT_FALSE(ok);
+  file->written(*r, ok.has_value());
+  EXPECT_FALSE(has(2));
+  EXPECT_TRUE(has(1));
+  open(3);
+  EXPECT_FALSE(has(2));
+  EXPECT_TRUE(has(1));
+}
+
+}  // namespace
+}  // namespace troupe::engine
