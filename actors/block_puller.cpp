@@ -97,9 +97,9 @@ void block_puller::finish(transport::pull_done&& d) {
                                      expected.valid_tokens};
       auto verified = i < d.fences.size()  // the block is on a device
                           ? transport::verify_fence(d.fences[i], tag, d.checksums[i])
-                      : i < d.checksums.size()
-                          ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
-                          : transport::verify(block(r.pieces[i].local), tag);
+                          : i < d.checksums.size()
+                                ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
+                                : transport::verify(block(r.pieces[i].local), tag);
       out.ok[i] = verified.has_value();
       if (!verified && out.failure.code == ec::none) out.failure = verified.error();
     }

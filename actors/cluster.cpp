@@ -92,13 +92,13 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
 
 result<void> server::publish(const serve_options& options) {
   const auto& net = options.network;
-  auto cluster = system_.middleman().publish(directory_, net.port, net.host.c_str());
+  auto cluster = system_.middleman().publish(directory_, net.port, net.host.c_str(), reuse_address);
   if (!cluster)
     return fail(ec::address_in_use, "cannot listen on " + net.host + ":" +
                                         std::to_string(net.port) +
                                         " for the cluster: choose another --cluster-port");
   cluster_port_ = *cluster;
-  auto door = system_.middleman().publish(gateway_, 0, net.host.c_str());
+  auto door = system_.middleman().publish(gateway_, 0, net.host.c_str(), reuse_address);
   if (!door) return fail(ec::address_in_use, "cannot listen on " + net.host + " for programs");
   gateway_port_ = *door;
   auto& info = context_->info;

@@ -5,6 +5,7 @@
 #include <random>
 
 #include "actors/engine_loop.hpp"
+#include "actors/system.hpp"
 #include "transport/ucx/fabric.hpp"
 
 namespace troupe::actors {
@@ -19,7 +20,7 @@ std::uint64_t random_incarnation() {
 result<std::uint16_t> publish(caf::actor_system& system, role kind,
                               const caf::strong_actor_ptr& actor, const network_settings& network) {
   auto as = [&](auto typed) {
-    return system.middleman().publish(typed, network.port, network.host.c_str());
+    return system.middleman().publish(typed, network.port, network.host.c_str(), reuse_address);
   };
   auto port = kind == role::decode ? as(caf::actor_cast<decode_actor>(actor))
                                    : as(caf::actor_cast<prefill_actor>(actor));
