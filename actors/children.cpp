@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -83,17 +84,28 @@ void children::reap(child& c, int status) {
   const bool final = WIFEXITED(status) &&
                      (WEXITSTATUS(status) == exit_configuration ||
                       WEXITSTATUS(status) == exit_model || WEXITSTATUS(status) == exit_device);
-  if (final || c.quick_deaths > max_quick_deaths) {
-    c.given_up = true;
-    if (!failure_)
-      failure_ = error{
-          WIFEXITED(status) && WEXITSTATUS(status) == exit_device ? ec::device_lost : ec::internal,
-          c.command.name + " does not start (" + how_it_ended(status) +
-              "): its messages are above"};
-    return;
-  }
+  c.was_up = c.was_up || lived;
+  // A process that lost its device may get it back when it starts anew.
+  if ((final && !lived) || c.quick_deaths > max_quick_deaths) return give_up(c, status);
   c.restart_at = steady_clock::now() + backoff(c.quick_deaths);
   spdlog::warn("{} ended: {}; it is restarted", c.command.name, how_it_ended(status));
+}
+
+void children::give_up(child& c, int status) {
+  c.given_up = true;
+  const auto serves = [](const child& other) {
+    return !other.given_up && other.command.name.starts_with("decode");
+  };
+  if (c.was_up && std::any_of(children_.begin(), children_.end(), serves)) {
+    spdlog::error("{} does not start again ({}): the cluster goes on without it", c.command.name,
+                  how_it_ended(status));
+    return;
+  }
+  if (failure_) return;
+  failure_ =
+      error{WIFEXITED(status) && WEXITSTATUS(status) == exit_device ? ec::device_lost : ec::internal,
+            c.command.name + " does not start (" + how_it_ended(status) +
+                "): its messages are above"};
 }
 
 void children::supervise() {

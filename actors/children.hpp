@@ -24,6 +24,8 @@ struct child_command {
   std::vector<std::string> arguments;  // after the program's name
 };
 
+// A child that cannot start ends the server: something is wrong with what it was told. One that has run, and then cannot
+// start any more (its GPU is lost), is left out, and the others go on as long as a decode node is among them.
 class children {
  public:
   explicit children(std::vector<child_command> commands);
@@ -41,10 +43,12 @@ class children {
     int quick_deaths = 0;
     std::chrono::steady_clock::time_point started, restart_at;
     bool given_up = false;
+    bool was_up = false;  // it has run for a while: the server does not end with it
   };
   void supervise();
   void spawn(child& c);
   void reap(child& c, int status);
+  void give_up(child& c, int status);
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

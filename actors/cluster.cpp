@@ -9,6 +9,7 @@
 #include "actors/gateway.hpp"
 #include "actors/gateway_service.hpp"
 #include "actors/node_runtime.hpp"
+#include "actors/placement.hpp"
 #include "actors/router.hpp"
 #include "actors/system.hpp"
 #include "base/log.hpp"
@@ -59,7 +60,8 @@ class server : public serve_process {
  private:
   void start_gateway(const serve_options& options, const model::loaded_model& model);
   result<void> publish(const serve_options& options);
-  std::vector<child_command> commands(const serve_options& options) const;
+  std::vector<child_command> commands(const serve_options& options,
+                                      std::span<const placement> placed) const;
 
   system_config config_;
   caf::actor_system system_;
@@ -112,9 +114,10 @@ result<void> server::publish(const serve_options& options) {
   return {};
 }
 
-std::vector<child_command> server::commands(const serve_options& options) const {
+std::vector<child_command> server::commands(const serve_options& options,
+                                            std::span<const placement> placed) const {
   std::vector<child_command> all;
-  auto add = [&](const char* role, std::uint32_t count) {
+  auto add = [&](const char* role, std::uint32_t count, std::span<const placement> places) {
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::string name = std::string(role) + "-" + std::to_string(i);
       child_command c{name,
@@ -123,22 +126,29 @@ std::vector<child_command> server::commands(const serve_options& options) const 
                        options.network.host + ":" + std::to_string(cluster_port_)}};
       c.arguments.insert(c.arguments.end(), options.node_arguments.begin(),
                          options.node_arguments.end());
+      c.arguments.insert(c.arguments.end(), {"--device", places[i].device});
+      if (places[i].gpu_memory_fraction > 0)
+        c.arguments.insert(c.arguments.end(), {"--gpu-memory-fraction",
+                                               std::to_string(places[i].gpu_memory_fraction)});
       all.push_back(std::move(c));
     }
   };
-  add("decode", options.num_decode);
-  add("prefill", options.num_prefill);
+  add("decode", options.num_decode, placed.subspan(options.num_prefill));
+  add("prefill", options.num_prefill, placed.first(options.num_prefill));
   return all;
 }
 
 result<void> server::run(const serve_options& options,
                          std::shared_ptr<const model::loaded_model> model) {
+  TROUPE_TRY(const auto placed,
+             place_nodes(options.runner, options.num_prefill + options.num_decode));
   start_gateway(options, *model);
   TROUPE_CHECK(publish(options));
   if (!options.single_process) {
-    children_ = std::make_unique<children>(commands(options));
+    children_ = std::make_unique<children>(commands(options, placed));
     return {};
   }
+  std::size_t next_place = 0;
   for (const char* role : {"prefill", "decode"}) {
     const auto count = std::string(role) == "prefill" ? options.num_prefill : options.num_decode;
     for (std::uint32_t i = 0; i < count; ++i) {
@@ -147,6 +157,8 @@ result<void> server::run(const serve_options& options,
       n.role = role;
       n.model_name = options.model_name;
       n.runner = options.runner;
+      n.runner.device = placed[next_place].device;
+      n.runner.gpu_memory_fraction = placed[next_place++].gpu_memory_fraction;
       n.engine = options.engine;
       n.network = options.network;
       n.network.port = 0;

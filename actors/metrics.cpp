@@ -23,7 +23,8 @@ const prometheus::Histogram::BucketBoundaries error_buckets = {.001, .0025, .005
 
 const transport::path all_paths[] = {transport::path::local,    transport::path::shm,
                                      transport::path::tcp,      transport::path::rdma,
-                                     transport::path::cuda_ipc, transport::path::sim};
+                                     transport::path::cuda_ipc, transport::path::sim,
+                                     transport::path::staged_shm, transport::path::staged_tcp};
 const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::canceled,
                           ec::io_error,          ec::fence_mismatch, ec::not_found,
                           ec::invalid_argument,  ec::queue_full,     ec::unsupported,

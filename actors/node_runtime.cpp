@@ -38,17 +38,20 @@ hash128_t identity_of(const model::loaded_model& model, const gpu::kv_layout& la
   return h.digest();
 }
 
-result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::kv_layout& layout,
+result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::model_runner& runner,
                                 std::uint32_t max_model_len) {
+  const gpu::kv_layout& layout = runner.layout();
+  const bool on_host = runner.kv_memory() == gpu::memory_kind::host;
   if (settings.num_kv_blocks > 0) return settings.num_kv_blocks;
-  const auto bytes = settings.kv_memory_bytes > 0
-                         ? settings.kv_memory_bytes
-                         : std::min(default_kv_memory, available_memory() / 5);
+  const auto bytes = settings.kv_memory_bytes > 0 ? settings.kv_memory_bytes
+                     : on_host ? std::min(default_kv_memory, available_memory() / 5)
+                               : runner.kv_budget();
   const auto blocks = bytes / layout.block_bytes();
   if (blocks < 2)
-    return fail(ec::invalid_argument,
-                "--kv-memory " + std::to_string(bytes) + " bytes holds less than two blocks of " +
-                    std::to_string(layout.block_bytes()) + " bytes: raise it");
+    return fail(on_host ? ec::invalid_argument : ec::out_of_memory,
+                std::to_string(bytes) + " bytes for KV hold less than two blocks of " +
+                    std::to_string(layout.block_bytes()) + " bytes: raise --kv-memory" +
+                    (on_host ? "" : " or --gpu-memory-fraction, or take a smaller model"));
   if (blocks < layout.blocks_for(max_model_len))
     spdlog::warn(
         "the KV arena holds {} tokens, less than the model's context of {}: longer requests are "
@@ -106,7 +109,7 @@ result<void> node_runtime::make_device(const node_options& options,
   if (options.engine.max_model_len > 0)
     info.max_model_len = std::min(info.max_model_len, options.engine.max_model_len);
   info.max_num_seqs = options.engine.max_num_seqs;
-  TROUPE_TRY(info.num_blocks, blocks_of(options.engine, layout, info.max_model_len));
+  TROUPE_TRY(info.num_blocks, blocks_of(options.engine, *runner_, info.max_model_len));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
   TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, runner_->device_memory(),

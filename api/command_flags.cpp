@@ -1,11 +1,18 @@
 #include "api/command_flags.hpp"
 
+#include "model/synthetic.hpp"
+
 namespace troupe::api {
 namespace {
 
 void add_model(CLI::App& a, model_choice& m, bool names) {
   a.add_option("MODEL,--model", m.path,
                "GGUF file, or a directory of safetensors (default: the model of deploy/get-model)")
+      ->group("Model");
+  a.add_option_function<std::string>(
+       "--synthetic", [&m](const std::string& name) { m.path = model::synthetic_path(name); },
+       "Instead of a file: random weights of a real shape, made on the GPU: llama-3-8b, "
+       "llama-3-70b-slice, tiny, each also with :q4")
       ->group("Model");
   if (names)
     a.add_option("--served-model-name", m.served_names,
@@ -23,7 +30,15 @@ void add_log(CLI::App& a, log_options& log) {
 }
 
 void add_runner(CLI::App& a, gpu::runner_options& r) {
-  a.add_option("--device", r.device, "auto, cpu, cuda or cuda:N")->group("Device");
+  a.add_option("--device", r.device,
+               "auto, cpu, cuda or cuda:N; of a server several with commas, which its nodes take in "
+               "turn, prefill first")
+      ->group("Device");
+  a.add_option("--gpu-memory-fraction", r.gpu_memory_fraction,
+               "Of the GPU's memory, for a node's weights and KV (default: 0.9, divided among the "
+               "server's nodes on that GPU)")
+      ->check(CLI::Range(0.01, 1.0))
+      ->group("Device");
   a.add_option("--threads", r.num_threads,
                "Threads of one node on the host device (default: its cores)")
       ->check(CLI::Range(1, 1024))

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "model/synthetic.hpp"
+
 namespace troupe::api {
 namespace {
 
@@ -60,6 +62,7 @@ std::filesystem::path default_model_path() {
 
 result<std::filesystem::path> find_model(const model_choice& choice) {
   std::error_code ignored;
+  if (model::is_synthetic(choice.path)) return choice.path;
   if (!choice.path.empty()) {
     if (!std::filesystem::exists(choice.path, ignored))
       return fail(ec::not_found, "the model '" + choice.path.string() + "' does not exist");
@@ -89,9 +92,7 @@ result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string&
 
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log) {
   const auto& e = s.engine;
-  std::vector<std::string> flags{"--device",
-                                 s.runner.device,
-                                 "--isa",
+  std::vector<std::string> flags{"--isa",
                                  s.runner.isa,
                                  "--cluster-host",
                                  s.network.host,

@@ -4,6 +4,7 @@
 
 #include "model/metadata.hpp"
 #include "model/model.hpp"
+#include "model/synthetic.hpp"
 
 namespace troupe::api {
 namespace {
@@ -74,7 +75,7 @@ serving_result<opened_model> open_model_file(const model_choice& choice,
   opened_model out;
   auto path = find_model(choice);
   if (!path) return give_up(path.error(), exit_model);
-  out.path = std::filesystem::absolute(*path);
+  out.path = model::is_synthetic(*path) ? *path : std::filesystem::absolute(*path);
   auto loaded = model::open_model(out.path);
   if (!loaded) return give_up(loaded.error(), exit_model);
   out.loaded = std::move(*loaded);

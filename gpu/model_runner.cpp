@@ -27,6 +27,10 @@ result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::l
         "or use --device cpu");
   }
 #endif
+  if (!model->synthetic.empty())
+    return fail(ec::unsupported, "the synthetic model " + model->synthetic +
+                                     " has weights on GPUs only: use --device cuda on a machine "
+                                     "with an NVIDIA GPU");
   return make_host_runner(std::move(model), options);
 }
 

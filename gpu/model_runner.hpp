@@ -28,12 +28,16 @@ namespace troupe::gpu {
 
 enum class memory_kind : std::uint8_t { host, cuda };
 
+// Of a GPU that one node has for itself: the rest is for the driver, and for what libraries take.
+inline constexpr double default_gpu_memory_fraction = 0.9;
+
 struct runner_options {
   std::string device = "auto";  // "auto", "cpu", "cuda", "cuda:N"
   unsigned num_threads = 0;     // host device: 0 takes every core that this process may use
   std::string isa =
       "auto";  // host device: "auto", "avx512vnni", "avxvnni", "avx2", "portable" (for tests)
   bool exact = false;                     // CUDA: fixed reduction orders
+  double gpu_memory_fraction = 0;  // CUDA: of the GPU's memory, for weights and KV; 0: the default
   std::uint32_t max_batch_tokens = 2048;  // rows of one batch at most
   std::uint32_t max_batch_sequences = 256;
   std::uint32_t block_tokens = 16;
@@ -65,6 +69,8 @@ class model_runner {
   virtual result<step_output> collect() = 0;
 
   virtual std::size_t weight_bytes() const = 0;  // memory the device holds beside the KV arena
+  // What is left for KV blocks of the share of the device's memory that was given; 0: nothing, or on the host.
+  virtual std::uint64_t kv_budget() const { return 0; }
   virtual std::string description() const = 0;   // "host, AVX-512 VNNI, 2 threads"
   result<step_output> forward(const batch& b) {
     TROUPE_CHECK(submit(b));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/architecture.hpp"
+#include "model/synthetic.hpp"
 
 namespace troupe::model {
 
@@ -42,6 +43,17 @@ result<void> try_to_load(const model_source& source, model_description& into) {
 }  // namespace
 
 result<model_description> inspect(const std::filesystem::path& path) {
+  if (is_synthetic(path)) {
+    TROUPE_TRY(const auto made, open_model(path));
+    model_description out;
+    out.format = "synthetic";
+    out.architecture = made->config.architecture;
+    out.name = made->synthetic;
+    out.types.push_back({synthetic_is_packed(made->synthetic) ? "Q4" : "BF16", 0, 0});
+    out.config = made->config;
+    out.vocabulary = made->config.vocab_size;
+    return out;
+  }
   TROUPE_TRY(auto source, read_source(path));
   const auto& meta = *source.meta;
   model_description out;

@@ -3,10 +3,12 @@
 #include "model/architecture.hpp"
 #include "model/digest.hpp"
 #include "model/source.hpp"
+#include "model/synthetic.hpp"
 
 namespace troupe::model {
 
 result<std::shared_ptr<const loaded_model>> open_model(const std::filesystem::path& path) {
+  if (is_synthetic(path)) return open_synthetic(path.native().substr(path.native().find(':') + 1));
   TROUPE_TRY(auto source, read_source(path));
   TROUPE_TRY(const architecture* arch, architecture_of(source));
   auto loaded = std::make_shared<loaded_model>();

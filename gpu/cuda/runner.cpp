@@ -8,6 +8,7 @@
 
 #include "gpu/cuda/device_memory.hpp"
 #include "gpu/cuda/forward.hpp"
+#include "gpu/cuda/synthetic.hpp"
 #include "gpu/device_registry.hpp"
 
 namespace troupe::gpu {
@@ -62,6 +63,7 @@ class cuda_runner final : public model_runner {
   result<void> submit(const batch& b) override;
   result<step_output> collect() override;
   std::size_t weight_bytes() const override { return pass_->bytes(); }
+  std::uint64_t kv_budget() const override;
   std::string description() const override {
     return device_.name + " (cuda:" + std::to_string(device_.index) + "), " +
            (packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
@@ -105,6 +107,19 @@ class cuda_runner final : public model_runner {
 
 result<std::span<std::byte>> cuda_runner::allocate_kv(std::uint32_t num_blocks) {
   return memory_->allocate(num_blocks * layout_.block_bytes(), "KV blocks");
+}
+
+std::uint64_t cuda_runner::kv_budget() const {
+  constexpr std::uint64_t reserve = 256u << 20;  // graphs, staging's and the driver's own
+  std::size_t free = 0, total = 0;
+  if (cudaSetDevice(device_.index) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess)
+    return 0;
+  const double fraction =
+      options_.gpu_memory_fraction > 0 ? options_.gpu_memory_fraction : default_gpu_memory_fraction;
+  const auto share = static_cast<std::uint64_t>(fraction * static_cast<double>(total));
+  const std::uint64_t held = pass_->bytes() + reserve;
+  return std::min<std::uint64_t>(share > held ? share - held : 0,
+                                 free > reserve ? free - reserve : 0);
 }
 
 result<void> cuda_runner::attach_kv(std::span<std::byte> arena, std::uint32_t num_blocks) {
@@ -315,6 +330,7 @@ result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device
 
 result<std::unique_ptr<model_runner>> make_cuda_runner(
     std::shared_ptr<const model::loaded_model> model, const runner_options& options) {
+  if (!model->synthetic.empty()) return cuda::make_synthetic_runner(model->synthetic, options);
   TROUPE_TRY(const cuda::device_info device, cuda::open_device(options.device));
   TROUPE_CHECK(cuda::check_supported(model->config, options));
   cudaStream_t stream = nullptr;

@@ -1,4 +1,4 @@
-// Models with the shapes of real ones and seeded random weights, made on the device: to measure without a download.
+// A runner over weights that the device makes itself: model/synthetic.hpp.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,6 @@
 
 namespace troupe::gpu::cuda {
 
-// "llama-3-8b", "llama-3-70b-slice" (8 of 80 layers), "tiny".
-result<model::model_config> synthetic_config(std::string_view name);
-// `name` may end in ":q4": weights quantized as in a Q4_K_M file instead of bf16.
 result<std::unique_ptr<model_runner>> make_synthetic_runner(std::string_view name,
                                                             const runner_options& options);
 

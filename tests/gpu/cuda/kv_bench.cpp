@@ -19,6 +19,7 @@
 
 #include "gpu/cuda/device_memory.hpp"
 #include "gpu/cuda/synthetic.hpp"
+#include "transport/address.hpp"
 #include "transport/fence.hpp"
 #include "transport/ucx/fabric.hpp"
 
@@ -57,10 +58,10 @@ struct kv_end {
       options.device = memory;
     }
     link = need(make_ucx_fabric(options, [this](event&& e) { on_event(std::move(e)); }));
-    constexpr std::size_t bytes = num_blocks * block_stride;
-    arena = memory ? need(link->register_memory(need(memory->allocate(bytes, "blocks")).data(),
-                                                bytes, memory_kind::cuda))
-                   : need(link->allocate(bytes));
+    constexpr std::size_t all = num_blocks * block_stride;
+    arena = memory ? need(link->register_memory(need(memory->allocate(all, "blocks")).data(), all,
+                                                transport::memory_kind::cuda))
+                   : need(link->allocate(all));
   }
   ~kv_end() { link->close(); }
 

@@ -1,15 +1,22 @@
 #!/bin/bash
 # Correctness first, then figures, from a bundle (deploy/gpu_bundle/pack) on a machine that has a GPU:
-#   build/gpu-bundle/run_on_device.sh [tests] [sanitize] [figures] [peers]     (default: tests figures)
+#   build/gpu-bundle/run_on_device.sh [tests] [sanitize] [figures] [peers] [kv] [kill] [disaggregated] [pulls] [staged] [decode]
+# (default: tests figures). The KV phases, in order of worth: kv (fences, copies), kill (an owner killed while it is read),
+# disaggregated (a prefill and a decode process answer as one does), pulls, staged, decode (figures). With two GPUs the
+# owner or prefill node is on the second, or on the first with SHARE=1.
 # Each test suite is a process of its own with a time limit, so that one broken kernel does not hide the others.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${OUT:-/tmp}
+[ ! -e "$here/programs.tar.xz" ] || [ -e "$here/test_gpu_cuda" ] || tar -C "$here" -xJf "$here/programs.tar.xz"
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 for model in "$here"/models/*.gguf; do [ -e "$model" ] && export TROUPE_TEST_GPU_MODEL=$model; done
 [ $# -gt 0 ] || set -- tests figures
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || { echo "no GPU here"; exit 1; }
 failed=0
+gpus=$(nvidia-smi --list-gpus | wc -l)
+[ "$gpus" -ge 2 ] && [ -z "${SHARE:-}" ] && devices=cuda:1,cuda:0 || devices=cuda:0,cuda:0
+same=${SHARE:+same}
 for phase in "$@"; do
   case $phase in
     tests)
@@ -44,6 +51,23 @@ for name, t in sorted(totals.items(), key=lambda x: -sum(x[1])):
     print(f'{sum(t) / 1e3:9.2f} ms {len(t):5d} x {sum(t) / len(t):9.1f} us  {name}')
 PY
       ;;
+    kv)
+      timeout 60 "$here/test_gpu_cuda" --gtest_filter='device_memory_test.*' >"$out/kv.log" 2>&1
+      code=$?
+      grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/kv.log" | head -20
+      [ $code = 0 ] || { failed=1; echo "kv: exit code $code"; grep -A8 Failure "$out/kv.log" | head -60; } ;;
+    kill|pulls|staged|decode)
+      timeout "${LIMIT:-90}" "$here/bench_gpu_kv" "${phase/pulls/pull}" $same 2>&1 | tee -a "$out/kv_figures.txt"
+      code=${PIPESTATUS[0]}
+      [ "$code" = 0 ] || { failed=1; echo "$phase: exit code $code" | tee -a "$out/kv_figures.txt"; } ;;
+    disaggregated)  # the default model, cut; then a real shape
+      for model in "$here"/models/*.gguf "--synthetic tiny" "--synthetic llama-3-8b"; do
+        echo "== $model on $devices"
+        timeout "${LIMIT:-100}" python3 "$here/disaggregated.py" "$here/troupe" "$devices" $model
+        code=$?
+        [ $code = 0 ] || { failed=1; echo "disaggregated, $model: exit code $code"; }
+      done 2>&1 | tee -a "$out/disaggregated.txt"
+      grep -q "exit code" "$out/disaggregated.txt" && failed=1 ;;
     peers) timeout 120 python3 "$here/peers.py" 2>&1 | tee "$out/peers.txt" ;;
   esac
 done
