@@ -72,7 +72,8 @@ engine_impl::engine_impl(gpu::model_runner& runner, std::unique_ptr<block_sealer
            options.kv_identity},
           *sealer_),
       scheduler_(scheduling(options), kv_),
-      sampler_(options.vocab_size) {
+      sampler_(options.vocab_size),
+      speculator_(options.speculation, kv_) {
   if (!options_.pass_clock) options_.pass_clock = clock::now;
 }
 
@@ -192,9 +193,11 @@ void engine_impl::deliver(sequence& s, token_output token) {
   }
   s.tokens.push_back(token.token);
   if (s.counts) s.counts->add_output(token.token);
-  tokens_event e{s.request.id, s.request.try_number, {}};
-  e.tokens.push_back(std::move(token));
-  pending_.tokens.push_back(std::move(e));
+  // Tokens of one step go out together.
+  if (pending_.tokens.empty() || pending_.tokens.back().id != s.request.id ||
+      pending_.tokens.back().try_number != s.request.try_number)
+    pending_.tokens.push_back({s.request.id, s.request.try_number, {}});
+  pending_.tokens.back().tokens.push_back(std::move(token));
   if (!s.request.prefill_only && s.num_output() >= s.request.sampling.max_tokens)
     finish(s, finish_reason::length);
 }
@@ -217,6 +220,16 @@ void engine_impl::hold(sequence& s) {
   s.lease_end = now_ + options_.lease;
   held_.push_back(&s);
   watch(s);
+}
+
+void engine_impl::offer_draft(request_id id, attempt try_number, std::uint32_t first,
+                              std::vector<token_id> tokens) {
+  sequence* s = find(id, try_number);
+  if (s == nullptr || !speculator_.enabled()) return;
+  const auto nonsense = std::find_if(tokens.begin(), tokens.end(),
+                                     [&](token_id t) { return t >= options_.vocab_size; });
+  tokens.erase(nonsense, tokens.end());
+  speculator_.offer(*s, first, std::move(tokens));
 }
 
 void engine_impl::cancel(request_id id, time_point now) {

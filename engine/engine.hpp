@@ -29,6 +29,7 @@
 #include "base/result.hpp"
 #include "engine/block_sealer.hpp"
 #include "engine/generation.hpp"
+#include "engine/speculation.hpp"
 #include "gpu/model_runner.hpp"
 
 namespace troupe::engine {
@@ -51,6 +52,7 @@ struct engine_options {
   std::chrono::milliseconds lease{
       30'000};  // how long blocks of a prefill_only request wait for their reader
   bool prefix_caching = true;
+  speculation_options speculation;
   std::vector<token_id> end_of_generation;  // of the model
   hash128_t kv_identity;                    // seeds block hashes
   std::uint64_t owner_incarnation = 0;      // goes into fences
@@ -159,13 +161,15 @@ struct engine_stats {
   std::uint64_t prefix_queries = 0, prefix_hits = 0;  // in tokens
   std::uint64_t evictions = 0, leases_expired = 0;
   std::uint64_t fence_failures = 0;      // pieces of pulls that did not arrive verified
+  speculation_stats speculation;
   double prefill_tokens_per_second = 0;  // measured, smoothed
   double decode_step_seconds = 0;
 };
 
 struct step_report {
   bool worked = false;  // a pass ran
-  std::uint32_t prefill_rows = 0, decode_rows = 0;
+  std::uint32_t prefill_rows = 0, decode_rows = 0;  // decode_rows without drafts
+  std::uint32_t draft_rows = 0;
   events happened;
 };
 
@@ -203,6 +207,12 @@ class engine {
   // The peer died, refused or is late: what has arrived in order is kept, the rest is computed
   // here.
   virtual void remote_failed(request_id id, attempt try_number, time_point now) = 0;
+
+  // Tokens that a draft model expects: tokens[i] at position first + i of prompt and output. They
+  // are only guesses: any may be wrong, late or nonsense, the answer is the same. The first one
+  // outside of the vocabulary ends the offer; offers for requests that are gone are ignored.
+  virtual void offer_draft(request_id id, attempt try_number, std::uint32_t first,
+                           std::vector<token_id> tokens) = 0;
 
   virtual void cancel(request_id id,
                       time_point now) = 0;  // idempotent; ends in finished_event(abort)

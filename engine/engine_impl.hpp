@@ -12,6 +12,7 @@
 #include "engine/sampler.hpp"
 #include "engine/scheduler.hpp"
 #include "engine/sequence.hpp"
+#include "engine/speculator.hpp"
 #include "engine/step_time_model.hpp"
 
 namespace troupe::engine {
@@ -30,13 +31,15 @@ class engine_impl final : public engine {
   void remote_first_token(request_id id, attempt try_number, token_output first,
                           time_point now) override;
   void remote_failed(request_id id, attempt try_number, time_point now) override;
+  void offer_draft(request_id id, attempt try_number, std::uint32_t first,
+                   std::vector<token_id> tokens) override;
   void cancel(request_id id, time_point now) override;
   void release(request_id id, time_point now) override;
   void renew(request_id id, time_point now) override;
+  void offer_blocks(bool on) override;
   result<step_report> step(time_point now) override;
   bool has_work() const override;
   time_point next_deadline() const override;
-  void offer_blocks(bool on) override;
   engine_stats stats() const override;
   std::string check_invariants() const override;
 
@@ -74,10 +77,11 @@ class engine_impl final : public engine {
   void process(const std::vector<sequence*>& planned, std::span<const float> logits,
                double seconds);
   void advance(sequence& s, std::uint32_t rows, std::span<const float> logits, double seconds);
+  result<token_output> sample_next(const sequence& s, std::span<const float> logits);
+  void advance_verified(sequence& s, std::span<const float> logits);
   result<void> score_prompt(sequence& s, std::uint32_t first, std::span<const float> rows);
   void announce(sequence& s, bool last);
-  void measure(const step_size& size, std::uint32_t prefill_rows, std::uint32_t decode_rows,
-               double seconds);
+  void measure(const step_size& size, const step_report& report, double seconds);
   std::uint32_t logits_wanted(const sequence& s) const;
 
   // engine_remote.cpp
@@ -96,6 +100,7 @@ class engine_impl final : public engine {
   kv_cache kv_;
   scheduler scheduler_;
   sampler sampler_;
+  speculator speculator_;
   step_time_model times_;
 
   std::unordered_map<request_id, std::unique_ptr<sequence>> sequences_;

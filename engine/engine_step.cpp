@@ -31,7 +31,10 @@ result<step_report> engine_impl::step(time_point now) {
   run_watchdogs();
   step_report report;
   auto ran = run_pass(report);
-  for (sequence* s : planned_) s->rows = 0;
+  for (sequence* s : planned_) {  // left over only where the pass failed
+    s->rows = 0;
+    s->verify.clear();
+  }
   planned_.clear();
   TROUPE_CHECK(ran);
   TROUPE_CHECK(sealer_->flush());  // before peers hear of the blocks
@@ -43,7 +46,7 @@ result<step_report> engine_impl::step(time_point now) {
 // Logits that a sequence's rows of this step must return: the last row's where a token follows, and
 // all rows of a prompt whose logprobs are wanted.
 std::uint32_t engine_impl::logits_wanted(const sequence& s) const {
-  if (s.wants_prompt_logprobs) return s.rows;
+  if (s.wants_prompt_logprobs || !s.verify.empty()) return s.rows;
   const bool token_follows =
       s.rows == s.remaining() && (s.request.prefill_only || s.request.sampling.max_tokens > 0);
   return token_follows ? 1 : 0;
@@ -58,18 +61,30 @@ void engine_impl::prepare(const std::vector<sequence*>& planned) {
       s->usage.queue_us = static_cast<std::uint64_t>(
           std::chrono::duration_cast<std::chrono::microseconds>(now_ - s->queued_since).count());
     }
-    rows_.push_back({std::span(s->tokens).subspan(s->num_computed, s->rows), s->num_computed,
-                     s->table, logits_wanted(*s)});
+    const std::span<const token_id> tokens =
+        s->verify.empty() ? std::span<const token_id>(s->tokens).subspan(s->num_computed, s->rows)
+                          : std::span<const token_id>(s->verify);
+    rows_.push_back({tokens, s->num_computed, s->table, logits_wanted(*s)});
   }
 }
 
 result<void> engine_impl::run_pass(step_report& report) {
-  prepare(scheduler_.plan(times_));
+  const time_point begin = options_.pass_clock();
+  const std::vector<sequence*>& plan = scheduler_.plan(times_);
+  std::uint32_t rows = 0;
+  for (const sequence* s : plan) rows += s->rows;
+  speculator_.plan(plan, times_, options_.max_num_batched_tokens - rows);
+  prepare(plan);
   stalled_ = planned_.empty();
   if (planned_.empty()) return {};
   step_size size;
   for (const sequence* s : planned_) {
     size.add(s->rows, s->num_computed);
+    if (!s->verify.empty()) {
+      ++report.decode_rows;
+      report.draft_rows += s->rows - 1;
+      continue;
+    }
     (s->remaining() == 1 && s->num_output() > 0 ? report.decode_rows : report.prefill_rows) +=
         s->rows;
   }
@@ -78,23 +93,25 @@ result<void> engine_impl::run_pass(step_report& report) {
   TROUPE_TRY(const gpu::step_output out, runner_.forward({rows_}));
   const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();
   report.worked = true;
-  measure(size, report.prefill_rows, report.decode_rows, seconds);
+  measure(size, report, seconds);
   std::uint64_t wanted = 0;
   for (const gpu::sequence_rows& r : rows_) wanted += r.num_logits;
   TROUPE_ASSERT(out.logits.size() == wanted * options_.vocab_size);
   process(planned_, out.logits, seconds);
+  speculator_.observe(report.prefill_rows, report.decode_rows + report.draft_rows,
+                      std::chrono::duration<double>(options_.pass_clock() - begin).count());
   return {};
 }
 
-void engine_impl::measure(const step_size& size, std::uint32_t prefill_rows,
-                          std::uint32_t decode_rows, double seconds) {
+void engine_impl::measure(const step_size& size, const step_report& report, double seconds) {
   times_.observe(size, seconds);
   ++counters_.steps;
-  counters_.prefill_tokens += prefill_rows;
-  counters_.decode_tokens += decode_rows;
+  counters_.prefill_tokens += report.prefill_rows;
+  counters_.decode_tokens += report.decode_rows;
   if (seconds <= 0) return;
-  if (decode_rows == 0) smooth(counters_.prefill_tokens_per_second, prefill_rows / seconds);
-  if (prefill_rows == 0) smooth(counters_.decode_step_seconds, seconds);
+  if (report.decode_rows == 0)
+    smooth(counters_.prefill_tokens_per_second, report.prefill_rows / seconds);
+  if (report.prefill_rows == 0) smooth(counters_.decode_step_seconds, seconds);
 }
 
 void engine_impl::process(const std::vector<sequence*>& planned, std::span<const float> logits,
@@ -104,10 +121,50 @@ void engine_impl::process(const std::vector<sequence*>& planned, std::span<const
     const std::uint32_t rows = s.rows;
     s.rows = 0;
     const std::size_t count = std::size_t{rows_[i].num_logits} * options_.vocab_size;
-    advance(s, rows, logits.first(count), seconds);  // may end s
+    if (s.verify.empty())  // either may end s
+      advance(s, rows, logits.first(count), seconds);
+    else
+      advance_verified(s, logits.first(count));
     logits = logits.subspan(count);
   }
   planned_.clear();
+}
+
+result<token_output> engine_impl::sample_next(const sequence& s, std::span<const float> logits) {
+  const bool ignores_end = s.request.sampling.ignore_eos;
+  return sampler_.sample(logits,
+                         {s.request.sampling, s.num_output(), s.num_tokens(),
+                          ignores_end ? std::span<const token_id>()
+                                      : std::span<const token_id>(options_.end_of_generation),
+                          s.counts ? &*s.counts : nullptr});
+}
+
+// A pass with drafts: each row's token is sampled as if it were alone, and the next row counts only
+// if its token is that one. KV of rejected drafts lies behind num_computed, where it is written
+// again; blocks that hold nothing else go back.
+void engine_impl::advance_verified(sequence& s, std::span<const float> logits) {
+  const std::vector<token_id> rows = std::move(s.verify);
+  s.verify.clear();
+  const request_id id = s.request.id;
+  const auto num_drafts = static_cast<std::uint32_t>(rows.size()) - 1;
+  std::uint32_t accepted = 0;
+  for (bool right = true; right;) {
+    ++s.num_computed;
+    kv_.commit(s);
+    auto token = sample_next(s, logits.first(options_.vocab_size));
+    logits = logits.subspan(options_.vocab_size);
+    if (!token) {
+      speculator_.verified(num_drafts, accepted);
+      return finish(s, finish_reason::error, std::move(token).error());
+    }
+    right = accepted < num_drafts && token->token == rows[accepted + 1];
+    if (accepted > 0) ++counters_.decode_tokens;  // the first is counted as a row
+    if (right) ++accepted;
+    deliver(s, std::move(*token));
+    if (find(id) == nullptr) return speculator_.verified(num_drafts, accepted);  // it ended
+  }
+  speculator_.verified(num_drafts, accepted);
+  kv_.trim(s);
 }
 
 // The KV of `rows` more tokens is in place.
@@ -128,12 +185,7 @@ void engine_impl::advance(sequence& s, std::uint32_t rows, std::span<const float
   }
   if (!s.request.prefill_only && s.request.sampling.max_tokens == 0)
     return finish(s, finish_reason::length);
-  const bool ignores_end = s.request.sampling.ignore_eos;
-  auto token = sampler_.sample(logits.last(options_.vocab_size),
-                               {s.request.sampling, s.num_output(), s.num_tokens(),
-                                ignores_end ? std::span<const token_id>()
-                                            : std::span<const token_id>(options_.end_of_generation),
-                                s.counts ? &*s.counts : nullptr});
+  auto token = sample_next(s, logits.last(options_.vocab_size));
   if (!token) return finish(s, finish_reason::error, std::move(token).error());
   if (s.request.prefill_only) {
     kv_.seal_last(s);

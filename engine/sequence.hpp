@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "base/hash.hpp"
 #include "base/ids.hpp"
+#include "engine/drafts.hpp"
 #include "engine/generation.hpp"
 #include "engine/token_counts.hpp"
 
@@ -55,6 +57,8 @@ struct sequence {
   // ---------------------------------------------------------------------------------------------------------
   sequence_state state = sequence_state::waiting;
   std::uint32_t rows = 0;  // of the step being planned
+  std::vector<token_id> verify;  // of this step, with drafts: the last token, then they; else empty
+  std::unique_ptr<drafts> guesses;  // where speculation is on
   time_point lease_end = time_point::max();
   bool was_admitted = false;  // at least once
   bool was_remote = false;    // a peer may still bring its first token

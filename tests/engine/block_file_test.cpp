@@ -69,7 +69,9 @@ struct block_file_test : ::testing::Test {
     std::vector<std::byte> found(payload_bytes);
     const auto ok = file->read(*r, key(n).hash, found);
     file->unhold(*r, ok.has_value());
-    if (ok) EXPECT_EQ(found, payload(n));
+    if (ok) {
+      EXPECT_EQ(found, payload(n));
+    }
     return ok.has_value();
   }
   std::filesystem::path directory, path;

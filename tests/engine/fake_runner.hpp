@@ -49,6 +49,7 @@ class fake_runner final : public gpu::model_runner {
   std::uint32_t vocab_size() const { return options_.vocab_size; }
   std::uint32_t largest_batch() const { return largest_batch_; }
   std::uint32_t total_rows() const { return total_rows_; }
+  std::uint32_t num_passes() const { return num_passes_; }
   void fail_next(error e) { failure_ = std::move(e); }
 
   result<void> submit(const gpu::batch& b) override {
@@ -56,6 +57,7 @@ class fake_runner final : public gpu::model_runner {
       return tl::unexpected(std::exchange(failure_, error{ec::none, {}}));
     TROUPE_ASSERT(b.num_rows() > 0 && b.num_rows() <= options_.max_rows);
     total_rows_ += b.num_rows();
+    ++num_passes_;
     largest_batch_ = std::max(largest_batch_, b.num_rows());
     logits_.clear();
     // As on a device, all KV of the pass is written before any of it is read by another sequence.
@@ -101,7 +103,7 @@ class fake_runner final : public gpu::model_runner {
   fake_runner_options options_;
   gpu::kv_layout layout_;
   std::uint32_t num_blocks_;
-  std::uint32_t largest_batch_ = 0, total_rows_ = 0;
+  std::uint32_t largest_batch_ = 0, total_rows_ = 0, num_passes_ = 0;
   std::vector<line> storage_;
   std::vector<float> logits_;
   error failure_{ec::none, {}};

@@ -123,12 +123,13 @@ inline std::vector<token_id> make_prompt(std::uint64_t seed, std::uint32_t lengt
   return p;
 }
 
-// The same request, alone in a fresh engine with room for everything.
+// The same request, alone in a fresh engine with room for everything and without speculation.
 inline answer run_alone(generation_request r, const fake_runner_options& runner_options = {}) {
   engine_fixture f(512, runner_options, [](engine_options& o) {
     o.max_num_batched_tokens = 1024;
     o.max_prefill_chunk = 1024;
     o.prefix_caching = false;
+    o.speculation.max_tokens = 0;
   });
   r.deadline = time_point::max();
   const std::pair key{r.id, r.try_number};

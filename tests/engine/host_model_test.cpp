@@ -81,7 +81,8 @@ class host_model : public ::testing::Test {
       auto report = s.engine->step({});
       EXPECT_TRUE(report) << (report ? "" : to_string(report.error()));
       if (!report) break;
-      for (auto& e : report->happened.tokens) outputs[e.id].push_back(e.tokens.front());
+      for (auto& e : report->happened.tokens)
+        outputs[e.id].insert(outputs[e.id].end(), e.tokens.begin(), e.tokens.end());
       EXPECT_EQ(s.engine->check_invariants(), "");
     }
     return outputs;

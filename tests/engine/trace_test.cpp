@@ -19,12 +19,14 @@ struct trace_options {
   std::uint32_t decode_blocks = 24, prefill_blocks = 24;
   bool prefix_caching = true;
   std::uint32_t max_num_seqs = 6;
+  bool drafts = false;  // somebody guesses, mostly right
 };
 
 class trace {
  public:
   trace(std::uint64_t seed, const trace_options& options)
       : random_(seed),
+        drafts_(options.drafts),
         decode_(options.decode_blocks, {}, changes(options)),
         prefill_(options.prefill_blocks, {}, changes(options)) {}
 
@@ -35,6 +37,7 @@ class trace {
   std::uint64_t preemptions() const { return decode_.engine->stats().preemptions; }
   std::uint64_t fence_failures() const { return decode_.engine->stats().fence_failures; }
   std::uint64_t completed() const { return completed_; }
+  speculation_stats speculation() const { return decode_.engine->stats().speculation; }
 
  private:
   struct message {
@@ -54,6 +57,7 @@ class trace {
       o.max_num_batched_tokens = 24;
       o.max_prefill_chunk = 12;
       o.max_waiting = 12;
+      o.speculation.always = t.drafts;
       o.lease = milliseconds(60);
       o.inter_token_target = std::chrono::microseconds(1000);
     };
@@ -63,6 +67,7 @@ class trace {
   bool chance(int percent) { return dice(100) < static_cast<std::uint64_t>(percent); }
 
   void act() {
+    if (drafts_ && chance(30)) offer_draft();
     switch (dice(10)) {
       case 0:
         submit();
@@ -270,7 +275,28 @@ class trace {
       EXPECT_EQ(got.prompt_logprobs[i].logprob, expected.prompt_logprobs[i].logprob);
   }
 
+  // A draft: what the request will answer, with a mistake here and there; sometimes for other positions, or nonsense.
+  void offer_draft() {
+    if (requests_.empty()) return;
+    auto at = requests_.begin();
+    std::advance(at, static_cast<std::ptrdiff_t>(dice(requests_.size())));
+    const generation_request& r = at->second;
+    if (decode_.of(raw(r.id)).end) return;
+    auto [known, is_new] = expected_.try_emplace(r.id);
+    if (is_new) known->second = run_alone(r).ids();
+    auto tokens = known->second;
+    for (token_id& t : tokens)
+      if (chance(8)) t = static_cast<token_id>(dice(44));
+    const auto skip = std::min(tokens.size(), decode_.of(raw(r.id)).tokens.size() + dice(2));
+    tokens.erase(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(skip));
+    const auto first =
+        static_cast<std::uint32_t>(r.prompt.size() + r.output.size() + skip - (chance(5) ? 1 : 0));
+    decode_.engine->offer_draft(r.id, 0, first, std::move(tokens));
+  }
+
   std::mt19937_64 random_;
+  const bool drafts_;
+  std::map<request_id, std::vector<token_id>> expected_;
   engine_fixture decode_, prefill_;
   std::uint64_t last_id_ = 0, completed_ = 0;
   std::map<request_id, generation_request> requests_;
@@ -284,7 +310,7 @@ TEST_P(random_trace, every_answer_is_the_one_it_has_alone) {
   // TROUPE_TRACE_SEEDS=1000 soaks.
   const char* wanted = std::getenv("TROUPE_TRACE_SEEDS");
   const std::uint64_t seeds = wanted ? std::strtoull(wanted, nullptr, 10) : 20;
-  std::uint64_t completed = 0, preemptions = 0, fence_failures = 0;
+  std::uint64_t completed = 0, preemptions = 0, fence_failures = 0, accepted = 0, rejected = 0;
   for (std::uint64_t seed = 1; seed <= seeds && !HasFailure(); ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     trace t(seed, GetParam());
@@ -292,11 +318,16 @@ TEST_P(random_trace, every_answer_is_the_one_it_has_alone) {
     completed += t.completed();
     preemptions += t.preemptions();
     fence_failures += t.fence_failures();
+    accepted += t.speculation().accepted;
+    rejected += t.speculation().drafted - t.speculation().accepted;
   }
   // The trace reached what it is for.
   EXPECT_GT(completed, 500u);
   EXPECT_GT(preemptions, 20u);
   EXPECT_GT(fence_failures, 5u);
+  if (!GetParam().drafts) return;
+  EXPECT_GT(accepted, 500u);
+  EXPECT_GT(rejected, 200u);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -304,8 +335,12 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(trace_options{}, trace_options{.prefix_caching = false},
                       trace_options{.decode_blocks = 18, .prefill_blocks = 18},
                       trace_options{.decode_blocks = 18, .prefill_blocks = 60, .max_num_seqs = 3},
-                      trace_options{
-                          .decode_blocks = 40, .prefill_blocks = 18, .max_num_seqs = 12}));
+                      trace_options{.decode_blocks = 40, .prefill_blocks = 18, .max_num_seqs = 12},
+                      trace_options{.drafts = true},
+                      trace_options{.decode_blocks = 18,
+                                    .prefill_blocks = 60,
+                                    .max_num_seqs = 3,
+                                    .drafts = true}));
 
 }  // namespace
 }  // namespace troupe::engine::testing

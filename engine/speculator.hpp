@@ -1,0 +1,67 @@
+// How many guessed tokens each decode of a pass carries, so that decoding gets faster and never slower.
+//
+// A guess is one more row; the pass samples the row before it with that position's own random number, and the guess was
+// right if the sample equals it. So the tokens are those of plain decoding, for any seed and any guesses; only the number
+// of passes changes. (For a guess that is certain of itself this accepts as often as rejection sampling, Leviathan et al.,
+// 2211.17192: with the target's probability of it.)
+//
+// The choice: rows in the order of their chance; of all prefixes the one that gives most tokens a second by measured
+// costs; none unless it beats the plain pass by a margin. Beside a prompt's chunk a row must save more than it costs.
+//
+// Owner and thread: one engine.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/drafts.hpp"
+#include "engine/kv_cache.hpp"
+#include "engine/pass_costs.hpp"
+#include "engine/sequence.hpp"
+#include "engine/speculation.hpp"
+#include "engine/step_time_model.hpp"
+
+namespace troupe::engine {
+
+class speculator {
+ public:
+  speculator(const speculation_options& options, kv_cache& kv) : options_(options), kv_(kv) {}
+
+  bool enabled() const { return options_.max_tokens > 0; }
+  // Adds drafts to the decodes of a pass: their `verify` and `rows`. At most `room` rows.
+  void plan(const std::vector<sequence*>& planned, const step_time_model& times,
+            std::uint32_t room);
+  // A pass that took so long in all had these rows; those of prompts apart.
+  void observe(std::uint32_t prompt_rows, std::uint32_t decode_rows, double seconds);
+  void verified(std::uint32_t drafted, std::uint32_t accepted);
+  void offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens);
+  const speculation_stats& stats() const { return stats_; }
+
+ private:
+  struct candidate {
+    float chance;
+    std::uint32_t decode;  // index in decodes_
+  };
+  struct decode {
+    sequence* s;
+    guess offered;
+    std::uint32_t taken = 0;
+  };
+
+  void collect(const std::vector<sequence*>& planned);
+  std::size_t best_alone(const step_time_model& times) const;
+  std::size_t best_beside_prompts(const step_time_model& times) const;
+  void grant(decode& d);
+  static double row_seconds(const step_time_model& times, const sequence& s);
+
+  speculation_options options_;
+  kv_cache& kv_;
+  pass_costs costs_;
+  hit_rates usual_;
+  std::vector<decode> decodes_;
+  std::size_t num_decodes_ = 0;  // in use of decodes_, which keeps its memory
+  std::vector<candidate> candidates_;
+  speculation_stats stats_;
+};
+
+}  // namespace troupe::engine
