@@ -102,10 +102,9 @@ void children::give_up(child& c, int status) {
     return;
   }
   if (failure_) return;
-  failure_ =
-      error{WIFEXITED(status) && WEXITSTATUS(status) == exit_device ? ec::device_lost : ec::internal,
-            c.command.name + " does not start (" + how_it_ended(status) +
-                "): its messages are above"};
+  failure_ = error{
+      WIFEXITED(status) && WEXITSTATUS(status) == exit_device ? ec::device_lost : ec::internal,
+      c.command.name + " does not start (" + how_it_ended(status) + "): its messages are above"};
 }
 
 void children::supervise() {

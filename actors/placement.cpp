@@ -38,10 +38,10 @@ result<std::vector<placement>> place_nodes(const gpu::runner_options& options, s
     const double asked = options.gpu_memory_fraction;
     p.gpu_memory_fraction = asked > 0 ? asked : gpu::default_gpu_memory_fraction / count;
     if (asked * count > 1)
-      return fail(ec::invalid_argument,
-                  "--gpu-memory-fraction " + std::to_string(asked) + ": " +
-                      std::to_string(sharing[key_of(p.device)]) + " nodes share " + p.device +
-                      ", which makes more than all of its memory");
+      return fail(ec::invalid_argument, "--gpu-memory-fraction " + std::to_string(asked) + ": " +
+                                            std::to_string(sharing[key_of(p.device)]) +
+                                            " nodes share " + p.device +
+                                            ", which makes more than all of its memory");
   }
   return placed;
 }

@@ -36,7 +36,7 @@ struct runner_options {
   unsigned num_threads = 0;     // host device: 0 takes every core that this process may use
   std::string isa =
       "auto";  // host device: "auto", "avx512vnni", "avxvnni", "avx2", "portable" (for tests)
-  bool exact = false;                     // CUDA: fixed reduction orders
+  bool exact = false;              // CUDA: fixed reduction orders
   double gpu_memory_fraction = 0;  // CUDA: of the GPU's memory, for weights and KV; 0: the default
   std::uint32_t max_batch_tokens = 2048;  // rows of one batch at most
   std::uint32_t max_batch_sequences = 256;
@@ -71,7 +71,7 @@ class model_runner {
   virtual std::size_t weight_bytes() const = 0;  // memory the device holds beside the KV arena
   // What is left for KV blocks of the share of the device's memory that was given; 0: nothing, or on the host.
   virtual std::uint64_t kv_budget() const { return 0; }
-  virtual std::string description() const = 0;   // "host, AVX-512 VNNI, 2 threads"
+  virtual std::string description() const = 0;  // "host, AVX-512 VNNI, 2 threads"
   result<step_output> forward(const batch& b) {
     TROUPE_CHECK(submit(b));
     return collect();

@@ -19,8 +19,8 @@ struct published_region {
   std::uint64_t base = 0;  // address in the owner's process
   std::uint64_t bytes = 0;
   memory_kind kind = memory_kind::host;
-  std::string key;    // packed rkey for one-sided gets; empty: none
-  shared_name share;  // for readers on the same host
+  std::string key;           // packed rkey for one-sided gets; empty: none
+  shared_name share;         // for readers on the same host
   std::string device_share;  // the same of device memory (device_memory::share); empty: none
 };
 

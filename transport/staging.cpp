@@ -28,7 +28,8 @@ result<void> staging::cut(std::size_t slot_bytes) {
 
 result<std::byte*> staging::take(std::size_t bytes) {
   if (bytes > slot_bytes_) {
-    if (taken_ != 0 && bytes <= bytes_) return fail(ec::queue_full, "smaller blocks are staged now");
+    if (taken_ != 0 && bytes <= bytes_)
+      return fail(ec::queue_full, "smaller blocks are staged now");
     TROUPE_CHECK(cut(bytes));
   }
   if (free_.empty()) return fail(ec::queue_full, "every staging slot is taken");

@@ -146,8 +146,8 @@ __device__ std::uint64_t sum_of_fence(const std::uint64_t* words) {
 struct sum_list {
   const std::byte* blocks[max_summed_blocks];
 };
-__global__ void __launch_bounds__(threads) sum_kernel(const __grid_constant__ sum_list list,
-                                                      std::uint64_t bytes, block_sum* out) {
+__global__ void __launch_bounds__(threads)
+    sum_kernel(const __grid_constant__ sum_list list, std::uint64_t bytes, block_sum* out) {
   __shared__ sum_memory memory;
   const std::byte* block = list.blocks[blockIdx.x];
   const std::uint64_t sum = sum_payload(block, bytes, memory);
@@ -155,14 +155,15 @@ __global__ void __launch_bounds__(threads) sum_kernel(const __grid_constant__ su
   const unsigned lane = threadIdx.x - adders;
   if (lane == 0) out[blockIdx.x].sum = sum;
   if (lane < 8)
-    out[blockIdx.x].fence[lane] = __ldcg(reinterpret_cast<const std::uint64_t*>(block + bytes) + lane);
+    out[blockIdx.x].fence[lane] =
+        __ldcg(reinterpret_cast<const std::uint64_t*>(block + bytes) + lane);
 }
 
 struct seal_list {
   block_seal seals[max_summed_blocks];
 };
-__global__ void __launch_bounds__(threads) seal_kernel(const __grid_constant__ seal_list list,
-                                                       std::uint64_t bytes) {
+__global__ void __launch_bounds__(threads)
+    seal_kernel(const __grid_constant__ seal_list list, std::uint64_t bytes) {
   __shared__ sum_memory memory;
   const block_seal& order = list.seals[blockIdx.x];
   const std::uint64_t sum = sum_payload(order.block, bytes, memory);

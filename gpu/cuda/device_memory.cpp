@@ -165,8 +165,8 @@ result<const std::byte*> gpu_memory_impl::open_own(const shared_form& form) {
     const auto code = cudaDeviceEnablePeerAccess(at->second.second, 0);
     cudaGetLastError();
     if (code != cudaSuccess && code != cudaErrorPeerAccessAlreadyEnabled)
-      return fail(ec::unsupported, std::string("the GPUs do not reach each other: ") +
-                                       cudaGetErrorString(code));
+      return fail(ec::unsupported,
+                  std::string("the GPUs do not reach each other: ") + cudaGetErrorString(code));
   }
   opened_own_[data] = std::move(kept);
   return data;
@@ -291,8 +291,7 @@ void gpu_memory_impl::poll() {
 result<void> gpu_memory_impl::invalidate(std::span<const std::span<std::byte>> blocks) {
   TROUPE_CHECK(use());
   marks_.clear();
-  for (auto block : blocks)
-    marks_.push_back(block.data() + block.size() - transport::fence_bytes);
+  for (auto block : blocks) marks_.push_back(block.data() + block.size() - transport::fence_bytes);
   TROUPE_CHECK(store_marks(marks_, transport::fence_invalid_mark, fences_));
   return checked(cudaEventRecord(invalidated_, fences_), "invalidating fences");
 }
@@ -311,8 +310,7 @@ result<void> gpu_memory_impl::seal(std::span<const transport::seal_order> orders
     const fence_image image = transport::encode_fence(o.tag, 0);
     std::memcpy(s.image, image.data(), image.size());
   }
-  TROUPE_CHECK(
-      seal_blocks(seals_, orders[0].block.size() - transport::fence_bytes, fences_));
+  TROUPE_CHECK(seal_blocks(seals_, orders[0].block.size() - transport::fence_bytes, fences_));
   TROUPE_CHECK(checked(cudaEventRecord(sealed_, fences_), "sealing blocks"));
   return checked(cudaEventSynchronize(sealed_), "sealing blocks");
 }

@@ -16,8 +16,8 @@ result<std::unique_ptr<model_runner>> make_synthetic_runner(std::string_view nam
              open_device(options.device == "auto" ? "cuda" : options.device));
   TROUPE_TRY(const model::model_config config, model::synthetic_config(name));
   TROUPE_CHECK(check_supported(config, options));
-  TROUPE_TRY(device_weights weights, synthesize_weights(config, model::synthetic_is_packed(name),
-                                                        seed, cudaStreamLegacy));
+  TROUPE_TRY(device_weights weights,
+             synthesize_weights(config, model::synthetic_is_packed(name), seed, cudaStreamLegacy));
   return make_runner_over(device, config, std::move(weights), options);
 }
 

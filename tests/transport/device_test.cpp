@@ -127,8 +127,9 @@ TEST(device_pull, a_node_reads_its_own_device_memory) {
   end both(owner_id, std::make_shared<fake_device>());
   both.fill_and_seal();
   ASSERT_TRUE(both.link->connect(owner_id, both.link->local_address().value()).has_value());
-  pull_request r{op_id{1},         owner_id, region_id{0}, both.arena.id,
-                 {{0, block_bytes, block_bytes}}, clock::now() + 10s, true};
+  pull_request r{
+      op_id{1},           owner_id, region_id{0}, both.arena.id, {{0, block_bytes, block_bytes}},
+      clock::now() + 10s, true};
   ASSERT_TRUE(both.link->pull(std::move(r)).has_value());
   ASSERT_TRUE(both.events.wait([&] { return both.events.any_done(); }, 10s));
   const auto done = both.events.done()[0];
@@ -188,7 +189,8 @@ TEST_P(device_owner_killed, ends_the_pull_and_leaves_the_reader_well) {
     const std::string address = from_hex_text(owner.hear());
     ASSERT_FALSE(address.empty());
     end reader(reader_id, std::make_shared<fake_device>(fake_device::behaviour{.delay = 10ms}),
-               4u << 20, GetParam() == "staged_tcp" ? std::optional(path::staged_tcp) : std::nullopt);
+               4u << 20,
+               GetParam() == "staged_tcp" ? std::optional(path::staged_tcp) : std::nullopt);
     ASSERT_TRUE(reader.link->connect(owner_id, address).has_value());
     ASSERT_TRUE(reader.link->pull(whole_arena(reader, 3s)).has_value());
     std::this_thread::sleep_for(std::chrono::milliseconds(after_ms));

@@ -57,6 +57,8 @@ class sim_network {
   virtual void cut(incarnation reader, incarnation owner, bool is_cut) = 0;
 
   virtual std::uint64_t events_delivered() const = 0;
+  // The pieces of the reader's own memory into which its pulls may still write.
+  virtual std::vector<std::span<const std::byte>> targets(incarnation reader) const = 0;
 };
 
 std::unique_ptr<sim_network> make_sim_network(std::uint64_t seed, time_point start);

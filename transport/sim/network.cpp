@@ -61,6 +61,12 @@ std::optional<time_point> network::moves_at(incarnation reader, incarnation owne
   return sleep == paused_.end() ? now_ : sleep->second;
 }
 
+std::vector<std::span<const std::byte>> network::targets(incarnation reader) const {
+  auto entry = nodes_.find(reader);
+  return entry == nodes_.end() ? std::vector<std::span<const std::byte>>{}
+                               : entry->second->targets();
+}
+
 void network::remove(incarnation id) {
   nodes_.erase(id);
   paused_.erase(id);

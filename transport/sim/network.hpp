@@ -39,6 +39,7 @@ class network final : public sim_network {
   void pause(incarnation id, time_point until) override;
   void cut(incarnation reader, incarnation owner, bool is_cut) override;
   std::uint64_t events_delivered() const override { return delivered_; }
+  std::vector<std::span<const std::byte>> targets(incarnation reader) const override;
 
   // Runs `action` at t if the node lives then; a paused node does it when it wakes.
   void at(time_point t, incarnation id, std::function<void()> action);

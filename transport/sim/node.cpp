@@ -264,6 +264,14 @@ void node::link_restored(incarnation owner) {
   }
 }
 
+std::vector<std::span<const std::byte>> node::targets() const {
+  std::vector<std::span<const std::byte>> all;
+  for (const auto& [serial, o] : ops_)
+    for (const piece& p : o.request.pieces)
+      all.emplace_back(book_.find_region(o.request.local)->data + p.local_offset, p.bytes);
+  return all;
+}
+
 node::op* node::find(std::uint64_t serial) {
   auto entry = ops_.find(serial);
   return entry == ops_.end() ? nullptr : &entry->second;

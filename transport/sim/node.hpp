@@ -34,6 +34,7 @@ class node final : public fabric {
   void die();
   void peer_died(incarnation peer);
   void link_restored(incarnation owner);
+  std::vector<std::span<const std::byte>> targets() const;
   std::optional<region> region_at(region_id id) const { return book_.find_region(id); }
 
  private:

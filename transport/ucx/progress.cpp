@@ -85,10 +85,10 @@ result<void> progress::listen() {
 void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
   bool same_host = address.host == host_identity();
-  auto made = std::make_unique<peer>(
-      worker_, options_.device.get(), std::move(address), next_connection_++,
-      now + options_.connect_timeout,
-      [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
+  auto made =
+      std::make_unique<peer>(worker_, options_.device.get(), std::move(address), next_connection_++,
+                             now + options_.connect_timeout,
+                             [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
   peer& p = *made;
   peers_[id] = std::move(made);
   if (id == options_.self && !options_.force_path) {
@@ -192,8 +192,8 @@ void progress::bring_up(peer& p) {
 void progress::report_path(const peer& p, path via) const {
   if (via == path::staged_shm || via == path::staged_tcp)
     spdlog::warn("KV blocks from {:x} go through host memory ({}), which is slow: {}", raw(p.id()),
-                 to_string(via), p.not_opened().empty() ? "the peer's KV is in host memory"
-                                                        : p.not_opened());
+                 to_string(via),
+                 p.not_opened().empty() ? "the peer's KV is in host memory" : p.not_opened());
   else if (options_.device != nullptr)
     spdlog::info("KV blocks from {:x} come over {}", raw(p.id()), to_string(via));
 }

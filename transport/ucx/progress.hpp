@@ -54,8 +54,9 @@ class progress {
   void begin_direct();
   bool begin_batch(pull_op& op);  // false: the device takes no more now
   void batch_ended(pull_op& op, std::size_t first, device_done&& done);
-  std::byte* landing(pull_op& op, ticket& t);  // where this thread copies the piece; null: no slot yet
-  void arrived(ticket& t);                     // the piece is whole in its slot
+  std::byte* landing(pull_op& op,
+                     ticket& t);  // where this thread copies the piece; null: no slot yet
+  void arrived(ticket& t);        // the piece is whole in its slot
   void begin_landings();
   void landed(ticket& t, device_done&& done);
   void give_back(ticket& t);

@@ -17,8 +17,7 @@ void progress::begin_direct() {
 
 bool progress::begin_batch(pull_op& op) {
   const std::size_t first = op.next_piece, left = op.request.pieces.size() - first;
-  const std::size_t count =
-      std::min({left, options_.device_batch, options_.device->max_copies()});
+  const std::size_t count = std::min({left, options_.device_batch, options_.device->max_copies()});
   const std::byte* remote = op.from->region_at(op.request.remote).opened;
   device_batch batch;
   batch.checksum = op.request.checksum;

@@ -32,20 +32,21 @@ ucs_log_func_rc_t log_ucx(const char*, unsigned, const char*, ucs_log_level_t le
 void set_defaults() {
   // setenv is not safe beside getenv in other threads: once, at the first fabric of the process.
   static std::once_flag once;
-  std::call_once(once, [] {
-    constexpr std::pair<const char*, const char*> defaults[] = {
-        {"UCX_TCP_TX_SEG_SIZE", "128K"},  // twice the throughput of the default
-        {"UCX_TCP_RX_SEG_SIZE", "128K"},
-        {"UCX_TCP_CONN_NB", "y"},  // else ep_create blocks for minutes on a host that is gone
-        {"UCX_TCP_KEEPIDLE", "1s"},
-        {"UCX_TCP_KEEPINTVL", "300ms"},
-        {"UCX_TCP_KEEPCNT", "3"},
-    };
-    for (auto [name, value] : defaults) ::setenv(name, value, 0);
-    // Read when the library was loaded, so the environment is too late for it.
-    ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
-    ucs_log_push_handler(log_ucx);
-  });
+  std::call_once(
+      once, [] {
+        constexpr std::pair<const char*, const char*> defaults[] = {
+            {"UCX_TCP_TX_SEG_SIZE", "128K"},  // twice the throughput of the default
+            {"UCX_TCP_RX_SEG_SIZE", "128K"},
+            {"UCX_TCP_CONN_NB", "y"},  // else ep_create blocks for minutes on a host that is gone
+            {"UCX_TCP_KEEPIDLE", "1s"},
+            {"UCX_TCP_KEEPINTVL", "300ms"},
+            {"UCX_TCP_KEEPCNT", "3"},
+        };
+        for (auto [name, value] : defaults) ::setenv(name, value, 0);
+        // Read when the library was loaded, so the environment is too late for it.
+        ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
+        ucs_log_push_handler(log_ucx);
+      });
 }
 
 bool has_rdma_device() {

@@ -64,8 +64,8 @@ class device_memory_test : public gpu_test {
 };
 
 TEST_F(device_memory_test, sums_are_the_hosts_for_every_size) {
-  for (const std::size_t payload : {256u, 320u, 960u, 1024u, 1088u, 2048u, 65536u, 65600u, 368640u,
-                                    2u << 20, 5u << 20}) {
+  for (const std::size_t payload :
+       {256u, 320u, 960u, 1024u, 1088u, 2048u, 65536u, 65600u, 368640u, 2u << 20, 5u << 20}) {
     const std::size_t stride = payload + fence_bytes, count = 5;
     const auto blocks = arena(count * stride), copies = arena(count * stride);
     const auto bytes = random_bytes(count * stride);
@@ -114,8 +114,8 @@ TEST_F(device_memory_test, the_host_verifies_what_the_gpu_sealed) {
     ASSERT_TRUE(memory->wait_for_fences(stream).has_value());
     bytes = fetch(blocks);
     for (std::size_t i = 0; i < count; ++i) {
-      const auto refused = transport::verify(std::span(bytes).subspan(i * stride, stride),
-                                             orders[i].tag);
+      const auto refused =
+          transport::verify(std::span(bytes).subspan(i * stride, stride), orders[i].tag);
       ASSERT_FALSE(refused.has_value());
       EXPECT_NE(to_string(refused.error()).find("being written"), std::string::npos);
     }

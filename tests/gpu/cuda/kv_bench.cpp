@@ -74,11 +74,10 @@ struct kv_end {
       }
       for (std::size_t i = 0; i < d->checksums.size(); ++i) {
         const std::size_t block = raw(d->op) % 64 * 32 % num_blocks + i;
-        const auto ok =
-            d->fences.empty()
-                ? verify(arena.span().subspan(block * block_stride, block_stride),
-                         tag_of_block(block), d->checksums[i])
-                : verify_fence(d->fences[i], tag_of_block(block), d->checksums[i]);
+        const auto ok = d->fences.empty()
+                            ? verify(arena.span().subspan(block * block_stride, block_stride),
+                                     tag_of_block(block), d->checksums[i])
+                            : verify_fence(d->fences[i], tag_of_block(block), d->checksums[i]);
         if (!ok) {
           ++bad;
           failure = ok.error();
@@ -99,8 +98,7 @@ struct kv_end {
   }
   // Blocks [32 k, 32 k + pieces) for op k mod 64.
   result<void> pull(std::uint64_t op, std::size_t pieces, bool checksum) {
-    pull_request r{op_id{op},         owner_id, region_id{0}, arena.id, {},
-                   clock::now() + 20s, checksum};
+    pull_request r{op_id{op}, owner_id, region_id{0}, arena.id, {}, clock::now() + 20s, checksum};
     const std::size_t first = op % 64 * 32 % num_blocks;
     for (std::size_t i = 0; i < pieces; ++i) {
       const std::uint64_t at = (first + i) * block_stride;
@@ -289,17 +287,19 @@ void bench_pull() {
         for (const std::size_t pieces : {1u, 8u, 32u})
           for (const bool checksum : {true, false}) {
             const double alone = pull_speed(reader, pieces, 1, checksum, 300ms);
-            std::printf("pull of %2zu blocks of 2 MiB, one at a time, %s: %6.1f GB/s (%.0f %%), "
-                        "%.0f us each\n",
-                        pieces, checksum ? "verified" : "unverified", alone, 100 * alone / bulk,
-                        static_cast<double>(pieces * block_stride) / alone / 1e3);
+            std::printf(
+                "pull of %2zu blocks of 2 MiB, one at a time, %s: %6.1f GB/s (%.0f %%), "
+                "%.0f us each\n",
+                pieces, checksum ? "verified" : "unverified", alone, 100 * alone / bulk,
+                static_cast<double>(pieces * block_stride) / alone / 1e3);
           }
       }
       for (const bool checksum : {true, false}) {
         const double speed = pull_speed(reader, 32, 4, checksum, 400ms);
-        std::printf("pulls of 32 blocks, 4 under way, %u lanes, batches of %zu, %s: %.1f GB/s "
-                    "(%.0f %% of bulk)\n",
-                    lanes, batch, checksum ? "verified" : "unverified", speed, 100 * speed / bulk);
+        std::printf(
+            "pulls of 32 blocks, 4 under way, %u lanes, batches of %zu, %s: %.1f GB/s "
+            "(%.0f %% of bulk)\n",
+            lanes, batch, checksum ? "verified" : "unverified", speed, 100 * speed / bulk);
       }
       std::fflush(stdout);
     }
