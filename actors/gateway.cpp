@@ -288,7 +288,7 @@ void gateway_state::check_deadlines() {
 gateway_actor::behavior_type gateway_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
     if (auto it = node_of.find(down.source); it != node_of.end())
-      return drop_node(it->second, "its connection ended");
+      return drop_node(it->second, "its connection ended", true);
     subscribers.erase(down.source);
     if (clients.erase(down.source) == 0) return;
     std::vector<std::uint64_t> orphans;

@@ -104,7 +104,8 @@ struct gateway_state {
 
   // -- nodes ---------------------------------------------------------------------------------------------------------------
   void connect_node(const node_info& info);
-  void drop_node(std::uint64_t start, const std::string& why);
+  // died: it had a connection that ended, which a node that is merely cut off or slow keeps longer than its heartbeat.
+  void drop_node(std::uint64_t start, const std::string& why, bool died);
   void suspect(const std::vector<std::uint64_t>& on_lost_node);
   void on_membership(const membership& m);
   void beat();  // joins the directory, then heartbeats, so that programs find the gateway

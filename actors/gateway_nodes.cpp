@@ -20,7 +20,7 @@ void gateway_state::connect_node(const node_info& info) {
     self->monitor(addr);
     for (auto id : std::exchange(it->second.waiting, {})) dispatch(id);
   };
-  auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail); };
+  auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail, false); };
   if (auto neighbour = context->neighbours->find(info.start)) return connected(neighbour);
   if (info.kind == role::decode)
     connect_to<decode_actor>(
@@ -38,19 +38,18 @@ void gateway_state::connect_node(const node_info& info) {
         failed);
 }
 
-void gateway_state::drop_node(std::uint64_t start, const std::string& why) {
+void gateway_state::drop_node(std::uint64_t start, const std::string& why, bool died) {
   auto n = nodes.find(start);
   if (n == nodes.end()) return;
   const std::string node_name = n->second.info.name;
-  const bool connected = n->second.actor != nullptr;
-  if (connected) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
+  if (n->second.actor) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
   nodes.erase(n);
   std::vector<std::uint64_t> affected;
   for (auto& [id, q] : requests)
     if (q.decode == start) affected.push_back(id);
   if (!affected.empty()) {
     spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
-    if (connected) suspect(affected);  // else it never had them
+    if (died) suspect(affected);
   }
   for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
 }
@@ -126,7 +125,7 @@ void gateway_state::on_membership(const membership& m) {
   std::vector<std::uint64_t> gone;
   for (auto& [start, n] : nodes)
     if (n.seen && alive.count(start) == 0) gone.push_back(start);
-  for (auto start : gone) drop_node(start, "no heartbeat");
+  for (auto start : gone) drop_node(start, "no heartbeat", false);
   reroute_waiting();  // a decode node may have come
   admit();
 }

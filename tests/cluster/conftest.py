@@ -11,7 +11,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 # Flags of the binary are environment variables too; the caller's own must not steer the tests.
 for name in [name for name in os.environ if name.startswith("TROUPE_")]:
-    if name not in ("TROUPE_BINARY", "TROUPE_TEST_MODEL", "TROUPE_PYTHON"):
+    if name not in ("TROUPE_BINARY", "TROUPE_TEST_MODEL", "TROUPE_PYTHON", "TROUPE_CHAOS_SEED"):
         del os.environ[name]
 
 from troupe_process import BINARY, MODEL, Server  # noqa: E402
