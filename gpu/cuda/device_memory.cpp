@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstring>
@@ -196,7 +197,10 @@ result<const std::byte*> gpu_memory_impl::open(std::string_view name, std::size_
 void gpu_memory_impl::close(const std::byte* opened) {
   if (opened_own_.erase(opened) != 0) return;
   cudaSetDevice(device_.index);
-  if (const auto erased = std::erase(opened_, opened); erased == 0) return;
+  // The same memory may have been opened twice: CUDA counts.
+  const auto at = std::find(opened_.begin(), opened_.end(), opened);
+  if (at == opened_.end()) return;
+  opened_.erase(at);
   if (auto code = cudaIpcCloseMemHandle(const_cast<std::byte*>(opened)); code != cudaSuccess) {
     cudaGetLastError();
     spdlog::debug("closing a peer's GPU memory: {}", cudaGetErrorString(code));

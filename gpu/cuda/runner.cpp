@@ -40,8 +40,11 @@ class cuda_runner final : public model_runner {
   }
 
   result<void> start(device_weights weights) {
-    TROUPE_CHECK(
-        checked(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "creating a stream"));
+    // Before the streams that move KV blocks (device_memory.hpp), whose priority is the lowest.
+    int low = 0, high = 0;
+    TROUPE_CHECK(checked(cudaDeviceGetStreamPriorityRange(&low, &high), "asking for priorities"));
+    TROUPE_CHECK(checked(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, high),
+                         "creating a stream"));
     TROUPE_CHECK(checked(cudaEventCreate(&began_), "making an event"));
     TROUPE_CHECK(checked(cudaEventCreate(&ended_), "making an event"));
     TROUPE_TRY(memory_, gpu_memory::make(device_));
