@@ -43,6 +43,8 @@ class block_puller {
     return bytes_per_second_;
   }  // smoothed; 0 before the first pull
 
+  std::uint64_t block_bytes() const { return layout_.payload_bytes() + gpu::fence_bytes; }
+
   // `done` is called exactly once, also when the pull cannot start (then from within this call).
   void pull(incarnation peer, engine::pull_plan plan, transport::time_point deadline,
             completion done);

@@ -126,15 +126,18 @@ std::vector<child_command> server::commands(const serve_options& options,
                        options.network.host + ":" + std::to_string(cluster_port_)}};
       c.arguments.insert(c.arguments.end(), options.node_arguments.begin(),
                          options.node_arguments.end());
-      c.arguments.insert(c.arguments.end(), {"--device", places[i].device});
-      if (places[i].gpu_memory_fraction > 0)
-        c.arguments.insert(c.arguments.end(), {"--gpu-memory-fraction",
-                                               std::to_string(places[i].gpu_memory_fraction)});
+      if (!places.empty()) {
+        c.arguments.insert(c.arguments.end(), {"--device", places[i].device});
+        if (places[i].gpu_memory_fraction > 0)
+          c.arguments.insert(c.arguments.end(), {"--gpu-memory-fraction",
+                                                 std::to_string(places[i].gpu_memory_fraction)});
+      }
       all.push_back(std::move(c));
     }
   };
   add("decode", options.num_decode, placed.subspan(options.num_prefill));
   add("prefill", options.num_prefill, placed.first(options.num_prefill));
+  add("kv-store", options.num_kv_store, {});
   return all;
 }
 
@@ -149,17 +152,21 @@ result<void> server::run(const serve_options& options,
     return {};
   }
   std::size_t next_place = 0;
-  for (const char* role : {"prefill", "decode"}) {
-    const auto count = std::string(role) == "prefill" ? options.num_prefill : options.num_decode;
+  for (const auto& [role, count] :
+       {std::pair("kv-store", options.num_kv_store), std::pair("prefill", options.num_prefill),
+        std::pair("decode", options.num_decode)}) {
     for (std::uint32_t i = 0; i < count; ++i) {
       node_options n;
       n.name = std::string(role) + "-" + std::to_string(i);
       n.role = role;
       n.model_name = options.model_name;
       n.runner = options.runner;
-      n.runner.device = placed[next_place].device;
-      n.runner.gpu_memory_fraction = placed[next_place++].gpu_memory_fraction;
+      if (role != std::string_view("kv-store")) {
+        n.runner.device = placed[next_place].device;
+        n.runner.gpu_memory_fraction = placed[next_place++].gpu_memory_fraction;
+      }
       n.engine = options.engine;
+      n.store = options.store;
       n.network = options.network;
       n.network.port = 0;
       TROUPE_TRY(auto node, node_runtime::start(system_, product_platform(system_), n, model,

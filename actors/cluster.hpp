@@ -33,6 +33,13 @@ struct engine_settings {
   bool prefix_caching = true;
 };
 
+struct store_settings {            // of a KV store
+  std::uint64_t memory_bytes = 0;  // 0: a fifth of the free memory, at most 1 GiB
+  std::chrono::seconds ttl{0};     // of blocks that nobody uses; 0: until they are evicted
+  std::filesystem::path disk;      // directory of its file; empty: memory only
+  std::uint64_t disk_bytes = 0;    // at most, of that file
+};
+
 struct network_settings {
   std::string host =
       "127.0.0.1";  // where actors are published; others than loopback need `insecure` or a secret
@@ -43,11 +50,12 @@ struct network_settings {
 
 struct node_options {
   std::string name;  // empty: "<role>-<process id>"
-  std::string role;  // "prefill" or "decode"
+  std::string role;  // "prefill", "decode" or "kv-store"
   std::filesystem::path model;
   std::string model_name;
   gpu::runner_options runner;
   engine_settings engine;
+  store_settings store;
   network_settings network;
   std::string join_host;
   std::uint16_t join_port = 0;
@@ -56,12 +64,13 @@ struct node_options {
 struct serve_options {
   std::filesystem::path model;
   std::string model_name;
-  std::uint32_t num_prefill = 1, num_decode = 1;
+  std::uint32_t num_prefill = 1, num_decode = 1, num_kv_store = 0;
   bool single_process = false;      // every role in this process
   std::uint32_t max_queued = 1024;  // requests that wait for a node; one more is refused
   std::chrono::milliseconds max_queue_wait{30'000};  // predicted: a longer one is refused at once
   gpu::runner_options runner;
   engine_settings engine;
+  store_settings store;
   network_settings network;                         // of directory and gateway
   std::filesystem::path binary = "/proc/self/exe";  // children run `binary node --role ...`
   std::vector<std::string> node_arguments;  // further arguments of children: log level and the like

@@ -1,5 +1,6 @@
 #include "actors/decode.hpp"
 
+#include "actors/store_client.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
@@ -52,8 +53,8 @@ void decode_state::generate(const generate_request& r) {
   auto request = to_engine(r, node->now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
-  post(r.id, [me = decode_actor(self), request, remote](engine::engine& eng,
-                                                        engine::time_point now) {
+  post(r.id, [me = decode_actor(self), services = node, request, remote](engine::engine& eng,
+                                                                         engine::time_point now) {
     const request_admitted admitted{raw(request.id), request.try_number};
     error why;
     if (remote) {
@@ -64,7 +65,7 @@ void decode_state::generate(const generate_request& r) {
       if (why.code != ec::out_of_memory)
         return caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, why});
     }
-    if (auto added = eng.add(request, now); added)
+    if (auto added = add_by_store(services, eng, request, now); added)
       caf::anon_send(me, admitted);
     else
       caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, added.error()});

@@ -317,6 +317,7 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
         self->send(listener, latest);
       },
       [this](const metrics_request&) { return collect_metrics(); },
+      [this](const clear_request&) { return clear_stores(); },
       [this](const drain_request&) { draining = true; },
       [this](const drain_node_request& r) { return drain_node(r); },
       [this](caf::tick_atom) {

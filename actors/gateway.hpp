@@ -103,6 +103,7 @@ struct gateway_state {
   drain_reply drain_node(const drain_node_request& r);
 
   // -- nodes ---------------------------------------------------------------------------------------------------------------
+  caf::result<std::uint64_t> clear_stores();
   void connect_node(const node_info& info);
   // died: it had a connection that ended, which a node that is merely cut off or slow keeps longer than its heartbeat.
   void drop_node(std::uint64_t start, const std::string& why, bool died);

@@ -29,6 +29,13 @@ void gateway_state::connect_node(const node_info& info) {
           connected(caf::actor_cast<caf::strong_actor_ptr>(a));
         },
         failed);
+  else if (info.kind == role::kv_store)
+    connect_to<kv_store_actor>(
+        self, context->connector, info.host, info.port, context->options.connect_timeout,
+        [connected](const kv_store_actor& a) {
+          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
+        },
+        failed);
   else
     connect_to<prefill_actor>(
         self, context->connector, info.host, info.port, context->options.connect_timeout,
@@ -128,6 +135,27 @@ void gateway_state::on_membership(const membership& m) {
   for (auto start : gone) drop_node(start, "no heartbeat", false);
   reroute_waiting();  // a decode node may have come
   admit();
+}
+
+// How many blocks all stores forgot; those that do not answer in time are left out.
+caf::result<std::uint64_t> gateway_state::clear_stores() {
+  std::vector<kv_store_actor> stores;
+  for (auto& [start, n] : nodes)
+    if (n.actor && n.info.kind == role::kv_store)
+      stores.push_back(caf::actor_cast<kv_store_actor>(n.actor));
+  auto promise = self->make_response_promise<std::uint64_t>();
+  if (stores.empty()) promise.deliver(std::uint64_t{0});
+  auto outstanding = std::make_shared<std::size_t>(stores.size());
+  auto sum = std::make_shared<std::uint64_t>(0);
+  auto answered = [outstanding, sum, promise](std::uint64_t blocks) mutable {
+    *sum += blocks;
+    if (--*outstanding == 0) promise.deliver(*sum);
+  };
+  for (const auto& store : stores)
+    self->request(store, context->options.route_timeout, clear_request{})
+        .then([answered](std::uint64_t blocks) mutable { answered(blocks); },
+              [answered](const caf::error&) mutable { answered(0); });
+  return promise;
 }
 
 }  // namespace troupe::actors

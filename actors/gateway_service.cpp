@@ -189,6 +189,14 @@ class gateway_service : public generation_service {
     return text;
   }
 
+  std::uint64_t clear_stores(std::chrono::milliseconds timeout) override {
+    caf::scoped_actor self{system_};
+    std::uint64_t blocks = 0;
+    self->request(gateway_, timeout, clear_request{})
+        .receive([&](std::uint64_t n) { blocks = n; }, [](const caf::error&) {});
+    return blocks;
+  }
+
  private:
   caf::actor_system& system_;
   const gateway_actor gateway_;

@@ -41,6 +41,25 @@ struct link_lost {  // the transport to a peer broke
   std::uint64_t start = 0;
   error why;
 };
+struct prefix_wanted {  // the engine's thread to the store client: look this prompt up
+  request_id id{};
+  attempt try_number = 0;
+  std::shared_ptr<const std::vector<token_id>> tokens;  // of its whole blocks
+  std::string cache_salt;
+  std::uint32_t first_block = 0;  // those before it are here
+};
+struct store_pulled {  // the transport's thread: a pull ended, in a store or of a store
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::vector<bool> ok;
+  std::uint64_t bytes = 0;
+  std::chrono::nanoseconds duration{};
+  error failure;
+};
+struct blocks_loaded {  // the disk's thread: blocks were read into the arena
+  std::uint64_t id = 0;
+  std::vector<bool> ok;
+};
 struct submit_generation {  // a door to the gateway service
   std::uint64_t id = 0;
   std::shared_ptr<generation> what;
@@ -83,6 +102,15 @@ CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_refused))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::request_admitted))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::link_lost))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::submit_generation))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::offered_block))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_offer))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_offer_done))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_lookup))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_found))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::clear_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefix_wanted))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_pulled))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::blocks_loaded))
 CAF_END_TYPE_ID_BLOCK(troupe)
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::engine_happened)
@@ -91,6 +119,9 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_refused)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::request_admitted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::link_lost)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::submit_generation)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::prefix_wanted)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::store_pulled)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::blocks_loaded)
 
 namespace troupe::actors {
 
@@ -103,6 +134,8 @@ using directory_actor = caf::typed_actor<
     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: watchdog over heartbeats
 
 using membership_listener = caf::typed_actor<caf::reacts_to<membership>>;
+using link_listener = caf::typed_actor<caf::reacts_to<link_lost>>;
+using engine_listener = caf::typed_actor<caf::reacts_to<engine_happened>>;
 
 // Chooses decode and prefill for a request. In the gateway's process.
 using router_actor =
@@ -120,7 +153,8 @@ using gateway_actor = caf::typed_actor<
     caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
     caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
     caf::reacts_to<subscribe_request>, caf::replies_to<metrics_request>::with<std::string>,
-    caf::reacts_to<drain_request>, caf::replies_to<drain_node_request>::with<drain_reply>,
+    caf::replies_to<clear_request>::with<std::uint64_t>, caf::reacts_to<drain_request>,
+    caf::replies_to<drain_node_request>::with<drain_reply>,
     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
 
 using decode_actor =
@@ -140,6 +174,23 @@ using prefill_actor =
                      caf::replies_to<metrics_request>::with<std::string>,
                      caf::reacts_to<drain_request>, caf::reacts_to<engine_happened>,
                      caf::reacts_to<request_refused>>;  // INTERNAL
+
+// Keeps blocks that any node computed for all of them.
+using kv_store_actor = caf::typed_actor<
+    caf::reacts_to<store_offer>,   // answered with store_offer_done
+    caf::reacts_to<store_lookup>,  // answered with store_found, once or more
+    caf::reacts_to<release_request>, caf::replies_to<clear_request>::with<std::uint64_t>,
+    caf::reacts_to<membership>, caf::replies_to<metrics_request>::with<std::string>,
+    caf::reacts_to<drain_request>, caf::reacts_to<store_pulled>,  // INTERNAL
+    caf::reacts_to<blocks_loaded>, caf::reacts_to<link_lost>,     // INTERNAL
+    caf::reacts_to<caf::tick_atom>>;                              // INTERNAL
+
+// A node's dealings with the stores.
+using store_client_actor =
+    caf::typed_actor<caf::reacts_to<membership>, caf::reacts_to<store_offer_done>,
+                     caf::reacts_to<store_found>, caf::reacts_to<prefix_wanted>,     // INTERNAL
+                     caf::reacts_to<engine_happened>, caf::reacts_to<store_pulled>,  // INTERNAL
+                     caf::reacts_to<link_lost>, caf::reacts_to<caf::tick_atom>>;     // INTERNAL
 
 // A door's end of the gateway: turns messages into calls of a generation_sink.
 using service_actor =

@@ -319,6 +319,72 @@ auto inspect(Inspector& f, release_request& x) {
   return f(caf::meta::type_name("release_request"), x.id);
 }
 
+// -- KV store: nodes offer what they computed and the store pulls it; readers look up, pull under a lease, release -----
+struct offered_block {
+  std::uint64_t hash_high = 0, hash_low = 0, parent_high = 0, parent_low = 0;
+  std::vector<std::uint32_t> tokens;
+  std::uint32_t index = 0;
+  std::uint64_t prompt_tokens = 0;
+  block_wire block;
+};
+template <class Inspector>
+auto inspect(Inspector& f, offered_block& x) {
+  return f(caf::meta::type_name("offered_block"), x.hash_high, x.hash_low, x.parent_high,
+           x.parent_low, x.tokens, x.index, x.prompt_tokens, x.block);
+}
+
+struct store_offer {
+  std::uint64_t node = 0;  // incarnation whose arena holds the blocks
+  std::uint64_t number = 0;
+  std::string kv_identity;  // refused unless equal to the store's
+  std::vector<offered_block> blocks;
+};
+template <class Inspector>
+auto inspect(Inspector& f, store_offer& x) {
+  return f(caf::meta::type_name("store_offer"), x.node, x.number, x.kv_identity, x.blocks);
+}
+
+struct store_offer_done {  // the blocks were pulled, or are not wanted: the next offer may come
+  std::uint64_t number = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, store_offer_done& x) {
+  return f(caf::meta::type_name("store_offer_done"), x.number);
+}
+
+struct store_lookup {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::string kv_identity;
+  std::uint64_t root_high = 0, root_low = 0;  // engine::root_hash: of identity and cache salt
+  std::vector<std::uint32_t> tokens;          // of whole blocks, from the prompt's beginning
+  std::uint32_t first_block = 0;              // those before it are at the reader's
+};
+template <class Inspector>
+auto inspect(Inspector& f, store_lookup& x) {
+  return f(caf::meta::type_name("store_lookup"), x.id, x.try_number, x.kv_identity, x.root_high,
+           x.root_low, x.tokens, x.first_block);
+}
+
+struct store_found {  // in order; blocks from the disk come as they are read
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t first_block = 0;
+  std::vector<block_wire> blocks;
+  bool last = false;
+};
+template <class Inspector>
+auto inspect(Inspector& f, store_found& x) {
+  return f(caf::meta::type_name("store_found"), x.id, x.try_number, x.first_block, x.blocks,
+           x.last);
+}
+
+struct clear_request {};  // a store forgets what nobody reads; answered with the number of blocks
+template <class Inspector>
+auto inspect(Inspector& f, clear_request&) {
+  return f(caf::meta::type_name("clear_request"));
+}
+
 // -- operators ---------------------------------------------------------------------------------------------------------
 struct metrics_request {};  // answered with Prometheus text
 template <class Inspector>

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 
 #include "base/version.hpp"
@@ -21,9 +22,9 @@ const prometheus::Histogram::BucketBoundaries row_buckets = {1,   2,   4,   8,  
 const prometheus::Histogram::BucketBoundaries error_buckets = {.001, .0025, .005, .01, .025, .05,
                                                                .1,   .25,   .5,   1,   2.5,  5};
 
-const transport::path all_paths[] = {transport::path::local,    transport::path::shm,
-                                     transport::path::tcp,      transport::path::rdma,
-                                     transport::path::cuda_ipc, transport::path::sim,
+const transport::path all_paths[] = {transport::path::local,      transport::path::shm,
+                                     transport::path::tcp,        transport::path::rdma,
+                                     transport::path::cuda_ipc,   transport::path::sim,
                                      transport::path::staged_shm, transport::path::staged_tcp};
 const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::canceled,
                           ec::io_error,          ec::fence_mismatch, ec::not_found,
@@ -112,6 +113,9 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
                          {{"kind", "weights"}})),
       kv_bytes(
           gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})),
+      store_lookup_seconds(histogram("troupe_store_lookup_duration_seconds",
+                                     "From asking a KV store until its first answer",
+                                     transfer_buckets)),
       batch_rows_(histogram("troupe_step_rows", "Rows of a forward pass", row_buckets)),
       prefill_tokens_(
           counter("troupe_engine_prompt_tokens_total", "Prompt tokens computed by this node")),
@@ -129,7 +133,22 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
           counter("troupe_kv_leases_expired_total", "Leases that ended without a release")),
       checksum_failures_(
           counter("troupe_kv_checksum_failures_total", "Pulled blocks whose fence did not match")),
-      leases_(gauge("troupe_kv_leases", "Requests whose blocks are held for a reader")) {
+      leases_(gauge("troupe_kv_leases", "Requests whose blocks are held for a reader")),
+      store_tokens_(counter("troupe_store_fetched_tokens_total",
+                            "Prompt tokens whose KV came from a KV store")),
+      store_saved_(counter("troupe_store_saved_seconds_total",
+                           "Predicted time to compute what was fetched, less the time it took")),
+      store_lost_(counter("troupe_store_lost_seconds_total",
+                          "Time that lookups and fetches took beyond what computing would have")),
+      store_fetch_seconds_(histogram("troupe_store_fetch_duration_seconds",
+                                     "From asking a KV store until the last block was here",
+                                     transfer_buckets)) {
+  for (const char* outcome :
+       {"fetched", "miss", "no_store", "computing_is_faster", "too_slow", "silent", "stalled",
+        "store_lost", "fence_mismatch", "request_gone", "engine_busy"})
+    store_fetches_[outcome] =
+        &counter("troupe_store_lookups_total", "Prompts by what came of asking a KV store",
+                 {{"outcome", outcome}});
   for (const char* phase : {"prefill", "decode", "mixed"})
     step_seconds_[phase] =
         &histogram("troupe_step_duration_seconds", "Time of a forward pass with its sampling",
@@ -172,6 +191,14 @@ void node_metrics::on_pull(const pull_outcome& outcome) {
   if (seconds == pull_seconds_.end()) return;
   seconds->second->Observe(std::chrono::duration<double>(outcome.duration).count());
   pull_bytes_.at(outcome.via)->Increment(static_cast<double>(outcome.bytes));
+}
+
+void node_metrics::on_store_fetch(const std::string& outcome, std::uint64_t tokens, double seconds,
+                                  double saved_seconds) {
+  store_fetches_.at(outcome)->Increment();
+  store_tokens_.Increment(static_cast<double>(tokens));
+  (saved_seconds > 0 ? store_saved_ : store_lost_).Increment(std::abs(saved_seconds));
+  if (tokens > 0) store_fetch_seconds_.Observe(seconds);
 }
 
 void node_metrics::update(const engine::engine_stats& now) {
@@ -227,7 +254,7 @@ gateway_metrics::gateway_metrics(const std::string& node)
   for (const char* outcome : {"resumed", "failed"})
     migrations_[outcome] = &counter(
         "troupe_migrations_total", "Requests moved to another decode node", {{"outcome", outcome}});
-  for (const char* r : {"prefill", "decode"})
+  for (const char* r : {"prefill", "decode", "kv-store"})
     for (const char* s : {"joining", "ready", "draining", "lost"})
       workers_[{r, s}] =
           &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});

@@ -53,8 +53,13 @@ class node_metrics : public process_metrics {
   void update(
       const engine::engine_stats& now);  // counters advance by what was added since the last update
 
+  // What came of a prompt's lookup in a KV store; tokens fetched, time spent, time saved against computing them.
+  void on_store_fetch(const std::string& outcome, std::uint64_t tokens, double seconds,
+                      double saved_seconds);
+
   prometheus::Gauge& model_load_seconds;
   prometheus::Gauge &weight_bytes, &kv_bytes;
+  prometheus::Histogram& store_lookup_seconds;
 
  private:
   std::mutex mutex_;
@@ -69,6 +74,9 @@ class node_metrics : public process_metrics {
   std::map<transport::path, prometheus::Histogram*> pull_seconds_;
   std::map<transport::path, prometheus::Counter*> pull_bytes_;
   std::map<ec, prometheus::Counter*> pull_failures_;
+  std::map<std::string, prometheus::Counter*> store_fetches_;
+  prometheus::Counter &store_tokens_, &store_saved_, &store_lost_;
+  prometheus::Histogram& store_fetch_seconds_;
 };
 
 // Of the gateway, its router and its directory.

@@ -72,6 +72,7 @@ node_agent_actor::behavior_type agent_state::make_behavior() {
   return {
       [this](const membership& m) {
         if (context->role) self->send(context->role, m);
+        if (context->store_client) self->send(context->store_client, m);
         const auto& info = context->node->info;
         bool listed = false;
         for (const auto& n : m.members)

@@ -22,8 +22,9 @@ result<std::uint16_t> publish(caf::actor_system& system, role kind,
   auto as = [&](auto typed) {
     return system.middleman().publish(typed, network.port, network.host.c_str(), reuse_address);
   };
-  auto port = kind == role::decode ? as(caf::actor_cast<decode_actor>(actor))
-                                   : as(caf::actor_cast<prefill_actor>(actor));
+  auto port = kind == role::decode     ? as(caf::actor_cast<decode_actor>(actor))
+              : kind == role::kv_store ? as(caf::actor_cast<kv_store_actor>(actor))
+                                       : as(caf::actor_cast<prefill_actor>(actor));
   if (!port)
     return fail(ec::address_in_use, "cannot listen on " + network.host + ":" +
                                         std::to_string(network.port) + ": choose another --port");

@@ -7,8 +7,10 @@
 #include <fstream>
 
 #include "actors/decode.hpp"
+#include "actors/kv_identity.hpp"
 #include "actors/node_agent.hpp"
 #include "actors/prefill.hpp"
+#include "actors/store_client.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 #include "model/tokenizer.hpp"
@@ -16,7 +18,7 @@
 namespace troupe::actors {
 namespace {
 
-constexpr std::uint64_t default_kv_memory = 1ull << 30;
+constexpr std::uint64_t most_kv_memory = 1ull << 30;
 
 std::uint64_t available_memory() {
   std::ifstream meminfo("/proc/meminfo");
@@ -26,17 +28,16 @@ std::uint64_t available_memory() {
     if (key == "MemAvailable:") return kib * 1024;
     meminfo.ignore(64, '\n');
   }
-  return default_kv_memory;
+  return most_kv_memory;
 }
 
-// What makes the bytes of a block meaningful: the model and the layout.
-hash128_t identity_of(const model::loaded_model& model, const gpu::kv_layout& layout) {
-  hash128_stream h;
-  const std::string text =
-      "troupe kv 1\n" + to_hex(model.digest) + "\n" + std::to_string(layout.hash());
-  h.update(std::as_bytes(std::span(text)));
-  return h.digest();
+}  // namespace
+
+std::uint64_t default_kv_memory() {
+  return std::min(most_kv_memory, available_memory() / 5);
 }
+
+namespace {
 
 result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::model_runner& runner,
                                 std::uint32_t max_model_len) {
@@ -44,8 +45,8 @@ result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::mode
   const bool on_host = runner.kv_memory() == gpu::memory_kind::host;
   if (settings.num_kv_blocks > 0) return settings.num_kv_blocks;
   const auto bytes = settings.kv_memory_bytes > 0 ? settings.kv_memory_bytes
-                     : on_host ? std::min(default_kv_memory, available_memory() / 5)
-                               : runner.kv_budget();
+                     : on_host                    ? default_kv_memory()
+                                                  : runner.kv_budget();
   const auto blocks = bytes / layout.block_bytes();
   if (blocks < 2)
     return fail(on_host ? ec::invalid_argument : ec::out_of_memory,
@@ -79,8 +80,12 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
   node->services_->now = node->platform_.now;
   node->services_->metrics = std::make_unique<node_metrics>(info.name, options.role);
 
-  TROUPE_CHECK(node->make_device(options, model));
-  TROUPE_CHECK(node->make_engine(options, *model));
+  if (info.kind == role::kv_store) {
+    TROUPE_CHECK(node->make_store(options, *model));
+  } else {
+    TROUPE_CHECK(node->make_device(options, model));
+    TROUPE_CHECK(node->make_engine(options, *model));
+  }
   TROUPE_CHECK(node->publish(options));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   node->services_->metrics->model_load_seconds.Set(took.count());
@@ -99,10 +104,9 @@ result<void> node_runtime::make_device(const node_options& options,
   runner_options.max_batch_sequences = options.engine.max_num_seqs;
   TROUPE_TRY(runner_, platform_.make_runner(model, runner_options));
   const auto& layout = runner_->layout();
-  kv_identity_ = identity_of(*model, layout);
+  kv_identity_ = kv_identity_of(*model, layout);
   info.kv_identity = to_hex(kv_identity_);
-  info.identity_text = "model " + info.model_name + " " + info.model_digest.substr(0, 12) +
-                       ", KV " + layout.description();
+  info.identity_text = identity_text_of(info, layout);
   info.device = runner_->description();
   info.block_tokens = layout.block_tokens;
   info.max_model_len = model->config.max_position_embeddings;
@@ -152,28 +156,26 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.pass_clock = platform_.pass_clock;
   TROUPE_TRY(auto engine, engine::engine::make(*runner_, arena_.span(), e));
 
-  // The actor first: the loop's hooks and the puller's events are messages to it.
-  std::function<void(engine::events &&)> on_events;
-  if (info.kind == role::decode) {
-    decode_actor actor = system_.spawn(decode, services_);
-    role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
-    services_->puller->on_peer_down = [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](
-                                          incarnation peer, const error& why) {
+  // The actors first: the loop's hooks and the puller's events are messages to them.
+  store_client_actor client = system_.spawn(store_client, services_, kv_identity_);
+  services_->store_client = caf::actor_cast<caf::strong_actor_ptr>(client);
+  role_ = info.kind == role::decode
+              ? caf::actor_cast<caf::strong_actor_ptr>(system_.spawn(decode, services_))
+              : caf::actor_cast<caf::strong_actor_ptr>(system_.spawn(prefill, services_));
+  std::vector<caf::weak_actor_ptr> hear_links{caf::actor_cast<caf::weak_actor_ptr>(client)};
+  if (info.kind == role::decode) hear_links.push_back(caf::actor_cast<caf::weak_actor_ptr>(role_));
+  services_->puller->on_peer_down = [hear_links](incarnation peer, const error& why) {
+    for (const auto& weak : hear_links)
       if (auto strong = weak.lock())
-        caf::anon_send(caf::actor_cast<decode_actor>(strong), link_lost{raw(peer), why});
-    };
-    on_events = [actor](engine::events&& happened) {
-      caf::anon_send(actor,
-                     engine_happened{std::make_shared<const engine::events>(std::move(happened))});
-    };
-  } else {
-    prefill_actor actor = system_.spawn(prefill, services_);
-    role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
-    on_events = [actor](engine::events&& happened) {
-      caf::anon_send(actor,
-                     engine_happened{std::make_shared<const engine::events>(std::move(happened))});
-    };
-  }
+        caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
+  };
+  auto on_events = [actor = caf::actor_cast<engine_listener>(role_),
+                    client](engine::events&& happened_now) {
+    const bool computed = !happened_now.computed.empty();
+    const engine_happened happened{std::make_shared<const engine::events>(std::move(happened_now))};
+    if (computed) caf::anon_send(client, happened);
+    caf::anon_send(actor, happened);
+  };
   engine_driver::hooks hooks;
   hooks.on_events = std::move(on_events);
   hooks.on_step = [metrics = services_->metrics.get()](const engine::step_report& r,
@@ -199,8 +201,9 @@ void node_runtime::start_agent(const join_target& target) {
   context->directory = target.directory;
   context->directory_host = target.host;
   context->directory_port = target.port;
-  if (services_->info.kind == role::decode)
+  if (services_->info.kind != role::prefill)
     context->role = caf::actor_cast<membership_listener>(role_);
+  context->store_client = caf::actor_cast<membership_listener>(services_->store_client);
   context->on_refused = [this](const error& e) { fail_with(e); };
   context->on_drained = [this] { drained_ = true; };
   auto agent = system_.spawn(node_agent, context);
@@ -226,7 +229,8 @@ void node_runtime::drain() {
 node_runtime::~node_runtime() {
   // Wait for the actors, since their handlers use what is destroyed next.
   caf::scoped_actor self{system_};
-  for (auto* actor : {&agent_, &role_}) {
+  auto client = services_->store_client;
+  for (auto* actor : {&agent_, &role_, &client}) {
     if (!*actor) continue;
     auto handle = caf::actor_cast<caf::actor>(*actor);
     self->send_exit(handle, caf::exit_reason::user_shutdown);
@@ -235,6 +239,7 @@ node_runtime::~node_runtime() {
   }
   // The loop's thread ends before the arena goes with the fabric; pulls that end meanwhile still find the loop.
   if (services_->loop) services_->loop->stop();
+  services_->store_client = nullptr;  // the services and the client refer to each other
   if (fabric_) fabric_->close();
   services_->loop.reset();
 }

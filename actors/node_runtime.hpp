@@ -23,6 +23,8 @@ struct join_target {
   std::uint16_t port = 0;
 };
 
+std::uint64_t default_kv_memory();  // bytes: a fifth of what is free, at most 1 GiB
+
 class node_runtime {
  public:
   static result<std::unique_ptr<node_runtime>> start(
@@ -45,6 +47,7 @@ class node_runtime {
       : system_(system), platform_(std::move(platform)) {}
   result<void> make_device(const node_options& options,
                            std::shared_ptr<const model::loaded_model> model);
+  result<void> make_store(const node_options& options, const model::loaded_model& model);
   result<void> make_engine(const node_options& options, const model::loaded_model& model);
   result<void> publish(const node_options& options);
   void start_agent(const join_target& target);

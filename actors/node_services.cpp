@@ -15,7 +15,7 @@ caf::strong_actor_ptr local_nodes::find(std::uint64_t start) const {
 
 node_load node_services::load() const {
   node_load l;
-  if (!loop) return l;
+  if (!loop) return load_of_store ? load_of_store() : l;
   const auto s = loop->stats();
   l.running = s.running;
   l.waiting = s.waiting;

@@ -1,5 +1,6 @@
 #include "actors/prefill.hpp"
 
+#include "actors/store_client.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 
@@ -28,12 +29,13 @@ void prefill_state::prefill(const prefill_request& r) {
                   {ec::identity_mismatch,
                    "the reader's KV identity is " + r.reader_identity + ", " + node->info.name +
                        "'s is " + node->info.kv_identity + " (" + node->info.identity_text + ")"});
-  auto posted = node->loop->post([me = prefill_actor(self), request = to_engine(r, node->now())](
-                                     engine::engine& e, engine::time_point now) {
-    if (auto added = e.add(request, now); !added)
-      caf::anon_send(me,
-                     request_refused{raw(request.id), request.try_number, false, added.error()});
-  });
+  auto posted = node->loop->post(
+      [me = prefill_actor(self), services = node, request = to_engine(r, node->now())](
+          engine::engine& e, engine::time_point now) {
+        if (auto added = add_by_store(services, e, request, now); !added)
+          caf::anon_send(
+              me, request_refused{raw(request.id), request.try_number, false, added.error()});
+      });
   if (!posted) refuse(r.id, r.try_number, posted.error());
 }
 

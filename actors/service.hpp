@@ -93,6 +93,8 @@ class generation_service {
                                   bool restart, bool force) = 0;
   // Prometheus text of every node of the cluster, merged by family; nodes that do not answer in time are left out.
   virtual std::string metrics_text(std::chrono::milliseconds timeout) = 0;
+  // KV stores forget what nobody reads at the moment; how many blocks that were.
+  virtual std::uint64_t clear_stores(std::chrono::milliseconds timeout) = 0;
 };
 
 }  // namespace troupe::actors

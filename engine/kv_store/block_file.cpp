@@ -252,6 +252,7 @@ std::optional<record_id> block_file::claim(const block_key& key) {
     if (x.state == record_state::present) ++counters_.replaced;
     forget(r);
     x.state = record_state::writing;
+    ++writing_;
     x.key = key;
     x.sequence = next_sequence_++;
     by_hash_.emplace(key.hash, r);
@@ -262,6 +263,7 @@ std::optional<record_id> block_file::claim(const block_key& key) {
 
 void block_file::written(record_id r, bool ok) {
   TROUPE_ASSERT(records_[r].state == record_state::writing);
+  --writing_;
   if (!ok) return forget(r);
   records_[r].state = record_state::present;
   ++counters_.written;
@@ -295,7 +297,7 @@ std::vector<record_id> block_file::clear() {
 block_file_stats block_file::stats() const {
   block_file_stats s = counters_;
   s.records = static_cast<std::uint32_t>(records_.size());
-  s.blocks = static_cast<std::uint32_t>(by_hash_.size());
+  s.blocks = static_cast<std::uint32_t>(by_hash_.size()) - writing_;
   return s;
 }
 

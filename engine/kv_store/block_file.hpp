@@ -41,7 +41,7 @@ struct block_file_options {
 using record_id = std::uint32_t;
 
 struct block_file_stats {
-  std::uint32_t records = 0, blocks = 0;
+  std::uint32_t records = 0, blocks = 0;  // blocks that are whole
   std::uint64_t written = 0, replaced = 0, forgotten = 0, recovered = 0;
 };
 
@@ -111,6 +111,7 @@ class block_file {
   std::vector<record> records_;
   std::unordered_map<hash128_t, record_id> by_hash_;
   record_id hand_ = 0;
+  std::uint32_t writing_ = 0;  // records
   std::uint64_t next_sequence_ = 1;
   block_file_stats counters_;
 };

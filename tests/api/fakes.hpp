@@ -143,6 +143,7 @@ class fake_service : public actors::generation_service {
     std::lock_guard lock(mutex_);
     return status_;
   }
+  std::uint64_t clear_stores(std::chrono::milliseconds) override { return 7; }
   result<void> drain_node(const std::string& name, std::chrono::milliseconds, bool,
                           bool force) override {
     if (name == "decode-0" && !force) return fail(ec::invalid_argument, "the only decode node");

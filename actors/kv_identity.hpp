@@ -1,0 +1,16 @@
+// What makes the bytes of a KV block meaningful: the model and the layout. Nodes whose identities are equal exchange
+// blocks; a cache salt and the tokens come on top (engine/prefix_index.hpp). Any thread.
+#pragma once
+
+#include "actors/messages.hpp"
+#include "base/hash.hpp"
+#include "gpu/kv_layout.hpp"
+#include "model/model.hpp"
+
+namespace troupe::actors {
+
+hash128_t kv_identity_of(const model::loaded_model& model, const gpu::kv_layout& layout);
+// The same for people.
+std::string identity_text_of(const node_info& info, const gpu::kv_layout& layout);
+
+}  // namespace troupe::actors

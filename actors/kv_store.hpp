@@ -1,0 +1,123 @@
+// The KV store actor: keeps blocks that any node computed, for all of them (engine/kv_store/ decides what is kept).
+//
+//   a node offers ─► is it new, is it worth the room? ─► the store pulls it, verifies the fence, seals it as its own
+//   a node looks up ─► leases what is here, reads the rest from the disk ─► the node pulls ─► releases, dies, or is late
+//
+// Nobody writes into its memory. A lease keeps blocks from being evicted while a reader pulls; what goes wrong with a
+// lease costs the reader a fence that does not match, and then it computes. Losing the store loses speed, nothing else.
+//
+// Scheduled actor; all state is touched by its handlers only. Its arena is written by the transport's thread between
+// reserve and the pull's end, by the disk's thread between a load's start and its end, and by handlers for the fence.
+#pragma once
+
+#include <caf/stateful_actor.hpp>
+#include <caf/typed_event_based_actor.hpp>
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "actors/interfaces.hpp"
+#include "actors/node_services.hpp"
+#include "actors/store_disk.hpp"
+#include "actors/store_metrics.hpp"
+#include "engine/kv_store/block_store.hpp"
+
+namespace troupe::actors {
+
+// Who hears store_found.
+using store_reader = caf::typed_actor<caf::reacts_to<store_found>>;
+using store_offerer = caf::typed_actor<caf::reacts_to<store_offer_done>>;
+
+struct kv_store_context {
+  std::shared_ptr<node_services> node;
+  std::shared_ptr<store_metrics> metrics;
+  engine::block_store_options options;
+  hash128_t kv_identity;
+  std::span<std::byte> arena;
+  std::size_t stride = 0, sealed_bytes = 0;  // of a block: distance, and payload with fence
+  std::unique_ptr<engine::block_file> file;  // null: memory only
+};
+
+struct kv_store_state {
+  static inline const char* name = "troupe.kv_store";
+  explicit kv_store_state(kv_store_actor::pointer selfptr) : self(selfptr) {}
+  kv_store_actor::behavior_type make_behavior();
+
+  struct offer {  // blocks of a node that are being pulled
+    std::uint64_t number = 0, node = 0;
+    store_offerer from;
+    std::vector<block_id> blocks;
+  };
+  struct reader {
+    caf::actor_addr actor;
+    std::uint64_t request = 0;
+    friend auto operator<=>(const reader& a, const reader& b) {
+      if (auto by_request = a.request <=> b.request; by_request != 0) return by_request;
+      return a.actor.compare(b.actor) <=> 0;
+    }
+    friend bool operator==(const reader& a, const reader& b) {
+      return a.request == b.request && a.actor == b.actor;
+    }
+  };
+
+  using time_point = std::chrono::steady_clock::time_point;
+  // A lookup whose blocks are sent as they come from the disk.
+  struct answer {
+    store_reader to;
+    std::uint64_t request = 0, lease = 0;
+    std::uint32_t try_number = 0, first = 0;
+    std::vector<block_id> blocks;
+    std::vector<bool> ready;
+    std::size_t sent = 0;
+    std::size_t limit = 0;  // blocks from here on could not be read
+    std::size_t loading = 0;
+    bool told_last = false;
+  };
+  // What the disk's thread has to do for us: read blocks of an answer, or write one.
+  struct disk_job {
+    std::uint64_t answer = 0;  // 0: a write
+    std::size_t first = 0;     // index in the answer
+    std::vector<engine::record_id> records;
+    time_point started{};
+  };
+  void take(const store_offer& m);
+  void on_pulled(const store_pulled& m);
+  void look_up(const store_lookup& m);
+  void release(const caf::actor_addr& actor, std::uint64_t request);
+  void on_membership(const membership& m);
+  void tick();
+  std::uint64_t clear();
+
+  // -- disk (kv_store_disk.cpp) ------------------------------------------------------------------------------------------
+  void open_disk();
+  void save(block_id b);
+  void load(std::uint64_t answer_number, const std::vector<engine::record_id>& records);
+  void on_disk(const blocks_loaded& m);
+  void send_ready(std::uint64_t answer_number);
+
+  std::span<std::byte> bytes(block_id b) const {
+    return context->arena.subspan(b * context->stride, context->sealed_bytes);
+  }
+  transport::block_tag tag(block_id b) const;
+  std::string metrics_text();
+
+  kv_store_actor::pointer self;
+  std::shared_ptr<kv_store_context> context;
+  std::unique_ptr<engine::block_store> store;
+  std::map<std::uint64_t, offer> offers;  // by our number of the pull
+  std::map<reader, std::uint64_t> leases;
+  std::set<caf::actor_addr> watched;
+  std::set<std::uint64_t> peers;  // incarnations that the fabric knows
+  std::uint64_t next_pull = 1, next_lease = 1;
+  std::map<std::uint64_t, answer> answers;  // by our number
+  std::map<std::uint64_t, disk_job> jobs;
+  std::uint64_t next_answer = 1, next_job = 1;
+  time_point disk_rests_until{};     // it refused a write
+  std::unique_ptr<store_disk> disk;  // last: its thread ends before what it calls
+};
+
+kv_store_actor::behavior_type kv_store(kv_store_actor::stateful_pointer<kv_store_state> self,
+                                       std::shared_ptr<kv_store_context> context);
+
+}  // namespace troupe::actors

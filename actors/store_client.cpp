@@ -1,0 +1,233 @@
+#include "actors/store_client.hpp"
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "engine/prefix_index.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+
+// Until the engine has measured itself.
+constexpr double default_prefill_speed = 500;  // tokens a second
+// A range is small until the link is known, so that a slow one costs little.
+constexpr std::uint32_t first_range = 4, later_range = 32;
+constexpr auto shortest_wait = milliseconds(30), longest_wait = milliseconds(1000);
+constexpr auto first_penalty = milliseconds(500), longest_penalty = milliseconds(30'000);
+
+double seconds(std::chrono::nanoseconds t) {
+  return std::chrono::duration<double>(t).count();
+}
+
+}  // namespace
+
+result<void> add_by_store(const std::shared_ptr<node_services>& node, engine::engine& engine,
+                          engine::generation_request request, engine::time_point now) {
+  const std::uint32_t block = node->info.block_tokens;
+  const auto context = request.prompt.size() + request.output.size();
+  const bool scores_prompt = request.sampling.prompt_logprobs && request.output.empty();
+  // The block of the last token is computed here in any case.
+  const auto blocks = static_cast<std::uint32_t>((context - std::min<std::size_t>(context, 1)) /
+                                                 std::max(block, 1u));
+  if (!node->store_ready || blocks == 0 || scores_prompt)
+    return engine.add(std::move(request), now);
+  auto tokens = std::make_shared<std::vector<token_id>>(request.prompt);
+  tokens->insert(tokens->end(), request.output.begin(), request.output.end());
+  tokens->resize(std::size_t{blocks} * block);
+  prefix_wanted wanted{request.id, request.try_number, tokens, request.cache_salt, 0};
+  request.from_store = true;
+  auto reserved = engine.add_remote(request, now);
+  if (!reserved) {  // blocks are short: it waits as any other
+    request.from_store = false;
+    return engine.add(std::move(request), now);
+  }
+  wanted.first_block = reserved->first_block;
+  if (wanted.first_block >= blocks)
+    engine.remote_failed(request.id, request.try_number, now);  // all of it is here
+  else
+    caf::anon_send(caf::actor_cast<store_client_actor>(node->store_client), std::move(wanted));
+  return {};
+}
+
+double store_client_state::compute_seconds(std::uint64_t tokens) const {
+  const double measured = node->loop->stats().prefill_tokens_per_second;
+  return static_cast<double>(tokens) / (measured > 0 ? measured : default_prefill_speed);
+}
+
+std::uint64_t store_client_state::block_bytes() const {
+  return node->puller->block_bytes();
+}
+
+void store_client_state::look_up(const prefix_wanted& w) {
+  const key id{raw(w.id), w.try_number};
+  const std::uint32_t size = node->info.block_tokens;
+  const auto root = engine::root_hash(kv_identity, w.cache_salt);
+  const auto first = engine::chain_hash(root, std::span(*w.tokens).first(size));
+  fetch f;
+  f.try_number = w.try_number;
+  f.next_block = w.first_block;
+  f.started = self->clock().now();
+  auto* s = store_of(first);
+  if (s == nullptr || !s->actor || f.started < s->quiet_until || fetches.contains(id)) {
+    fetches.insert_or_assign(id, std::move(f));
+    return end(id, "no_store");
+  }
+  f.store = s->info.start;
+  const auto to_compute = w.tokens->size() - std::size_t{w.first_block} * size;
+  f.predicted_seconds = compute_seconds(to_compute);
+  // A silent store must not cost more than the computation that it could save.
+  const auto patience = milliseconds(static_cast<long>(f.predicted_seconds * 500));
+  f.deadline = f.started + std::clamp(patience, shortest_wait, longest_wait);
+  fetches.insert_or_assign(id, std::move(f));
+  watch();
+  self->send(s->actor, store_lookup{id.first, id.second, node->info.kv_identity, root.high,
+                                    root.low, *w.tokens, w.first_block});
+}
+
+void store_client_state::on_found(const store_found& m) {
+  const key id{m.id, m.try_number};
+  auto it = fetches.find(id);
+  if (it == fetches.end()) return;
+  fetch& f = it->second;
+  if (auto s = stores.find(f.store); s != stores.end()) s->second.penalty = milliseconds(0);
+  if (!std::exchange(f.answered, true))
+    node->metrics->store_lookup_seconds.Observe(seconds(self->clock().now() - f.started));
+  f.all_found = f.all_found || m.last;
+  if (m.first_block == f.next_block + f.found.size())
+    f.found.insert(f.found.end(), m.blocks.begin(), m.blocks.end());
+  f.deadline = self->clock().now() + longest_wait;
+  if (!f.pulling) pull_next(id);
+}
+
+void store_client_state::pull_next(key id) {
+  fetch& f = fetches.at(id);
+  auto s = stores.find(f.store);
+  if (s == stores.end()) return end(id, "store_lost");
+  if (f.found.empty()) {
+    if (f.all_found) end(id, f.blocks_fetched > 0 ? "fetched" : "miss");
+    return;  // more is being read from the disk
+  }
+  const double speed = s->second.bytes_per_second;
+  const auto most = speed == 0 ? first_range : later_range;
+  const auto n = std::min<std::uint32_t>(most, static_cast<std::uint32_t>(f.found.size()));
+  const double computing = compute_seconds(std::uint64_t{n} * node->info.block_tokens);
+  const double fetching = speed == 0 ? 0 : static_cast<double>(n * block_bytes()) / speed;
+  if (fetching > computing) return end(id, "computing_is_faster");
+  // Slower than computing would be: given up, and remembered in the link's speed.
+  const auto limit = std::max<milliseconds>(shortest_wait, milliseconds(long(computing * 2000)));
+  f.range = n;
+  f.pulling = true;
+  f.deadline = self->clock().now() + limit + longest_wait;
+
+  std::vector<engine::block_descriptor> blocks;
+  for (std::uint32_t i = 0; i < n; ++i)
+    blocks.push_back({f.found[i].block, f.found[i].generation, f.found[i].valid_tokens});
+  auto start = [services = node, me = store_client_actor(self), id, blocks, limit,
+                peer = incarnation{f.store},
+                first = f.next_block](engine::engine& e, engine::time_point now) {
+    store_pulled done{id.first, id.second, {}, 0, {}, error{ec::not_found, "the request is gone"}};
+    auto plan = e.start_pull(request_id{id.first}, id.second, first, blocks);
+    if (plan.pieces.empty()) return caf::anon_send(me, done);
+    const auto pull = plan.id;
+    services->puller->pull(peer, std::move(plan), now + limit, [=](pull_outcome&& out) {
+      services->metrics->on_pull(out);
+      services->loop->post_completion([pull, ok = out.ok, bytes = out.bytes, busy = out.duration](
+                                          engine::engine& eng, engine::time_point t) {
+        eng.pull_ended(pull, ok, bytes, busy, t);
+      });
+      caf::anon_send(
+          me, store_pulled{id.first, id.second, out.ok, out.bytes, out.duration, out.failure});
+    });
+  };
+  if (!node->loop->post(std::move(start))) end(id, "engine_busy");
+}
+
+void store_client_state::on_pulled(const store_pulled& m) {
+  const key id{m.id, m.try_number};
+  auto it = fetches.find(id);
+  if (it == fetches.end()) return;
+  fetch& f = it->second;
+  f.pulling = false;
+  auto s = stores.find(f.store);
+  if (s != stores.end() && m.duration.count() > 0) {
+    // A pull that failed moved less than it was asked for: its speed is at most this.
+    const double speed = static_cast<double>(f.range * block_bytes()) / seconds(m.duration);
+    auto& known = s->second.bytes_per_second;
+    const bool too_slow = m.failure.code == ec::deadline_exceeded;
+    if (m.failure.code == ec::none) known = known == 0 ? speed : 0.7 * known + 0.3 * speed;
+    if (too_slow) known = known == 0 ? speed : std::min(known, speed);
+  }
+  if (m.failure.code != ec::none || m.ok.empty()) {
+    if (!m.ok.empty())
+      spdlog::info("request {:x}: the rest of the prefix is computed here: {}", m.id,
+                   to_string(m.failure));
+    return end(id, m.failure.code == ec::fence_mismatch      ? "fence_mismatch"
+                   : m.failure.code == ec::deadline_exceeded ? "too_slow"
+                   : m.ok.empty()                            ? "request_gone"
+                                                             : "store_lost");
+  }
+  for (std::uint32_t i = 0; i < f.range; ++i) f.found.pop_front();
+  f.next_block += f.range;
+  f.blocks_fetched += f.range;
+  f.deadline = self->clock().now() + longest_wait;
+  pull_next(id);
+}
+
+// The engine computes what has not come.
+void store_client_state::end(key id, const char* outcome) {
+  auto it = fetches.find(id);
+  const fetch f = std::move(it->second);
+  fetches.erase(it);
+  if (auto s = stores.find(f.store); s != stores.end() && s->second.actor) {
+    self->send(s->second.actor, release_request{id.first});
+    if (outcome == std::string_view("silent")) {
+      auto& penalty = s->second.penalty;
+      penalty = std::clamp(penalty * 2, milliseconds(first_penalty), milliseconds(longest_penalty));
+      s->second.quiet_until = self->clock().now() + penalty;
+      spdlog::warn("store {} does not answer: not asked for {} ms", s->second.info.name,
+                   penalty.count());
+    }
+  }
+  const double took = seconds(self->clock().now() - f.started);
+  node->metrics->on_store_fetch(
+      outcome, std::uint64_t{f.blocks_fetched} * node->info.block_tokens, took,
+      compute_seconds(std::uint64_t{f.blocks_fetched} * node->info.block_tokens) - took);
+  node->loop->post_completion([id](engine::engine& e, engine::time_point now) {
+    e.remote_failed(request_id{id.first}, id.second, now);
+  });
+}
+
+store_client_actor::behavior_type store_client_state::make_behavior() {
+  self->set_down_handler([this](caf::down_msg& down) {
+    auto it = store_by_actor.find(down.source);
+    if (it != store_by_actor.end()) drop(it->second, "its connection ended");
+  });
+  return {
+      [this](const membership& m) { on_membership(m); },
+      [this](const store_offer_done& m) {
+        for (auto& [start, s] : stores)
+          if (s.offer_number == m.number) {
+            s.offer_number = 0;
+            send_offer(s);
+          }
+      },
+      [this](const store_found& m) { on_found(m); },
+      [this](const prefix_wanted& w) { look_up(w); },
+      [this](const engine_happened& h) { offer(*h.events); },
+      [this](const store_pulled& m) { on_pulled(m); },
+      [this](const link_lost& l) { drop(l.start, to_string(l.why)); },
+      [this](caf::tick_atom) { tick(); },
+  };
+}
+
+store_client_actor::behavior_type store_client(
+    store_client_actor::stateful_pointer<store_client_state> self,
+    std::shared_ptr<node_services> node, hash128_t kv_identity) {
+  self->state.node = std::move(node);
+  self->state.kv_identity = kv_identity;
+  return self->state.make_behavior();
+}
+
+}  // namespace troupe::actors

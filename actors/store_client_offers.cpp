@@ -1,0 +1,148 @@
+// The store client's connections to stores, which store a prompt belongs to, and what it offers them.
+#include <array>
+#include <set>
+
+#include "actors/connect.hpp"
+#include "actors/store_client.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr auto tick_interval = std::chrono::milliseconds(20);
+constexpr auto offer_timeout = std::chrono::milliseconds(5000);
+constexpr std::size_t offers_limit = 8192;  // blocks that wait for a store
+constexpr std::size_t offer_blocks_limit = 64;
+
+}  // namespace
+
+void store_client_state::on_membership(const membership& m) {
+  std::set<std::uint64_t> alive;
+  for (const auto& n : m.members) {
+    if (n.info.kind != role::kv_store || n.state == node_state::lost) continue;
+    alive.insert(n.info.start);
+    if (n.state == node_state::ready) connect(n.info);
+    if (auto it = stores.find(n.info.start); it != stores.end()) it->second.seen = true;
+  }
+  std::vector<std::uint64_t> gone;
+  for (auto& [start, s] : stores)
+    if (s.seen && !alive.contains(start)) gone.push_back(start);
+  for (auto start : gone) drop(start, "it left the cluster");
+}
+
+void store_client_state::connect(const node_info& info) {
+  if (stores.contains(info.start) || info.kv_identity != node->info.kv_identity) return;
+  stores[info.start].info = info;
+  auto connected = [this, start = info.start](const kv_store_actor& actor) {
+    auto it = stores.find(start);
+    if (it == stores.end()) return;  // lost while connecting
+    it->second.actor = actor;
+    store_by_actor[actor.address()] = start;
+    self->monitor(actor);
+    update_ready();
+  };
+  if (auto linked = node->puller->connect(incarnation{info.start}, info.transport_address); !linked)
+    return drop(info.start, to_string(linked.error()));
+  if (auto neighbour = node->neighbours->find(info.start))
+    return connected(caf::actor_cast<kv_store_actor>(neighbour));
+  connect_to<kv_store_actor>(self, node->connector, info.host, info.port,
+                             node->options.connect_timeout, connected,
+                             [this, start = info.start](const error& e) { drop(start, e.detail); });
+}
+
+void store_client_state::drop(std::uint64_t start, const std::string& why) {
+  auto it = stores.find(start);
+  if (it == stores.end()) return;
+  spdlog::warn("store {} is lost: {}", it->second.info.name, why);
+  if (it->second.actor) store_by_actor.erase(it->second.actor.address());
+  stores.erase(it);
+  node->puller->disconnect(incarnation{start});
+  update_ready();
+  std::vector<key> affected;
+  for (auto& [id, f] : fetches)
+    if (f.store == start && !f.pulling) affected.push_back(id);  // a pull ends by itself
+  for (const auto& id : affected) end(id, "store_lost");
+}
+
+void store_client_state::update_ready() {
+  bool any = false;
+  for (auto& [start, s] : stores) any = any || s.actor;
+  node->store_ready = any;
+  if (any == offering) return;
+  offering = any;
+  node->loop->post_completion(
+      [any](engine::engine& e, engine::time_point) { e.offer_blocks(any); });
+}
+
+// Rendezvous hashing (Thaler and Ravishankar 1998): each store that comes or goes moves only its own share.
+store_client_state::store* store_client_state::store_of(const hash128_t& first_block) {
+  store* best = nullptr;
+  std::uint64_t highest = 0;
+  for (auto& [start, s] : stores) {
+    if (!s.actor) continue;
+    const std::uint64_t its_name =
+        hash64(std::as_bytes(std::span(s.info.name.data(), s.info.name.size())));
+    const std::array<std::uint64_t, 3> both{first_block.high, first_block.low, its_name};
+    const auto weight = hash64(std::as_bytes(std::span(both)));
+    if (best != nullptr && weight <= highest) continue;
+    best = &s;
+    highest = weight;
+  }
+  return best;
+}
+
+void store_client_state::offer(const engine::events& e) {
+  for (const auto& c : e.computed) {
+    auto* s = store_of(c.first);
+    if (s == nullptr) continue;
+    if (s->offers.size() >= offers_limit) s->offers.pop_front();
+    s->offers.push_back({c.hash.high,
+                         c.hash.low,
+                         c.parent.high,
+                         c.parent.low,
+                         c.tokens,
+                         c.index,
+                         c.prompt_tokens,
+                         {c.block.block, c.block.generation, c.block.valid_tokens}});
+  }
+  for (auto& [start, s] : stores) send_offer(s);
+}
+
+void store_client_state::send_offer(store& s) {
+  if (s.offer_number != 0 || s.offers.empty() || !s.actor) return;
+  s.offer_number = next_offer++;
+  s.offer_deadline = self->clock().now() + offer_timeout;
+  store_offer m{node->info.start, s.offer_number, node->info.kv_identity, {}};
+  while (!s.offers.empty() && m.blocks.size() < offer_blocks_limit) {
+    m.blocks.push_back(std::move(s.offers.front()));
+    s.offers.pop_front();
+  }
+  self->send(s.actor, std::move(m));
+  watch();
+}
+
+// Ticks only while there is something to wait for.
+void store_client_state::watch() {
+  if (std::exchange(watching, true)) return;
+  self->delayed_send(self, tick_interval, caf::tick_atom_v);
+}
+
+void store_client_state::tick() {
+  watching = false;
+  const auto now = self->clock().now();
+  std::vector<std::pair<key, const char*>> late;
+  for (auto& [id, f] : fetches)
+    if (now > f.deadline) late.emplace_back(id, f.answered ? "stalled" : "silent");
+  for (const auto& [id, outcome] : late) end(id, outcome);
+  bool offered = false;
+  for (auto& [start, s] : stores) {
+    if (s.offer_number != 0 && now > s.offer_deadline) {
+      s.offer_number = 0;  // forgotten, as the blocks are by now
+      send_offer(s);
+    }
+    offered = offered || s.offer_number != 0;
+  }
+  if (!fetches.empty() || offered) watch();
+}
+
+}  // namespace troupe::actors

@@ -1,0 +1,40 @@
+// What a KV store counts. `tier` is where a block was: memory or disk. Any thread.
+#pragma once
+
+#include <atomic>
+
+#include "actors/metrics.hpp"
+#include "engine/kv_store/block_file.hpp"
+#include "engine/kv_store/block_store.hpp"
+
+namespace troupe::actors {
+
+class store_metrics : public process_metrics {
+ public:
+  explicit store_metrics(const std::string& node);
+  void offered(std::size_t blocks) { offered_.Increment(static_cast<double>(blocks)); }
+  void stored(std::size_t blocks, std::size_t failed, std::uint64_t bytes);
+  void looked_up(std::uint64_t tokens, std::uint64_t in_memory, std::uint64_t on_disk,
+                 std::uint64_t token_bytes);
+  void disk_read(double seconds) { disk_read_seconds_.Observe(seconds); }
+  void disk_write_failed() { disk_failures_.Increment(); }
+  void update_disk(const engine::block_file_stats& now, std::uint64_t record_bytes);
+  void update(const engine::block_store_stats& now, std::uint64_t block_bytes,
+              std::chrono::seconds oldest);
+  std::uint32_t blocks() const { return blocks_; }  // in memory, as of the last update
+
+ private:
+  std::atomic<std::uint32_t> blocks_{0};
+  std::mutex mutex_;
+  engine::block_store_stats last_;
+  prometheus::Counter &offered_, &stored_, &failed_, &stored_bytes_, &not_admitted_;
+  prometheus::Counter &queried_tokens_, &hit_tokens_, &hit_bytes_, &evictions_, &expired_;
+  engine::block_file_stats last_disk_;
+  prometheus::Counter &disk_hit_tokens_, &disk_hit_bytes_, &disk_evictions_, &disk_failures_,
+      &disk_corrupt_;
+  prometheus::Gauge &disk_blocks_, &disk_bytes_;
+  prometheus::Histogram& disk_read_seconds_;
+  prometheus::Gauge &blocks_gauge_, &bytes_gauge_, &leased_, &oldest_;
+};
+
+}  // namespace troupe::actors

@@ -1,0 +1,247 @@
+// Servers with KV stores, in one process, with a tiny random model: what a store gives changes speed, never a token.
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "actors/cluster.hpp"
+#include "tests/model/tiny_gguf.hpp"
+
+namespace troupe::actors {
+namespace {
+
+using std::chrono::milliseconds;
+
+class sink : public generation_sink {
+ public:
+  void on_tokens(std::vector<engine::token_output> t) override {
+    std::lock_guard lock(mutex_);
+    for (auto& x : t) tokens.push_back(x.token);
+  }
+  void on_finished(generation_end e) override {
+    std::lock_guard lock(mutex_);
+    end = std::move(e);
+    ended_.notify_all();
+  }
+  bool wait() {
+    std::unique_lock lock(mutex_);
+    return ended_.wait_for(lock, milliseconds(30'000), [this] { return end.has_value(); });
+  }
+  std::vector<token_id> tokens;
+  std::optional<generation_end> end;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+};
+
+struct kv_store_test : ::testing::Test {
+  void SetUp() override {
+    testing::write_tiny_gguf(path, {.context = 512});
+    auto opened = model::open_model(path);
+    ASSERT_TRUE(opened) << to_string(opened.error());
+    model = *opened;
+  }
+  serve_options options(std::uint32_t prefill, std::uint32_t decode, std::uint32_t stores) {
+    serve_options o;
+    o.model = path;
+    o.model_name = "tiny";
+    o.num_prefill = prefill;
+    o.num_decode = decode;
+    o.num_kv_store = stores;
+    o.single_process = true;
+    o.runner.num_threads = 1;
+    o.engine.num_kv_blocks = 128;
+    o.engine.max_num_batched_tokens = 128;
+    o.engine.max_prefill_chunk = 32;
+    o.store.memory_bytes = 8 << 20;
+    return o;
+  }
+  template <class Condition>
+  static bool eventually(Condition condition) {
+    const auto until = std::chrono::steady_clock::now() + milliseconds(20'000);
+    while (std::chrono::steady_clock::now() < until) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(milliseconds(20));
+    }
+    return false;
+  }
+  std::unique_ptr<serve_process> start(const serve_options& o) {
+    auto s = serve_process::start(o, model);
+    EXPECT_TRUE(s) << to_string(s.error());
+    if (!s) return nullptr;
+    const bool ready = eventually([&] {
+      std::uint32_t n = 0;
+      for (const auto& node : (*s)->service().status().nodes)
+        n += node.state == "ready" && node.role != "gateway";
+      return n == o.num_prefill + o.num_decode + o.num_kv_store;
+    });
+    EXPECT_TRUE(ready);
+    std::this_thread::sleep_for(milliseconds(600));  // nodes have heard of the store and connected
+    return std::move(*s);
+  }
+  static generation ask(std::uint64_t seed, std::size_t prompt_tokens, std::string salt = {}) {
+    generation g;
+    testing::test_random random{seed};
+    for (std::size_t i = 0; i < prompt_tokens; ++i)
+      g.prompt.push_back(static_cast<token_id>(3 + random.next() % 256));
+    g.sampling.temperature = 0;
+    g.sampling.seed = 42;
+    g.sampling.max_tokens = 8;
+    g.sampling.ignore_eos = true;
+    g.timeout = milliseconds(30'000);
+    g.cache_salt = std::move(salt);
+    return g;
+  }
+  static std::shared_ptr<sink> run(serve_process& s, const generation& g) {
+    auto to = std::make_shared<sink>();
+    s.service().submit(g, to);
+    EXPECT_TRUE(to->wait());
+    EXPECT_EQ(to->end->reason, engine::finish_reason::length) << to_string(to->end->failure);
+    return to;
+  }
+  static double metric(serve_process& s, const std::string& name) {
+    const std::string text = s.service().metrics_text(milliseconds(2000));
+    double sum = 0;
+    for (std::size_t at = 0; (at = text.find("\n" + name, at)) != std::string::npos; ++at) {
+      const auto end = text.find('\n', at + 1);
+      const std::string line = text.substr(at + 1, end - at - 1);
+      const char after = line[name.size()];
+      if (after == '{' || after == ' ' || name.back() == '}')
+        sum += std::strtod(line.c_str() + line.rfind(' ') + 1, nullptr);
+    }
+    return sum;
+  }
+  static bool stored(serve_process& s, double blocks) {
+    return eventually([&] { return metric(s, "troupe_store_stored_blocks_total") >= blocks; });
+  }
+
+  testing::temporary_directory dir;
+  std::filesystem::path path = dir / "tiny.gguf";
+  std::shared_ptr<const model::loaded_model> model;
+};
+
+TEST_F(kv_store_test, a_prompt_that_one_node_read_is_fetched_by_another) {
+  std::vector<token_id> expected;
+  {
+    auto alone = start(options(0, 1, 0));
+    ASSERT_TRUE(alone);
+    expected = run(*alone, ask(1, 200))->tokens;
+  }
+  auto s = start(options(0, 2, 1));
+  ASSERT_TRUE(s);
+  const auto first = run(*s, ask(1, 200));
+  EXPECT_EQ(first->tokens, expected);
+  EXPECT_EQ(first->end->usage.cached_tokens, 0u);
+  ASSERT_TRUE(stored(*s, 12));  // whole blocks of the prompt
+  bool fetched = false;
+  for (int i = 0; i < 4; ++i) {  // requests take turns between the decode nodes
+    const auto again = run(*s, ask(1, 200));
+    EXPECT_EQ(again->tokens, expected);
+    EXPECT_EQ(again->end->usage.cached_tokens, 192u);
+    fetched = fetched || again->end->trace.decode_node != first->end->trace.decode_node;
+  }
+  EXPECT_TRUE(fetched);
+  EXPECT_GE(metric(*s, "troupe_store_hit_tokens_total"), 192);
+  EXPECT_GE(metric(*s, "troupe_store_fetched_tokens_total"), 192);
+}
+
+TEST_F(kv_store_test, prefill_nodes_fetch_too_and_tokens_stay_the_same) {
+  std::vector<std::vector<token_id>> expected;
+  {
+    auto alone = start(options(0, 1, 0));
+    ASSERT_TRUE(alone);
+    for (std::uint64_t n = 0; n < 6; ++n)
+      expected.push_back(run(*alone, ask(n, 150 + 31 * n))->tokens);
+  }
+  auto s = start(options(2, 2, 2));
+  ASSERT_TRUE(s);
+  for (int round = 0; round < 3; ++round) {
+    for (std::uint64_t n = 0; n < 6; ++n)
+      EXPECT_EQ(run(*s, ask(n, 150 + 31 * n))->tokens, expected[n]) << "round " << round;
+    if (round == 0) ASSERT_TRUE(stored(*s, 40));
+  }
+}
+
+TEST_F(kv_store_test, another_salt_never_hits) {
+  auto s = start(options(0, 2, 1));
+  ASSERT_TRUE(s);
+  run(*s, ask(5, 200, "alice"));
+  ASSERT_TRUE(stored(*s, 12));
+  for (int i = 0; i < 3; ++i) {
+    const auto other = run(*s, ask(5, 200, "bob" + std::to_string(i)));
+    EXPECT_EQ(other->end->usage.cached_tokens, 0u);
+  }
+  EXPECT_EQ(metric(*s, "troupe_store_hit_tokens_total"), 0);
+}
+
+TEST_F(kv_store_test, a_small_store_stays_within_its_blocks) {
+  auto o = options(0, 1, 1);
+  o.engine.num_kv_blocks = 40;  // so that the node itself forgets
+  o.store.memory_bytes = 1 << 18;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  std::vector<std::vector<token_id>> first;
+  for (std::uint64_t n = 0; n < 12; ++n) first.push_back(run(*s, ask(100 + n, 300))->tokens);
+  for (std::uint64_t n = 0; n < 12; ++n) EXPECT_EQ(run(*s, ask(100 + n, 300))->tokens, first[n]);
+  double total = 0;
+  for (const auto& n : s->service().status().nodes)
+    if (n.role == "kv-store") total += n.blocks_total;
+  ASSERT_GT(total, 0);
+  EXPECT_LE(metric(*s, "troupe_store_blocks"), total);
+}
+
+TEST_F(kv_store_test, clear_forgets) {
+  auto s = start(options(0, 2, 1));
+  ASSERT_TRUE(s);
+  run(*s, ask(9, 200));
+  ASSERT_TRUE(stored(*s, 12));
+  EXPECT_GE(s->service().clear_stores(milliseconds(2000)), 12u);
+  EXPECT_EQ(s->service().clear_stores(milliseconds(2000)), 0u);
+}
+
+TEST_F(kv_store_test, what_is_on_the_disk_is_there_after_a_restart) {
+  auto o = options(0, 1, 1);
+  o.store.disk = dir / "kv";
+  o.store.disk_bytes = 64 << 20;
+  std::vector<token_id> expected;
+  {
+    auto s = start(o);
+    ASSERT_TRUE(s);
+    expected = run(*s, ask(3, 250))->tokens;
+    ASSERT_TRUE(eventually([&] {
+      return metric(*s,
+                    "troupe_store_blocks{node=\"kv-store-0\",role=\"kv-store\",tier=\"disk\"}") >=
+             15;
+    }));
+  }
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  const auto again = run(*s, ask(3, 250));
+  EXPECT_EQ(again->tokens, expected);
+  EXPECT_EQ(again->end->usage.cached_tokens, 240u);
+}
+
+TEST_F(kv_store_test, a_store_of_another_model_is_refused_with_both_identities) {
+  auto s = start(options(0, 1, 0));
+  ASSERT_TRUE(s);
+  const auto other = dir / "other.gguf";
+  testing::write_tiny_gguf(other, {.context = 512, .seed = 2});
+  node_options n;
+  n.role = "kv-store";
+  n.model = other;
+  n.model_name = "other";
+  n.store.memory_bytes = 1 << 20;
+  n.join_host = "127.0.0.1";
+  n.join_port = s->cluster_port();
+  auto node = node_process::start(n);
+  ASSERT_TRUE(node) << to_string(node.error());
+  ASSERT_TRUE(eventually([&] { return (*node)->failure().has_value(); }));
+  EXPECT_EQ((*node)->failure()->code, ec::identity_mismatch);
+  EXPECT_NE((*node)->failure()->detail.find("tiny"), std::string::npos);
+  EXPECT_NE((*node)->failure()->detail.find("other"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace troupe::actors
