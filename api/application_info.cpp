@@ -190,6 +190,19 @@ void application::cluster(call& c) {
   c.answer(std::move(response));
 }
 
+void application::clear_cache(call& c) {
+  auto self = c.shared_from_this();
+  const bool accepted = background_.run([this, self] {
+    ojson cleared;
+    cleared["cleared_blocks"] = service_.clear_stores(options_.metrics_timeout);
+    http_response response;
+    response.body = cleared.dump();
+    self->to->post(
+        [self, response = std::move(response)]() mutable { self->answer(std::move(response)); });
+  });
+  if (!accepted) c.fail(http_error(503, "The server is busy with metrics: try again."));
+}
+
 void application::drain_node(call& c) {
   struct wish {
     std::string node;

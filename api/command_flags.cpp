@@ -30,9 +30,10 @@ void add_log(CLI::App& a, log_options& log) {
 }
 
 void add_runner(CLI::App& a, gpu::runner_options& r) {
-  a.add_option("--device", r.device,
-               "auto, cpu, cuda or cuda:N; of a server several with commas, which its nodes take in "
-               "turn, prefill first")
+  a.add_option(
+       "--device", r.device,
+       "auto, cpu, cuda or cuda:N; of a server several with commas, which its nodes take in "
+       "turn, prefill first")
       ->group("Device");
   a.add_option("--gpu-memory-fraction", r.gpu_memory_fraction,
                "Of the GPU's memory, for a node's weights and KV (default: 0.9, divided among the "
@@ -117,6 +118,24 @@ void add_http(CLI::App& a, http_settings& h) {
       ->check(CLI::Range(1, 3600))
       ->group("HTTP");
   a.add_flag("!--no-ui", h.web_ui, "No web page at /")->group("HTTP");
+}
+
+void add_store(CLI::App& a, actors::store_settings& s, std::string& memory,
+               std::string& disk_size) {
+  a.add_option("--kv-store-memory", memory,
+               "Memory of a KV store, e.g. 4G (default: a fifth of what is free, at most 1G)")
+      ->group("KV store");
+  a.add_option("--kv-store-disk", s.disk,
+               "Directory for a KV store's file, which survives restarts (default: memory only)")
+      ->group("KV store");
+  a.add_option("--kv-store-disk-size", disk_size, "Largest size of that file (default: 8G)")
+      ->group("KV store");
+  a.add_option_function<std::uint64_t>(
+       "--kv-store-ttl-s",
+       [&s](const std::uint64_t& seconds) { s.ttl = std::chrono::seconds(seconds); },
+       "Blocks that nobody used for so long are forgotten; 0: only when room is needed")
+      ->check(CLI::Range(0, 1 << 30))
+      ->group("KV store");
 }
 
 void add_drain(CLI::App& a, std::uint32_t& seconds) {
@@ -216,6 +235,9 @@ void add_serve(builder& b) {
   serve->add_option("--decode", b.serve.decode, "Decode nodes to start")
       ->check(CLI::Range(0, 64))
       ->group("Cluster");
+  serve->add_option("--kv-store", b.serve.kv_store, "KV stores to start")
+      ->check(CLI::Range(0, 64))
+      ->group("Cluster");
   serve->add_flag("--single-process", b.serve.single_process, "All roles in this process")
       ->group("Cluster");
   add_network(*serve, b.serve.node, "Port at which nodes join; 0: any free one");
@@ -231,6 +253,7 @@ void add_serve(builder& b) {
       ->group("Overload");
   add_runner(*serve, b.serve.node.runner);
   add_engine(*serve, b.serve.node.engine, b.kv_memory[0]);
+  add_store(*serve, b.serve.node.store, b.store_memory[0], b.store_disk_size[0]);
   add_drain(*serve, b.serve.drain_timeout_s);
   add_log(*serve, b.serve.log);
 }
@@ -238,7 +261,7 @@ void add_serve(builder& b) {
 void add_node(builder& b) {
   auto* node = add_command(b.app, "node", "One role in this process, in the cluster of a server");
   add_model(*node, b.node.model, true);
-  node->add_option("--role", b.node.role, "prefill or decode")->group("Cluster");
+  node->add_option("--role", b.node.role, "prefill, decode or kv-store")->group("Cluster");
   node->add_option("--join", b.node.join, "HOST:PORT of the server's cluster port")
       ->group("Cluster");
   node->add_option("--name", b.node.name, "Name of this node (default: its role and process id)")
@@ -246,6 +269,7 @@ void add_node(builder& b) {
   add_network(*node, b.node.node, "Port of this node's actor; 0: any free one");
   add_runner(*node, b.node.node.runner);
   add_engine(*node, b.node.node.engine, b.kv_memory[1]);
+  add_store(*node, b.node.node.store, b.store_memory[1], b.store_disk_size[1]);
   add_drain(*node, b.node.drain_timeout_s);
   add_log(*node, b.node.log);
 }
@@ -271,6 +295,23 @@ void add_readers(builder& b) {
   tokenize->add_option("--model", b.tokenize.model.path,
                        "GGUF file (default: the model of deploy/get-model)");
   tokenize->add_flag("!--no-special", b.tokenize.special, "Without beginning and end tokens");
+
+  auto* cache = add_command(b.app, "cache", "The KV stores of a running server");
+  cache->require_subcommand(1);
+  const std::pair<const char*, const char*> actions[] = {
+      {"status", "What the stores keep, and how often it was of use"},
+      {"clear", "Forget everything that nobody reads at the moment"},
+      {"warm", "Have prompts read, so that their KV is in the stores"}};
+  for (std::size_t i = 0; i < std::size(actions); ++i) {
+    auto& c = b.cache[i];
+    c.action = actions[i].first;
+    auto* a = add_command(*cache, actions[i].first, actions[i].second);
+    add_url(*a, c.url, c.key, "Server to ask");
+    if (c.action == "status") a->add_flag("--json", c.json);
+    if (c.action != "warm") continue;
+    a->add_option("FILE", c.file, "One prompt a line")->required();
+    a->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+  }
 
   auto* status =
       add_command(b.app, "status", "Nodes, roles, queues and blocks of a running server");

@@ -74,6 +74,15 @@ result<void> finish(builder& b) {
     if (b.kv_memory[i].empty()) continue;
     TROUPE_TRY(engines[i]->kv_memory_bytes, parse_bytes(b.kv_memory[i], "--kv-memory"));
   }
+  actors::store_settings* stores[] = {&b.serve.node.store, &b.node.node.store};
+  for (int i = 0; i < 2; ++i) {
+    if (!b.store_memory[i].empty()) {
+      TROUPE_TRY(stores[i]->memory_bytes, parse_bytes(b.store_memory[i], "--kv-store-memory"));
+    }
+    if (!b.store_disk_size[i].empty()) {
+      TROUPE_TRY(stores[i]->disk_bytes, parse_bytes(b.store_disk_size[i], "--kv-store-disk-size"));
+    }
+  }
   return {};
 }
 
@@ -84,6 +93,9 @@ any_command take(builder& b, const CLI::App& a) {
     if (name == "engine") return std::move(b.bench_engine);
     return std::move(b.bench_kv);
   }
+  if (a.get_parent()->get_name() == "cache")
+    for (auto& c : b.cache)
+      if (c.action == name) return std::move(c);
   if (name == "serve") return std::move(b.serve);
   if (name == "node") return std::move(b.node);
   if (name == "launch") return std::move(b.launch);

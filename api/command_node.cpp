@@ -22,6 +22,7 @@ result<actors::node_options> options_of(const node_config& c) {
       c.model.served_names.empty() ? o.model.stem().string() : c.model.served_names.front();
   o.runner = c.node.runner;
   o.engine = c.node.engine;
+  o.store = c.node.store;
   o.network = c.node.network;
   o.join_host = target.first;
   o.join_port = target.second;

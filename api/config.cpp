@@ -121,6 +121,13 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   add("--max-model-len", e.max_model_len);
   add("--kv-blocks", e.num_kv_blocks);
   add("--kv-memory", e.kv_memory_bytes);
+  add("--kv-store-memory", s.store.memory_bytes);
+  add("--kv-store-disk-size", s.store.disk_bytes);
+  add("--kv-store-ttl-s", static_cast<std::uint64_t>(s.store.ttl.count()));
+  if (!s.store.disk.empty()) {
+    flags.emplace_back("--kv-store-disk");
+    flags.push_back(s.store.disk.string());
+  }
   if (s.runner.exact) flags.emplace_back("--exact");
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
   if (s.network.insecure) flags.emplace_back("--insecure-cluster");

@@ -28,6 +28,7 @@ struct model_choice {
 struct node_settings {
   gpu::runner_options runner;
   actors::engine_settings engine;
+  actors::store_settings store;
   actors::network_settings network;
   std::filesystem::path secret_file;
 };
@@ -49,7 +50,7 @@ struct serve_config {
   model_choice model;
   node_settings node;
   http_settings http;
-  std::uint32_t prefill = 1, decode = 1;
+  std::uint32_t prefill = 1, decode = 1, kv_store = 0;
   bool single_process = false;
   std::uint32_t max_queued = 1024, max_queue_wait_s = 30;
   std::uint32_t drain_timeout_s = 60;
@@ -104,6 +105,15 @@ struct status_config {
   bool json = false;
 };
 
+// `troupe cache status | clear | warm` of a server's KV stores.
+struct cache_config {
+  std::string action;
+  std::string url = "http://127.0.0.1:8000", key;
+  bool json = false;
+  std::filesystem::path file;  // of warm: one prompt a line
+  std::string model;           // of warm; empty: the first that the server lists
+};
+
 struct drain_config {
   std::string url = "http://127.0.0.1:8000", key;
   std::string node;  // empty with `all`
@@ -143,8 +153,8 @@ struct bench_kv_config {
 
 using any_command =
     std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
-                 tokenize_config, status_config, drain_config, version_config, bench_serve_config,
-                 bench_engine_config, bench_kv_config>;
+                 tokenize_config, status_config, cache_config, drain_config, version_config,
+                 bench_serve_config, bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);

@@ -112,6 +112,8 @@ serving_result<void> serving::start_cluster(const serve_config& config,
   options.model_name = opened.names.front();
   options.num_prefill = config.prefill;
   options.num_decode = config.decode;
+  options.num_kv_store = config.kv_store;
+  options.store = config.node.store;
   options.single_process = config.single_process;
   options.max_queued = config.max_queued;
   options.max_queue_wait = std::chrono::seconds(config.max_queue_wait_s);

@@ -6,7 +6,7 @@ from troupe_process import ROOT, Server, metric
 
 
 def test_names_catalogue_and_every_query():
-    with Server(prefill=1, decode=1) as server:
+    with Server("--kv-store", 1, prefill=1, decode=1) as server:
         done = subprocess.run([ROOT / "tests/checks/metrics", server.url], capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -1,0 +1,181 @@
+"""KV stores in processes of their own: what they save, and that losing, freezing or damaging one costs only speed."""
+
+import pathlib
+import resource
+import signal
+import threading
+import time
+
+import pytest
+from troupe_process import Server, metric, run, wait_until
+
+PROMPT = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 90
+
+
+def store_metric(server, name, **labels):
+    return metric(server.http.get("/metrics").text, f"troupe_store_{name}", **labels) or 0
+
+
+def wait_connected(server):
+    """Nodes look prompts up once they have heard of the store: a prompt of three blocks tells."""
+    def asked():
+        server.text(f"Is the store there at {time.monotonic()}? " * 8, max_tokens=1)
+        return store_metric(server, "queried_tokens_total") > 0
+    wait_until(asked, 15, "nodes ask the store")
+
+
+def wait_stored(server, blocks, tier="memory"):
+    wait_until(lambda: store_metric(server, "blocks", tier=tier) >= blocks, 20, f"{blocks} blocks are kept ({tier})")
+
+
+def usage(answer):
+    return answer["usage"]["prompt_tokens"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def restart_role(server, role):
+    """Kills a role's processes, so that their own caches are gone; the server starts them again."""
+    old = set(server.workers(role))
+    for pid in old:
+        server.kill(pid)
+    wait_until(lambda: set(server.workers(role)) - old and server.http.get("/ready").status_code == 200, 30, "restarted")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    return tmp_path / "kv"
+
+
+def test_a_node_that_starts_anew_fetches_what_others_computed():
+    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+        wait_connected(server)
+        first = server.complete(PROMPT, max_tokens=16)
+        tokens, cached = usage(first)
+        assert cached == 0
+        wait_stored(server, tokens // 16)
+        restart_role(server, "decode")
+        wait_connected(server)
+        again = server.complete(PROMPT, max_tokens=16)
+        assert again["choices"][0]["text"] == first["choices"][0]["text"]
+        assert usage(again)[1] >= (tokens - 1) // 16 * 16 - 16
+        assert store_metric(server, "fetched_tokens_total") > 0
+
+
+def test_killing_the_store_in_mid_run_changes_no_token():
+    with Server("--kv-store", 1, prefill=0, decode=2) as server:
+        wait_connected(server)
+        prompts = [f"{n}. {PROMPT[:1800]}" for n in range(6)]
+        expected = [server.text(prompt, max_tokens=12) for prompt in prompts]
+        wait_stored(server, 6 * 20)
+        got, stop = [], threading.Event()
+
+        def kill_again_and_again():
+            while not stop.wait(0.4):
+                for pid in server.workers("kv-store"):
+                    server.kill(pid)
+        killer = threading.Thread(target=kill_again_and_again)
+        killer.start()
+        try:
+            for _ in range(3):
+                got += [server.text(prompt, max_tokens=12) for prompt in prompts]
+        finally:
+            stop.set()
+            killer.join()
+        assert got == expected * 3
+
+
+def test_a_frozen_store_is_a_miss():
+    with Server("--kv-store", 1, prefill=0, decode=2) as server:
+        wait_connected(server)
+        expected = server.text(PROMPT, max_tokens=8)
+        began = time.monotonic()
+        server.text(f"Warm up. {PROMPT}", max_tokens=8)
+        normal = time.monotonic() - began
+        pid = server.workers("kv-store")[0]
+        server.kill(pid, signal.SIGSTOP)
+        try:
+            for n in range(3):
+                began = time.monotonic()
+                server.text(f"{n} frozen. {PROMPT}", max_tokens=8)
+                assert time.monotonic() - began < 2 * normal + 2
+            assert server.text(PROMPT, max_tokens=8) == expected
+        finally:
+            server.kill(pid, signal.SIGCONT)
+
+
+def test_after_a_restart_of_everything_the_disk_is_warm(disk):
+    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=1, decode=1) as server:
+        wait_connected(server)
+        first = server.complete(PROMPT, max_tokens=16)
+        tokens = usage(first)[0]
+        wait_stored(server, tokens // 16, tier="disk")
+    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=1, decode=1) as server:
+        wait_connected(server)
+        again = server.complete(PROMPT, max_tokens=16)
+        assert again["choices"][0]["text"] == first["choices"][0]["text"]
+        assert store_metric(server, "hit_tokens_total", tier="disk") >= tokens // 16 * 16 - 32
+        assert store_metric(server, "fetched_tokens_total") >= tokens // 16 * 16 - 32
+
+
+def test_a_damaged_file_costs_only_speed(disk):
+    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=0, decode=1) as server:
+        wait_connected(server)
+        first = server.complete(PROMPT, max_tokens=16)
+        wait_stored(server, usage(first)[0] // 16, tier="disk")
+    file = next(pathlib.Path(disk).glob("*.kv"))
+    with open(file, "r+b") as damaged:
+        for at in range(4096 + 5000, file.stat().st_size, 1_000_003):
+            damaged.seek(at)
+            damaged.write(b"damage" * 4)
+    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=0, decode=1) as server:
+        wait_connected(server)
+        assert server.text(PROMPT, max_tokens=16) == first["choices"][0]["text"]
+        assert store_metric(server, "disk_corrupt_blocks_total") > 0
+
+
+def test_a_full_disk_costs_only_speed(disk):
+    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=0, decode=1) as server:
+        wait_connected(server)
+        pid = server.workers("kv-store")[0]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        first = server.text(PROMPT, max_tokens=16)
+        wait_until(lambda: store_metric(server, "disk_write_failures_total") > 0, 10, "the disk refused")
+        wait_stored(server, 50)
+        assert server.text(PROMPT, max_tokens=16) == first
+        assert server.workers("kv-store") == [pid], "the store lives on, in memory"
+
+
+def test_another_salt_never_hits():
+    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+        wait_connected(server)
+        answer = server.complete(PROMPT, max_tokens=4, cache_salt="alice")
+        wait_stored(server, usage(answer)[0] // 16)
+        restart_role(server, "decode")
+        wait_connected(server)
+        assert usage(server.complete(PROMPT, max_tokens=4, cache_salt="bob"))[1] == 0
+        assert usage(server.complete(PROMPT, max_tokens=4, cache_salt="alice"))[1] > 0
+
+
+def test_cache_commands(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(f"{n}. {PROMPT[:900]}" for n in range(3)) + "\n")
+    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+        wait_connected(server)
+        warm = run("cache", "warm", prompts, "--url", server.url, timeout=120)
+        assert warm.returncode == 0 and warm.stdout.startswith("3 prompts"), warm.stdout + warm.stderr
+        wait_stored(server, 30)
+        status = run("cache", "status", "--url", server.url)
+        assert "kv-store-0" in status.stdout and "memory" in status.stdout, status.stdout + status.stderr
+        cleared = run("cache", "clear", "--url", server.url)
+        assert cleared.returncode == 0 and int(cleared.stdout.split()[0]) >= 30, cleared.stdout + cleared.stderr
+        wait_until(lambda: store_metric(server, "blocks", tier="memory") < 30, 5, "the blocks are gone")
+
+
+def test_two_stores_share_the_prompts():
+    with Server("--kv-store", 2, prefill=0, decode=1) as server:
+        wait_connected(server)
+        for n in range(12):
+            server.text(f"{n} {PROMPT[:700]}", max_tokens=1)
+        wait_stored(server, 80)
+        text = server.http.get("/metrics").text
+        shares = [metric(text, "troupe_store_stored_blocks_total", node=f"kv-store-{n}") for n in range(2)]
+        assert all(shares), shares
