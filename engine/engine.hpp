@@ -160,14 +160,14 @@ struct engine_stats {
   std::uint64_t steps = 0, prefill_tokens = 0, decode_tokens = 0, preemptions = 0;
   std::uint64_t prefix_queries = 0, prefix_hits = 0;  // in tokens
   std::uint64_t evictions = 0, leases_expired = 0;
-  std::uint64_t fence_failures = 0;      // pieces of pulls that did not arrive verified
+  std::uint64_t fence_failures = 0;  // pieces of pulls that did not arrive verified
   speculation_stats speculation;
   double prefill_tokens_per_second = 0;  // measured, smoothed
   double decode_step_seconds = 0;
 };
 
 struct step_report {
-  bool worked = false;  // a pass ran
+  bool worked = false;                              // a pass ran
   std::uint32_t prefill_rows = 0, decode_rows = 0;  // decode_rows without drafts
   std::uint32_t draft_rows = 0;
   events happened;

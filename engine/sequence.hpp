@@ -56,7 +56,7 @@ struct sequence {
   // -- state
   // ---------------------------------------------------------------------------------------------------------
   sequence_state state = sequence_state::waiting;
-  std::uint32_t rows = 0;  // of the step being planned
+  std::uint32_t rows = 0;        // of the step being planned
   std::vector<token_id> verify;  // of this step, with drafts: the last token, then they; else empty
   std::unique_ptr<drafts> guesses;  // where speculation is on
   time_point lease_end = time_point::max();

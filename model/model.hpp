@@ -48,7 +48,8 @@ struct loaded_model {
   std::shared_ptr<const metadata> meta;  // tokenizer and chat template are built from it
   std::shared_ptr<const void> mapping;   // keeps the bytes alive that the tensors view
   std::uint64_t file_bytes = 0;
-  std::string synthetic;  // not empty: no file and no weights, the device makes them (synthetic.hpp)
+  std::string
+      synthetic;  // not empty: no file and no weights, the device makes them (synthetic.hpp)
 };
 
 // Or what synthetic_path() gives.

@@ -160,7 +160,9 @@ TEST_F(kv_store_test, prefill_nodes_fetch_too_and_tokens_stay_the_same) {
   for (int round = 0; round < 3; ++round) {
     for (std::uint64_t n = 0; n < 6; ++n)
       EXPECT_EQ(run(*s, ask(n, 150 + 31 * n))->tokens, expected[n]) << "round " << round;
-    if (round == 0) ASSERT_TRUE(stored(*s, 40));
+    if (round == 0) {
+      ASSERT_TRUE(stored(*s, 40));
+    }
   }
 }
 

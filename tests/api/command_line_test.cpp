@@ -197,9 +197,9 @@ TEST(command_line, the_other_commands) {
 }
 
 TEST(command_line, children_are_told_what_their_parent_was) {
-  auto c = expect<serve_config>(
-      {"serve", "--threads", "3", "--kv-blocks", "64", "--max-prefill-chunk", "32",
-       "--no-prefix-caching", "--insecure-cluster", "--cluster-host", "10.0.0.1"});
+  auto c = expect<serve_config>({"serve", "--threads", "3", "--kv-blocks", "64",
+                                 "--max-prefill-chunk", "32", "--no-prefix-caching",
+                                 "--insecure-cluster", "--cluster-host", "10.0.0.1"});
   auto words = node_flags(c.node, c.log);
   words.insert(words.begin(), {"node", "m.gguf", "--role", "decode", "--join", "10.0.0.1:1"});
   auto n = expect<node_config>(words);
