@@ -40,8 +40,8 @@ result<void> validate(serve_config& c) {
 }
 
 result<void> validate(node_config& c) {
-  if (c.role != "prefill" && c.role != "decode")
-    return fail(ec::invalid_argument, "--role '" + c.role + "': use prefill or decode");
+  if (c.role != "prefill" && c.role != "decode" && c.role != "kv-store")
+    return fail(ec::invalid_argument, "--role '" + c.role + "': use prefill, decode or kv-store");
   if (c.join.empty())
     return fail(ec::invalid_argument,
                 "--join is missing: the HOST:PORT that `troupe serve` prints as its cluster port");
@@ -130,6 +130,8 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   }
   if (s.runner.exact) flags.emplace_back("--exact");
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
+  if (!e.speculation.enabled) flags.insert(flags.end(), {"--speculation", "off"});
+  add("--speculative-tokens", e.speculation.max_tokens);
   if (s.network.insecure) flags.emplace_back("--insecure-cluster");
   if (!s.secret_file.empty()) {
     flags.emplace_back("--cluster-secret-file");
