@@ -1,5 +1,6 @@
 #include "actors/block_puller.hpp"
 
+#include "base/mutation.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::actors {
@@ -100,7 +101,7 @@ void block_puller::finish(transport::pull_done&& d) {
                           : i < d.checksums.size()
                                 ? transport::verify(block(r.pieces[i].local), tag, d.checksums[i])
                                 : transport::verify(block(r.pieces[i].local), tag);
-      out.ok[i] = verified.has_value();
+      out.ok[i] = verified.has_value() || TROUPE_PLANTED(fence_off);
       if (!verified && out.failure.code == ec::none) out.failure = verified.error();
     }
   }

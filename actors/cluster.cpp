@@ -5,12 +5,10 @@
 #include <random>
 
 #include "actors/children.hpp"
-#include "actors/directory.hpp"
-#include "actors/gateway.hpp"
 #include "actors/gateway_service.hpp"
 #include "actors/node_runtime.hpp"
 #include "actors/placement.hpp"
-#include "actors/router.hpp"
+#include "actors/server_actors.hpp"
 #include "actors/system.hpp"
 #include "base/log.hpp"
 
@@ -80,15 +78,13 @@ void server::start_gateway(const serve_options& options, const model::loaded_mod
   membership_options m;
   m.expected_model = to_hex(model.digest);
   m.expected_model_text = "model " + options.model_name + " " + m.expected_model.substr(0, 12);
-  directory_ = system_.spawn(directory, m);
-  auto context = context_ = std::make_shared<gateway_context>();
-  context->directory = directory_;
-  context->neighbours = neighbours_;
-  context->connector = product_connector(system_);
-  context->metrics = std::make_shared<gateway_metrics>("gateway");
-  context->options.admission = {options.max_queued, options.max_queue_wait};
-  context->router = router_ = system_.spawn(router, context->metrics);
-  gateway_ = system_.spawn(gateway, context);
+  gateway_options g;
+  g.admission = {options.max_queued, options.max_queue_wait};
+  auto actors = spawn_server(system_, m, g, neighbours_, product_connector(system_));
+  directory_ = actors.directory;
+  router_ = actors.router;
+  gateway_ = actors.gateway;
+  context_ = actors.context;
   service_ = make_gateway_service(system_, gateway_);
 }
 

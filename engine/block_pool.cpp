@@ -2,6 +2,8 @@
 
 #include "base/result.hpp"
 
+#include "base/mutation.hpp"
+
 namespace troupe::engine {
 
 block_pool::block_pool(std::uint32_t num_blocks, prefix_index& index, block_sealer& sealer)
@@ -67,7 +69,7 @@ void block_pool::unref(block_id b) {
   block& x = blocks_[b];
   TROUPE_ASSERT(x.references > 0);
   if (--x.references > 0) return;
-  if (x.in_flight) {
+  if (x.in_flight && !TROUPE_PLANTED(quarantine_off)) {
     set_state(b, block_state::quarantined);
   } else if (index_.contains(b)) {
     set_state(b, block_state::cached);

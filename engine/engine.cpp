@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/mutation.hpp"
 #include "engine/engine_impl.hpp"
 
 namespace troupe::engine {
@@ -217,7 +218,7 @@ void engine_impl::finish(sequence& s, finish_reason reason, error failure) {
 void engine_impl::hold(sequence& s) {
   scheduler_.remove(&s);
   s.state = sequence_state::held;
-  s.lease_end = now_ + options_.lease;
+  s.lease_end = TROUPE_PLANTED(lease_off) ? time_point::max() : now_ + options_.lease;
   held_.push_back(&s);
   watch(s);
 }

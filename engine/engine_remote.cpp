@@ -1,6 +1,7 @@
 // Prompts whose KV a peer computes: reserve, pull, join; or compute here after all.
 #include <algorithm>
 
+#include "base/mutation.hpp"
 #include "engine/engine_impl.hpp"
 
 namespace troupe::engine {
@@ -44,8 +45,9 @@ pull_plan engine_impl::start_pull(request_id id, attempt try_number, std::uint32
     const block_id local = s->table[at];
     const std::uint32_t valid =
         std::min(kv_.block_tokens(), s->num_context - at * kv_.block_tokens());
-    if (pool.state(local) != block_state::pulling || pool.in_flight(local) ||
-        s->remote->arrived[at] || remote[i].valid_tokens != valid)
+    const bool again = pool.in_flight(local) || s->remote->arrived[at];
+    if (pool.state(local) != block_state::pulling || remote[i].valid_tokens != valid ||
+        (again && !TROUPE_PLANTED(dedup_off)))
       continue;
     pool.begin_pull(local);
     plan.pieces.push_back({remote[i].block, local, remote[i]});

@@ -51,6 +51,9 @@ class sim_network {
   // peer is silent: then only deadlines end their pulls). Its own fabric object ends its pulls and
   // stays quiet.
   virtual void kill(incarnation node, std::optional<std::chrono::nanoseconds> notice) = 0;
+  // A restarted process listens where the dead one did. Readers of the dead one find that out and lose it; they never
+  // read the new one's memory instead.
+  virtual void succeed(incarnation dead, incarnation next) = 0;
   // Neither serves nor makes progress until `until` (SIGSTOP).
   virtual void pause(incarnation node, time_point until) = 0;
   // Pulls of `reader` from `owner` make no progress while cut (one direction at a time).

@@ -1,5 +1,6 @@
 #include "transport/sim/network.hpp"
 
+#include "base/mutation.hpp"
 #include "transport/sim/node.hpp"
 
 namespace troupe::transport::sim {
@@ -56,6 +57,7 @@ node* network::find(incarnation id) {
 }
 
 std::optional<time_point> network::moves_at(incarnation reader, incarnation owner) const {
+  owner = listening(owner);
   if (!nodes_.contains(owner) || cuts_.contains({reader, owner})) return std::nullopt;
   auto sleep = paused_.find(owner);
   return sleep == paused_.end() ? now_ : sleep->second;
@@ -65,6 +67,26 @@ std::vector<std::span<const std::byte>> network::targets(incarnation reader) con
   auto entry = nodes_.find(reader);
   return entry == nodes_.end() ? std::vector<std::span<const std::byte>>{}
                                : entry->second->targets();
+}
+
+incarnation network::listening(incarnation id) const {
+  if (TROUPE_PLANTED(incarnation_off))
+    for (auto next = successors_.find(id); next != successors_.end(); next = successors_.find(id))
+      id = next->second;
+  return id;
+}
+
+void network::succeed(incarnation dead, incarnation next) {
+  successors_[dead] = next;
+  for (auto& [other, alive] : nodes_)
+    after({}, other, [this, other = other, dead] {
+      node* n = find(other);
+      if (n == nullptr) return;
+      if (TROUPE_PLANTED(incarnation_off))
+        n->link_restored(dead);
+      else
+        n->peer_died(dead);
+    });
 }
 
 void network::remove(incarnation id) {

@@ -36,6 +36,7 @@ class network final : public sim_network {
   std::optional<time_point> next_event_time() const override;
   void advance(time_point to) override;
   void kill(incarnation id, std::optional<std::chrono::nanoseconds> notice) override;
+  void succeed(incarnation dead, incarnation next) override;
   void pause(incarnation id, time_point until) override;
   void cut(incarnation reader, incarnation owner, bool is_cut) override;
   std::uint64_t events_delivered() const override { return delivered_; }
@@ -50,6 +51,8 @@ class network final : public sim_network {
   // nullopt: not until something changes (cut, or the owner is dead).
   std::optional<time_point> moves_at(incarnation reader, incarnation owner) const;
   node* find(incarnation id);  // nullptr: dead or never there
+  // Who is read when `id` is asked for: the same, unless a mutation takes a place for a start.
+  incarnation listening(incarnation id) const;
   void remove(incarnation id);
   void count_delivery() { ++delivered_; }
 
@@ -65,6 +68,7 @@ class network final : public sim_network {
   std::uint64_t sequence_ = 0, delivered_ = 0;
   std::map<std::pair<time_point, std::uint64_t>, pending> events_;
   std::map<incarnation, node*> nodes_;  // those alive
+  std::map<incarnation, incarnation> successors_;
   std::map<incarnation, time_point> paused_;
   std::set<std::pair<incarnation, incarnation>> cuts_;
 };

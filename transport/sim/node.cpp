@@ -181,7 +181,7 @@ void node::step(std::uint64_t serial) {
 }
 
 void node::copy_half(op& o, std::size_t half, bool is_late) {
-  node* owner = net_.find(o.request.peer);
+  node* owner = net_.find(net_.listening(o.request.peer));
   if (owner == nullptr) return;
   const piece& p = o.request.pieces[half / 2];
   std::uint64_t middle = p.bytes / 2;
