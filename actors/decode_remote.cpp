@@ -45,13 +45,14 @@ void decode_state::drop_peer(std::uint64_t start, const std::string& why) {
   auto p = peers.find(start);
   if (p == peers.end()) return;
   spdlog::warn("prefill node {} is lost: {}", p->second.info.name, why);
-  if (p->second.actor) peer_of.erase(p->second.actor.address());
-  peers.erase(p);
-  node->puller->disconnect(incarnation{start});
+  // Its requests first: where only the transport is lost, its actor hears the release and need not wait for the lease.
   std::vector<std::uint64_t> affected;
   for (auto& [id, e] : entries)
     if (e.remote && e.remote->peer == start) affected.push_back(id);
   for (auto id : affected) end_remote(id, true, why);
+  if (p->second.actor) peer_of.erase(p->second.actor.address());
+  peers.erase(p);
+  node->puller->disconnect(incarnation{start});
 }
 
 void decode_state::on_blocks(const blocks_ready& m) {
