@@ -15,6 +15,7 @@
 
 #include "actors/service.hpp"
 #include "base/result.hpp"
+#include "engine/speculation.hpp"
 #include "gpu/model_runner.hpp"
 #include "model/model.hpp"
 
@@ -31,6 +32,7 @@ struct engine_settings {
   std::chrono::milliseconds inter_token_target{50};
   std::chrono::milliseconds lease{30'000};
   bool prefix_caching = true;
+  engine::speculation_options speculation;
 };
 
 struct store_settings {            // of a KV store

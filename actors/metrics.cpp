@@ -133,6 +133,10 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
           counter("troupe_kv_leases_expired_total", "Leases that ended without a release")),
       checksum_failures_(
           counter("troupe_kv_checksum_failures_total", "Pulled blocks whose fence did not match")),
+      drafted_(counter("troupe_spec_drafted_tokens_total", "Guessed tokens that passes checked")),
+      accepted_(counter("troupe_spec_accepted_tokens_total", "Of them, those that were right")),
+      draft_length_(gauge("troupe_spec_draft_length",
+                          "Guesses of a sequence in a pass that carried any, mean of late")),
       leases_(gauge("troupe_kv_leases", "Requests whose blocks are held for a reader")),
       store_tokens_(counter("troupe_store_fetched_tokens_total",
                             "Prompt tokens whose KV came from a KV store")),
@@ -159,6 +163,10 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
   for (const char* state : {"running", "waiting", "waiting_remote", "held"})
     requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state",
                               {{"state", state}});
+  for (const char* choice : {"drafted", "declined", "unguessed"})
+    speculation_[choice] =
+        &counter("troupe_spec_decodes_total",
+                 "Decodes of a sequence in a pass, by what was guessed", {{"choice", choice}});
   for (auto p : all_paths) {
     const prometheus::Labels labels{{"path", std::string(transport::to_string(p))}};
     pull_seconds_[p] = &histogram("troupe_kv_transfer_duration_seconds",
@@ -176,7 +184,7 @@ void node_metrics::on_step(const engine::step_report& report, double seconds) {
                       : report.decode_rows == 0 ? "prefill"
                                                 : "mixed";
   step_seconds_.at(phase)->Observe(seconds);
-  batch_rows_.Observe(report.prefill_rows + report.decode_rows);
+  batch_rows_.Observe(report.prefill_rows + report.decode_rows + report.draft_rows);
 }
 
 void node_metrics::on_pull(const pull_outcome& outcome) {
@@ -213,6 +221,16 @@ void node_metrics::update(const engine::engine_stats& now) {
   advance(prefix_queries_, last_.prefix_queries, now.prefix_queries);
   advance(prefix_hits_, last_.prefix_hits, now.prefix_hits);
   advance(leases_expired_, last_.leases_expired, now.leases_expired);
+  const auto &before = last_.speculation, &spec = now.speculation;
+  advance(drafted_, before.drafted, spec.drafted);
+  advance(accepted_, before.accepted, spec.accepted);
+  advance(*speculation_.at("drafted"), before.speculated, spec.speculated);
+  advance(*speculation_.at("declined"), before.declined, spec.declined);
+  advance(*speculation_.at("unguessed"), before.unguessed, spec.unguessed);
+  draft_length_.Set(spec.speculated > before.speculated
+                        ? static_cast<double>(spec.drafted - before.drafted) /
+                              static_cast<double>(spec.speculated - before.speculated)
+                        : 0);
   last_ = now;
   blocks_.at("free")->Set(now.blocks_free);
   blocks_.at("cached")->Set(now.blocks_cached);

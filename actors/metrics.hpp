@@ -70,6 +70,9 @@ class node_metrics : public process_metrics {
   std::map<std::string, prometheus::Gauge*> requests_;
   prometheus::Counter &prefill_tokens_, &decode_tokens_, &preemptions_, &evictions_,
       &prefix_queries_, &prefix_hits_, &leases_expired_, &checksum_failures_;
+  prometheus::Counter &drafted_, &accepted_;
+  prometheus::Gauge& draft_length_;
+  std::map<std::string, prometheus::Counter*> speculation_;
   prometheus::Gauge& leases_;
   std::map<transport::path, prometheus::Histogram*> pull_seconds_;
   std::map<transport::path, prometheus::Counter*> pull_bytes_;

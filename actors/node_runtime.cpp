@@ -150,6 +150,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.inter_token_target = options.engine.inter_token_target;
   e.lease = options.engine.lease;
   e.prefix_caching = options.engine.prefix_caching;
+  e.speculation = options.engine.speculation;
   e.end_of_generation = tokenizer->end_of_generation();
   e.kv_identity = kv_identity_;
   e.owner_incarnation = info.start;

@@ -4,6 +4,7 @@
 #include "api/commands.hpp"
 #include "api/engine_bench.hpp"
 #include "api/serving.hpp"
+#include "api/speculation_bench.hpp"
 #include "model/inspect.hpp"
 
 namespace troupe::api {
@@ -27,6 +28,40 @@ std::string text(const char* pattern, double value) {
   return out;
 }
 
+// Rows: a workload, decoded plain and with guesses.
+int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
+                        const model::loaded_model& m) {
+  std::vector<std::uint32_t> parallel{1};
+  for (auto p : c.parallel)
+    if (p > 1) parallel.push_back(p);
+  auto speeds = bench_speculation(runner, m, {}, c.generate.empty() ? 128 : c.generate.front(),
+                                  parallel, c.repetitions, c.runner.num_threads == 1);
+  if (!speeds) return complain(speeds.error(), exit_device);
+  if (c.output == "json") {
+    auto all = nlohmann::ordered_json::array();
+    for (const auto& s : *speeds)
+      all.push_back({{"workload", s.workload},
+                     {"parallel", s.parallel},
+                     {"plain_ts", s.plain},
+                     {"speculative_ts", s.speculative},
+                     {"ratio", s.speculative / s.plain},
+                     {"drafted_per_token", s.drafted},
+                     {"accepted_per_token", s.accepted},
+                     {"answers", s.answers},
+                     {"equal", s.equal}});
+    std::printf("%s\n", all.dump(2).c_str());
+    return exit_clean;
+  }
+  std::printf(
+      "| workload | sequences | plain t/s | speculative t/s | ratio | drafted | accepted | equal "
+      "answers |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+  for (const auto& s : *speeds)
+    std::printf("| %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %u/%u |\n", s.workload.c_str(),
+                s.parallel, s.plain, s.speculative, s.speculative / s.plain, s.drafted, s.accepted,
+                s.equal, s.answers);
+  return exit_clean;
+}
+
 }  // namespace
 
 int run_command(const bench_engine_config& c) {
@@ -42,6 +77,7 @@ int run_command(const bench_engine_config& c) {
   options.max_batch_tokens = 512;
   auto runner = gpu::make_runner(*loaded, options);
   if (!runner) return complain(runner.error(), exit_device);
+  if (c.speculation) return compare_speculation(c, **runner, **loaded);
   auto speeds = bench_engine(**runner, (*loaded)->config, tests_of(c), c.repetitions,
                              options.max_batch_tokens);
   if (!speeds) return complain(speeds.error(), exit_device);

@@ -81,6 +81,16 @@ void add_engine(CLI::App& a, actors::engine_settings& e, std::string& kv_memory)
       ->group("Engine");
   a.add_option("--lease-ms", e.lease, "How long a prefill node holds blocks for their reader")
       ->group("Engine");
+  a.add_option_function<std::string>(
+       "--speculation", [&e](const std::string& how) { e.speculation.enabled = how != "off"; },
+       "Guess tokens from prompt and output, check several in a pass: same text, sooner")
+      ->check(CLI::IsMember({"ngram", "off"}))
+      ->default_str("ngram")
+      ->group("Engine");
+  a.add_option("--speculative-tokens", e.speculation.max_tokens,
+               "Guesses of one sequence in a pass at most; how many pay is measured")
+      ->check(CLI::Range(1, 64))
+      ->group("Engine");
   a.add_flag("!--no-prefix-caching", e.prefix_caching, "Compute every prompt anew")
       ->group("Engine");
 }
@@ -215,6 +225,9 @@ void add_bench(builder& b) {
       ->delimiter(',');
   e->add_option("-n,--n-gen", g.generate, "Tokens to generate one by one")->delimiter(',');
   e->add_option("--parallel", g.parallel, "Sequences decoded together; 0: skip")->delimiter(',');
+  e->add_flag("--speculation", g.speculation,
+              "Compare decoding plain and with guesses on built-in texts, -n tokens at most; with "
+              "--threads 1 by CPU time");
   e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
   e->add_option("-o,--output", g.output, "md or json")->check(CLI::IsMember({"md", "json"}));
 

@@ -130,6 +130,8 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   }
   if (s.runner.exact) flags.emplace_back("--exact");
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
+  if (!e.speculation.enabled) flags.insert(flags.end(), {"--speculation", "off"});
+  add("--speculative-tokens", e.speculation.max_tokens);
   if (s.network.insecure) flags.emplace_back("--insecure-cluster");
   if (!s.secret_file.empty()) {
     flags.emplace_back("--cluster-secret-file");

@@ -142,6 +142,7 @@ struct bench_engine_config {
   model_choice model;
   gpu::runner_options runner;
   std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16};
+  bool speculation = false;
   std::uint32_t repetitions = 5;
   std::string output = "md";  // md, json
 };

@@ -6,6 +6,7 @@
 namespace troupe::engine {
 
 struct speculation_options {
+  bool enabled = true;
   bool from_text = true;         // n-gram guesses; off: only what is offered
   std::uint32_t max_tokens = 8;  // of one sequence in one pass; 0: no speculation
   bool always = false;           // regardless of cost: for tests and measurements

@@ -27,7 +27,7 @@ class speculator {
  public:
   speculator(const speculation_options& options, kv_cache& kv) : options_(options), kv_(kv) {}
 
-  bool enabled() const { return options_.max_tokens > 0; }
+  bool enabled() const { return options_.enabled && options_.max_tokens > 0; }
   // Adds drafts to the decodes of a pass: their `verify` and `rows`. At most `room` rows.
   void plan(const std::vector<sequence*>& planned, const step_time_model& times,
             std::uint32_t room);

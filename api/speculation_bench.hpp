@@ -1,0 +1,33 @@
+// What speculation brings: texts that repeat themselves (edits, summaries, code repairs), prose, and random text, each
+// decoded plain and with drafts in turn, by the same runner, and their tokens compared. One thread.
+//
+// With a device of one thread, its CPU time counts instead of the wall clock: other programs on the machine disturb less.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.hpp"
+#include "engine/speculation.hpp"
+#include "gpu/model_runner.hpp"
+#include "model/model.hpp"
+
+namespace troupe::api {
+
+struct speculation_speed {
+  std::string workload;
+  std::uint32_t parallel = 1;            // sequences decoded together
+  double plain = 0, speculative = 0;     // tokens a second of decoding, medians
+  double drafted = 0, accepted = 0;      // tokens a token generated
+  std::uint32_t answers = 0, equal = 0;  // of one repetition, and how many are the plain ones
+};
+
+// Answers of `tokens` tokens at most; each workload `repetitions` times plain and with drafts.
+result<std::vector<speculation_speed>> bench_speculation(
+    gpu::model_runner& runner, const model::loaded_model& model,
+    const engine::speculation_options& speculation, std::uint32_t tokens,
+    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time);
+
+}  // namespace troupe::api
