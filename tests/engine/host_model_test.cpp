@@ -136,6 +136,35 @@ TEST_F(host_model, answers_do_not_depend_on_chunks_batches_caches_or_preemption)
   EXPECT_GT(s.engine->stats().prefix_hits, 300u);
 }
 
+// Texts that repeat themselves, so that there are guesses, right and wrong ones; half of them sampled.
+// TROUPE_SPECULATION_PROMPTS=200 soaks.
+TEST_F(host_model, speculation_changes_no_answer) {
+  const char* wanted = std::getenv("TROUPE_SPECULATION_PROMPTS");
+  const std::uint64_t prompts = wanted ? std::strtoull(wanted, nullptr, 10) : 8;
+  auto plain = serve([](engine_options& o) { o.speculation.enabled = false; });
+  auto speculative = serve([](engine_options& o) { o.speculation.always = true; });
+  for (std::uint64_t id = 1; id <= prompts && !HasFailure(); id += 4) {
+    std::vector<generation_request> requests;
+    for (std::uint64_t k = id; k < id + 4; ++k) {
+      auto r = prompt(k, 12);
+      const std::vector<token_id> once = r.prompt;
+      for (int i = 0; i < 3; ++i) r.prompt.insert(r.prompt.end(), once.begin(), once.end());
+      r.sampling.max_tokens = 48;
+      if (k % 4 == 0) r.sampling.repetition_penalty = 1.05f;
+      requests.push_back(std::move(r));
+    }
+    const auto expected = run(plain, requests);
+    const auto got = run(speculative, requests);
+    for (const auto& r : requests) {
+      SCOPED_TRACE("request " + std::to_string(raw(r.id)));
+      expect_equal(got.at(r.id), expected.at(r.id));
+    }
+  }
+  const auto s = speculative.engine->stats().speculation;
+  EXPECT_GT(s.accepted, 10 * prompts);
+  EXPECT_GT(s.drafted - s.accepted, 2 * prompts);
+}
+
 TEST_F(host_model, knows_the_capital_of_france) {
   auto tokenizer = model::tokenizer::make(*model_);
   ASSERT_TRUE(tokenizer) << to_string(tokenizer.error());
