@@ -20,8 +20,8 @@ bool planted(kind k) {
 
 namespace troupe::simulation {
 
-std::uint64_t noticed_after(mutation::kind k, std::uint64_t first, std::uint64_t count,
-                            std::string& how) {
+std::uint64_t noticed_after(mutation::kind k, scenario_maker make, std::uint64_t first,
+                            std::uint64_t count, std::string& how) {
   // In a child: a broken invariant of the product itself ends the process, and that is noticing too.
   const auto seed = first;
   {
@@ -34,7 +34,7 @@ std::uint64_t noticed_after(mutation::kind k, std::uint64_t first, std::uint64_t
       mutation::planted_now = k;
       for (auto s = seed; s < first + count; ++s) {
         if (write(ends[1], &s, sizeof s) != sizeof s) _exit(3);
-        const auto out = run(make_scenario(s, true, emphasis::pulls));
+        const auto out = run(make(s));
         if (out.violation.empty()) continue;
         if (write(ends[1], out.violation.data(), out.violation.size()) < 0) _exit(3);
         _exit(1);

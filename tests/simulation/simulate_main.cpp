@@ -15,11 +15,12 @@ using namespace troupe::simulation;
 struct settings {
   std::uint64_t first = 1, count = 1000, seed = 0;
   double minutes = 0;
-  bool trace = false, calm = false, keep_going = false;
+  bool trace = false, calm = false, keep_going = false, pulls = false;
+  emphasis on() const { return pulls ? emphasis::pulls : emphasis::by_seed; }
 };
 
 int show_one(const settings& c) {
-  const auto s = make_scenario(c.seed, !c.calm);
+  const auto s = make_scenario(c.seed, !c.calm, c.on());
   const auto out = run(s, {c.trace});
   for (const auto& line : out.lines) std::puts(line.c_str());
   std::printf("%shash %016llx, %llu events: %s\n", describe(s).c_str(),
@@ -37,7 +38,7 @@ int soak(const settings& c) {
   double told = 0;
   for (auto seed = c.first; seed < c.first + c.count; ++seed) {
     if (c.minutes > 0 && seconds() > c.minutes * 60) break;
-    const auto s = make_scenario(seed, !c.calm);
+    const auto s = make_scenario(seed, !c.calm, c.on());
     const auto out = run(s);
     sum.add(s, out);
     if (!out.violation.empty()) {
@@ -70,6 +71,7 @@ int main(int argc, char** argv) {
   app.add_option("--seed", c.seed, "Only this one");
   app.add_flag("--trace", c.trace, "With --seed: tell everything that happens");
   app.add_flag("--calm", c.calm, "Without faults");
+  app.add_flag("--pulls", c.pulls, "Dwell on pulls and prefill nodes, as the mutation tests do");
   app.add_flag("--keep-going", c.keep_going, "List violations instead of stopping at the first");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_level(spdlog::level::off);

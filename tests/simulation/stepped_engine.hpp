@@ -15,6 +15,7 @@ struct driver_context {
   std::function<void(time_point, std::function<void()>)>
       at;                        // of the process: waits while it is stopped
   std::function<void()> turned;  // after every turn: invariants
+  std::function<void(const engine::step_report&)> told;  // what a turn brought about, for the trace
   random* chance = nullptr;
 };
 
@@ -48,7 +49,7 @@ class stepped_engine final : public actors::engine_driver {
     context_.at(t, [this, alive = alive_, t] {
       if (!*alive || scheduled_ != t) return;
       scheduled_.reset();
-      run_turn();
+      if (!busy_) run_turn();  // else what was posted meanwhile is found at the end of this turn
     });
   }
 
@@ -59,6 +60,7 @@ class stepped_engine final : public actors::engine_driver {
       *alive_ = false;
       return;
     }
+    context_.told(*report);
     busy_ = true;
     const auto took = cost(*report);
     auto shared = std::make_shared<engine::step_report>(std::move(*report));

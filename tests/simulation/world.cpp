@@ -126,6 +126,24 @@ actors::node_platform world::platform_of(node& n) {
       trace_.mark(events_.now(), 3, n.index);
       check_node(n);
     };
+    c.told = [this, &n](const engine::step_report& r) {
+      if (!r.worked && r.happened.empty()) return;
+      trace_.say(events_.now(), [&] {
+        std::string text = scenario_.process_name(n.index) + " computes " +
+                           std::to_string(r.prefill_rows) + "+" + std::to_string(r.decode_rows) +
+                           " rows:";
+        for (const auto& t : r.happened.tokens)
+          for (const auto& token : t.tokens)
+            text += " token " + std::to_string(token.index) + " of " + std::to_string(raw(t.id));
+        for (const auto& b : r.happened.blocks_ready)
+          text += " blocks " + std::to_string(b.first_block) + "+" +
+                  std::to_string(b.blocks.size()) + " of " + std::to_string(raw(b.id));
+        for (const auto& f : r.happened.finished)
+          text += " end of " + std::to_string(raw(f.id)) + " (" +
+                  std::string(engine::to_string(f.reason)) + ")";
+        return text;
+      });
+    };
     c.chance = &chance_;
     auto driver = std::make_unique<stepped_engine>(std::move(e), std::move(h), std::move(c));
     driver->hiccup = [this, &n] {
