@@ -64,8 +64,10 @@ class device_memory {
   // Starts a batch. Accepted: exactly one `done`, after which nothing writes into its `to` any more. Else no `done`;
   // ec::queue_full: as many batches are under way as can be, try again after one ended.
   virtual result<void> copy(device_batch batch) = 0;
-  // Ends batches of a device that is lost, which tells nobody by itself.
+  // Ends batches of a device that is lost, which tells nobody by itself; and those that `polled` counts, once over.
   virtual void poll() = 0;
+  // Batches under way whose end only poll() tells: whoever waits for them keeps asking.
+  virtual std::size_t polled() const { return 0; }
 
   // Whatever the device does after this call, in a pass or in a batch, finds these blocks' fences invalid.
   virtual result<void> invalidate(std::span<const std::span<std::byte>> blocks) = 0;

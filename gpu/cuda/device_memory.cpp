@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -17,6 +19,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 using transport::device_batch;
+using transport::device_copy;
 using transport::device_done;
 using transport::fence_image;
 
@@ -31,6 +34,9 @@ process_memory& of_this_process() {
   static process_memory all;
   return all;
 }
+
+// Each look takes a lock of the driver's, which launches of the forward pass take too.
+constexpr std::chrono::microseconds poll_pause{4};
 
 // What share() gives and open() takes.
 struct shared_form {
@@ -47,15 +53,17 @@ struct lane {
   cudaStream_t stream = nullptr;
   cudaEvent_t ended = nullptr;
   pinned_buffer<block_sum> sums;
+  copy_scratch scratch;
   std::size_t summed = 0;
   std::function<void(device_done&&)> done;
 };
 
 class gpu_memory_impl final : public gpu_memory {
  public:
-  explicit gpu_memory_impl(device_info device) : device_(std::move(device)) {}
+  gpu_memory_impl(device_info device, const device_memory_options& options)
+      : device_(std::move(device)), options_(options) {}
   ~gpu_memory_impl() override;
-  result<void> start(const device_memory_options& options);
+  result<void> start();
 
   std::string description() const override { return "cuda:" + std::to_string(device_.index); }
   std::size_t max_copies() const override { return max_summed_blocks; }
@@ -66,6 +74,7 @@ class gpu_memory_impl final : public gpu_memory {
   void free_pinned(std::span<std::byte> memory) override;
   result<void> copy(device_batch batch) override;
   void poll() override;
+  std::size_t polled() const override;
   result<void> invalidate(std::span<const std::span<std::byte>> blocks) override;
   result<void> seal(std::span<const transport::seal_order> orders) override;
   result<std::span<std::byte>> allocate(std::size_t bytes, const char* purpose) override;
@@ -74,11 +83,16 @@ class gpu_memory_impl final : public gpu_memory {
  private:
   result<void> use() const { return checked(cudaSetDevice(device_.index), "choosing the GPU"); }
   result<void> enqueue(lane& l, const device_batch& batch);
+  result<void> enqueue_engines(lane& l, std::span<const device_copy> copies);
+  result<void> enqueue_kernels(lane& l, std::span<const device_copy> copies, bool checksum);
+  result<void> enqueue_sums(lane& l, std::span<const device_copy> copies);
+  bool suits_kernel(const device_batch& batch) const;
   static void tell(lane& l, result<void> outcome);
   static void CUDART_CB on_ended(void* of) { tell(*static_cast<lane*>(of), {}); }
   result<const std::byte*> open_own(const shared_form& form);
 
   const device_info device_;
+  const device_memory_options options_;
   std::array<char, 16> uuid_{};
   std::vector<std::unique_ptr<lane>> lanes_;
   cudaStream_t fences_ = nullptr;
@@ -86,11 +100,13 @@ class gpu_memory_impl final : public gpu_memory {
   std::vector<owned_memory> owned_;
   std::map<const std::byte*, owned_memory> opened_own_;  // keeps it while it is read
   std::vector<const std::byte*> opened_;                 // by IPC
+  std::vector<std::span<std::byte>> pinned_;
+  std::chrono::steady_clock::time_point last_poll_;
   std::vector<std::byte*> marks_;
   std::vector<block_seal> seals_;
 };
 
-result<void> gpu_memory_impl::start(const device_memory_options& options) {
+result<void> gpu_memory_impl::start() {
   TROUPE_CHECK(use());
   cudaDeviceProp properties{};
   TROUPE_CHECK(
@@ -105,12 +121,13 @@ result<void> gpu_memory_impl::start(const device_memory_options& options) {
                        "making a stream"));
   TROUPE_CHECK(make_event(invalidated_));
   TROUPE_CHECK(make_event(sealed_));
-  for (unsigned i = 0; i < options.lanes; ++i) {
+  for (unsigned i = 0; i < options_.lanes; ++i) {
     lane& l = *lanes_.emplace_back(std::make_unique<lane>());
     TROUPE_CHECK(checked(cudaStreamCreateWithPriority(&l.stream, cudaStreamNonBlocking, low),
                          "making a stream"));
     TROUPE_CHECK(make_event(l.ended));
     TROUPE_TRY(l.sums, pinned_buffer<block_sum>::make(max_summed_blocks, "sums of blocks"));
+    TROUPE_TRY(l.scratch, copy_scratch::make());
   }
   return {};
 }
@@ -118,7 +135,8 @@ result<void> gpu_memory_impl::start(const device_memory_options& options) {
 gpu_memory_impl::~gpu_memory_impl() {
   cudaSetDevice(device_.index);
   for (auto& l : lanes_) {
-    if (l->stream != nullptr) cudaStreamSynchronize(l->stream);
+    const auto code = l->stream == nullptr ? cudaSuccess : cudaStreamSynchronize(l->stream);
+    if (options_.polled) tell(*l, checked(code, "copying KV blocks"));
     if (l->stream != nullptr) cudaStreamDestroy(l->stream);
     if (l->ended != nullptr) cudaEventDestroy(l->ended);
   }
@@ -212,10 +230,11 @@ result<std::span<std::byte>> gpu_memory_impl::allocate_pinned(std::size_t bytes)
   void* memory = nullptr;
   TROUPE_CHECK(checked(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable),
                        "pinning " + std::to_string(bytes >> 20) + " MiB for staging"));
-  return std::span<std::byte>(static_cast<std::byte*>(memory), bytes);
+  return pinned_.emplace_back(static_cast<std::byte*>(memory), bytes);
 }
 
 void gpu_memory_impl::free_pinned(std::span<std::byte> memory) {
+  std::erase_if(pinned_, [&](auto m) { return m.data() == memory.data(); });
   cudaFreeHost(memory.data());
 }
 
@@ -243,23 +262,98 @@ result<void> gpu_memory_impl::copy(device_batch batch) {
   return begun;
 }
 
+// Whole blocks of one size between devices.
+bool gpu_memory_impl::suits_kernel(const device_batch& batch) const {
+  if (options_.way != copy_way::kernel && options_.way != copy_way::fused) return false;
+  const auto is_pinned = [&](const std::byte* p) {
+    return std::any_of(pinned_.begin(), pinned_.end(),
+                       [&](auto m) { return p >= m.data() && p < m.data() + m.size(); });
+  };
+  return std::all_of(batch.copies.begin(), batch.copies.end(), [&](const device_copy& c) {
+    const auto places =
+        reinterpret_cast<std::uintptr_t>(c.to) | c.bytes | reinterpret_cast<std::uintptr_t>(c.from);
+    return c.bytes == batch.copies[0].bytes && places % 16 == 0 && !is_pinned(c.to) &&
+           !is_pinned(c.from);
+  });
+}
+
 result<void> gpu_memory_impl::enqueue(lane& l, const device_batch& batch) {
   TROUPE_CHECK(wait_for_fences(l.stream));
-  for (const auto& c : batch.copies)
-    TROUPE_CHECK(checked(cudaMemcpyAsync(c.to, c.from, c.bytes, cudaMemcpyDefault, l.stream),
-                         "copying a KV block"));
-  if (batch.checksum) {
-    std::array<const std::byte*, max_summed_blocks> blocks;
-    for (std::size_t i = 0; i < batch.copies.size(); ++i) {
-      TROUPE_ASSERT(batch.copies[i].bytes == batch.copies[0].bytes);
-      blocks[i] = batch.copies[i].to;
-    }
-    TROUPE_CHECK(sum_blocks({blocks.data(), batch.copies.size()},
-                            batch.copies[0].bytes - transport::fence_bytes, l.sums.data(),
-                            l.stream));
+  if (suits_kernel(batch)) {
+    TROUPE_CHECK(enqueue_kernels(l, batch.copies, batch.checksum));
+  } else {
+    TROUPE_CHECK(enqueue_engines(l, batch.copies));
+    if (batch.checksum) TROUPE_CHECK(enqueue_sums(l, batch.copies));
   }
   TROUPE_CHECK(checked(cudaEventRecord(l.ended, l.stream), "copying KV blocks"));
+  if (options_.polled) return {};
   return checked(cudaLaunchHostFunc(l.stream, on_ended, &l), "copying KV blocks");
+}
+
+result<void> gpu_memory_impl::enqueue_engines(lane& l, std::span<const device_copy> copies) {
+  std::array<void*, max_summed_blocks> to;
+  std::array<const void*, max_summed_blocks> from;
+  std::array<std::size_t, max_summed_blocks> bytes;
+  std::size_t runs = 0;
+  for (const auto& c : copies) {
+    if (options_.way != copy_way::plain && runs > 0 &&
+        static_cast<std::byte*>(to[runs - 1]) + bytes[runs - 1] == c.to &&
+        static_cast<const std::byte*>(from[runs - 1]) + bytes[runs - 1] == c.from) {
+      bytes[runs - 1] += c.bytes;
+      continue;
+    }
+    to[runs] = c.to;
+    from[runs] = c.from;
+    bytes[runs++] = c.bytes;
+  }
+  if (options_.way == copy_way::batched && runs > 1) {
+    cudaMemcpyAttributes attributes{};
+    attributes.srcAccessOrder = cudaMemcpySrcAccessOrderStream;
+    std::size_t first = 0;
+    return checked(cudaMemcpyBatchAsync(to.data(), from.data(), bytes.data(), runs, &attributes,
+                                        &first, 1, l.stream),
+                   "copying KV blocks");
+  }
+  for (std::size_t i = 0; i < runs; ++i)
+    TROUPE_CHECK(checked(cudaMemcpyAsync(to[i], from[i], bytes[i], cudaMemcpyDefault, l.stream),
+                         "copying a KV block"));
+  return {};
+}
+
+result<void> gpu_memory_impl::enqueue_kernels(lane& l, std::span<const device_copy> copies,
+                                              bool checksum) {
+  std::array<block_copy, max_summed_blocks> blocks;
+  for (std::size_t i = 0; i < copies.size(); ++i) blocks[i] = {copies[i].to, copies[i].from};
+  const std::span all(blocks.data(), copies.size());
+  const std::size_t bytes = copies[0].bytes, most = l.scratch.blocks_at_once(bytes);
+  if (!checksum || options_.way == copy_way::kernel || most == 0) {
+    TROUPE_CHECK(copy_blocks(all, bytes, options_.grid, l.stream));
+    return checksum ? enqueue_sums(l, copies) : result<void>{};
+  }
+  for (std::size_t first = 0; first < all.size(); first += most)
+    TROUPE_CHECK(copy_and_sum_blocks(all.subspan(first, std::min(most, all.size() - first)), bytes,
+                                     options_.grid, l.scratch, l.sums.data() + first, l.stream));
+  return {};
+}
+
+// Of blocks that earlier work of the stream brings.
+result<void> gpu_memory_impl::enqueue_sums(lane& l, std::span<const device_copy> copies) {
+  const std::size_t bytes = copies[0].bytes, most = l.scratch.blocks_at_once(bytes);
+  std::array<const std::byte*, max_summed_blocks> places;
+  std::array<block_copy, max_summed_blocks> blocks;
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    TROUPE_ASSERT(copies[i].bytes == bytes);
+    places[i] = copies[i].to;
+    blocks[i] = {copies[i].to, nullptr};
+  }
+  if (options_.way == copy_way::plain || most == 0)
+    return sum_blocks({places.data(), copies.size()}, bytes - transport::fence_bytes, l.sums.data(),
+                      l.stream);
+  for (std::size_t first = 0; first < copies.size(); first += most)
+    TROUPE_CHECK(sum_blocks_in_place({blocks.data() + first, std::min(most, copies.size() - first)},
+                                     bytes, options_.grid, l.scratch, l.sums.data() + first,
+                                     l.stream));
+  return {};
 }
 
 // By CUDA's thread, or by poll() when that never comes: whoever is first.
@@ -281,13 +375,23 @@ void gpu_memory_impl::tell(lane& l, result<void> outcome) {
 }
 
 void gpu_memory_impl::poll() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last_poll_ < poll_pause) return;
+  last_poll_ = now;
   cudaSetDevice(device_.index);
   for (auto& l : lanes_) {
     if (l->now.load(std::memory_order_acquire) != lane::state::running) continue;
     const auto code = cudaEventQuery(l->ended);
-    if (code == cudaSuccess || code == cudaErrorNotReady) continue;
+    if (code == cudaErrorNotReady || (code == cudaSuccess && !options_.polled)) continue;
     tell(*l, checked(code, "copying KV blocks"));
   }
+}
+
+std::size_t gpu_memory_impl::polled() const {
+  if (!options_.polled) return 0;
+  return static_cast<std::size_t>(std::count_if(lanes_.begin(), lanes_.end(), [](const auto& l) {
+    return l->now.load(std::memory_order_acquire) == lane::state::running;
+  }));
 }
 
 // -- fences -----------------------------------------------------------------------------------------------------------
@@ -321,10 +425,30 @@ result<void> gpu_memory_impl::seal(std::span<const transport::seal_order> orders
 
 }  // namespace
 
+result<device_memory_options> parse_copy_way(std::string_view text) {
+  device_memory_options options;
+  const std::string all(text), name = all.substr(0, all.find(':'));
+  constexpr std::pair<const char*, copy_way> ways[] = {{"plain", copy_way::plain},
+                                                       {"coalesced", copy_way::coalesced},
+                                                       {"batched", copy_way::batched},
+                                                       {"kernel", copy_way::kernel},
+                                                       {"fused", copy_way::fused}};
+  const auto* way = std::find_if(std::begin(ways), std::end(ways),
+                                 [&](const auto& w) { return name == w.first; });
+  copy_grid& grid = options.grid;
+  if (way == std::end(ways) ||
+      (name != all &&
+       std::sscanf(all.c_str() + name.size(), ":%ux%u", &grid.thread_blocks, &grid.threads) != 2) ||
+      grid.thread_blocks == 0 || grid.threads == 0 || grid.threads % 32 != 0 || grid.threads > 256)
+    return fail(ec::invalid_argument, "no way to copy blocks: " + all);
+  options.way = way->second;
+  return options;
+}
+
 result<std::shared_ptr<gpu_memory>> gpu_memory::make(const device_info& device,
                                                      const device_memory_options& options) {
-  auto made = std::make_shared<gpu_memory_impl>(device);
-  TROUPE_CHECK(made->start(options));
+  auto made = std::make_shared<gpu_memory_impl>(device, options);
+  TROUPE_CHECK(made->start());
   return std::shared_ptr<gpu_memory>(std::move(made));
 }
 

@@ -1,22 +1,34 @@
 // transport/device_memory.hpp for a GPU: copies on lanes of their own, of a lower priority than the forward pass, sums and
 // fences by kernels (block_sums.hpp), memory of other processes by CUDA IPC.
 //
-// A lane is a stream with room for the results of one batch: copies by the copy engines, then one kernel that sums what
-// arrived, then a host function that tells its end. Several lanes hide what each of these waits for. Made with the
-// runner; lives until the fabric and the engine let go of it.
+// A lane is a stream with room for the results of one batch. What a batch becomes is `way`; several lanes hide what each of
+// its parts waits for. Made with the runner; lives until the fabric and the engine let go of it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string_view>
 
+#include "gpu/cuda/block_copy.hpp"
 #include "gpu/cuda/buffer.hpp"
 #include "gpu/cuda/device.hpp"
 #include "transport/device_memory.hpp"
 
 namespace troupe::gpu::cuda {
 
+// How a batch's blocks are copied. The first three by copy engines: a copy a block; a copy for each run of blocks adjacent
+// at both ends; all of these handed over by one call. The last two by a kernel (block_copy.hpp), sums by another or by
+// the same. Memory that is pinned, or no whole blocks, goes by copy engines always.
+enum class copy_way : std::uint8_t { plain, coalesced, batched, kernel, fused };
+
 struct device_memory_options {
   unsigned lanes = 8;
+  copy_way way = copy_way::plain;
+  copy_grid grid{16, 256};
+  bool polled = false;  // poll() tells of ends; else CUDA's thread does, later
 };
+// "plain", "coalesced", "batched", "kernel:16x256", "fused:16x256"; figures choose by it.
+result<device_memory_options> parse_copy_way(std::string_view text);
 
 class gpu_memory : public transport::device_memory {
  public:

@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <future>
 #include <mutex>
 #include <thread>
@@ -18,6 +19,11 @@ using ucx::registered_memory;
 
 // How long close() waits for UCX to end what is under way; a forced close ends within milliseconds.
 constexpr std::chrono::seconds close_timeout{5};
+
+// A device's batch takes tens of microseconds and a sleep as long again, so this thread asks without sleeping for so long;
+// after that, a batch that hangs costs a look a millisecond.
+constexpr std::chrono::microseconds device_spin{500};
+constexpr std::chrono::milliseconds device_tick{1};
 
 // The shell: a thread, a queue of commands and an event fd around ucx::progress.
 class ucx_fabric final : public fabric {
@@ -201,15 +207,32 @@ class ucx_fabric final : public fabric {
       return;
     }
     for (run_commands(); !closing_; run_commands())
-      if (!progress_->round(clock::now())) sleep();
+      if (!progress_->round(clock::now()))
+        rest();
+      else
+        asking_since_.reset();
     shut_down();
+  }
+
+  void rest() {
+    if (options_.device == nullptr || options_.device->polled() == 0) {
+      asking_since_.reset();
+      return sleep();
+    }
+    const time_point now = clock::now();
+    if (!asking_since_) asking_since_ = now;
+    if (now - *asking_since_ < device_spin) return std::this_thread::yield();
+    sleep();
   }
 
   void sleep() {
     if (!worker_->arm()) return;
     pollfd watched[] = {{worker_->event_fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
     timespec wait{}, *limit = nullptr;
-    if (auto next = progress_->next_deadline()) {
+    auto next = progress_->next_deadline();
+    if (options_.device != nullptr && options_.device->polled() > 0)
+      next = std::min(next.value_or(time_point::max()), clock::now() + device_tick);
+    if (next) {
       auto left = std::max(*next - clock::now(), clock::duration::zero());
       wait.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(left).count();
       wait.tv_nsec = (left % std::chrono::seconds(1)).count();
@@ -257,6 +280,7 @@ class ucx_fabric final : public fabric {
 
   // Progress thread only.
   bool closing_ = false;
+  std::optional<time_point> asking_since_;  // without an end, of a device's batches
   std::vector<registered_memory> registered_;
   std::vector<shared_owner> arenas_;
   std::unique_ptr<ucx::worker> worker_;

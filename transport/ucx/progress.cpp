@@ -136,8 +136,10 @@ void progress::cancel(op_id id, time_point now) {
 }
 
 bool progress::round(time_point now) {
-  for (auto& end : ends_->take()) end();
-  more_ = copy_slice(now);
+  if (options_.device != nullptr && options_.device->polled() > 0) options_.device->poll();
+  const auto ended = ends_->take();
+  for (const auto& end : ended) end();
+  more_ = copy_slice(now) || !ended.empty();
   more_ |= worker_.progress(network_rounds);
   sum_landed();
   blocked_ = false;

@@ -1,4 +1,5 @@
 // Fences and copies of KV blocks on the GPU: the host verifies what the GPU sealed and the other way round.
+#include <algorithm>
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
@@ -20,7 +21,10 @@ class device_memory_test : public gpu_test {
   void SetUp() override {
     gpu_test::SetUp();
     if (IsSkipped()) return;
-    auto made = gpu_memory::make(device);
+    auto options = parse_copy_way("fused:16x256").value();
+    options.lanes = 4;
+    options.polled = true;
+    auto made = gpu_memory::make(device, options);
     ASSERT_TRUE(made.has_value()) << to_string(made.error());
     memory = std::move(*made);
   }
@@ -44,7 +48,8 @@ class device_memory_test : public gpu_test {
   static void put(std::span<std::byte> to, const std::vector<std::byte>& from) {
     EXPECT_EQ(cudaSuccess, cudaMemcpy(to.data(), from.data(), from.size(), cudaMemcpyHostToDevice));
   }
-  device_done run(device_batch batch) {
+  device_done run(device_batch batch) { return run(*memory, std::move(batch)); }
+  static device_done run(gpu_memory& on, device_batch batch) {
     std::mutex mutex;
     std::condition_variable ended;
     std::optional<device_done> got;
@@ -53,10 +58,17 @@ class device_memory_test : public gpu_test {
       got = std::move(d);
       ended.notify_one();
     };
-    auto begun = memory->copy(std::move(batch));
+    auto begun = on.copy(std::move(batch));
     EXPECT_TRUE(begun.has_value()) << to_string(begun.error());
+    const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     std::unique_lock lock(mutex);
-    EXPECT_TRUE(ended.wait_for(lock, std::chrono::seconds(20), [&] { return got.has_value(); }));
+    while (!got && std::chrono::steady_clock::now() < limit) {
+      lock.unlock();
+      on.poll();
+      lock.lock();
+      ended.wait_for(lock, std::chrono::milliseconds(1), [&] { return got.has_value(); });
+    }
+    EXPECT_TRUE(got.has_value());
     return got ? std::move(*got) : device_done{};
   }
 
@@ -83,6 +95,46 @@ TEST_F(device_memory_test, sums_are_the_hosts_for_every_size) {
       EXPECT_EQ(0, std::memcmp(done.fences[i].data(), block.data() + payload, fence_bytes));
     }
     EXPECT_EQ(fetch(copies), bytes);
+  }
+}
+
+// Whichever way, whatever the order, number and size of the blocks, and however many threads copy them.
+TEST_F(device_memory_test, every_way_copies_and_sums_the_same) {
+  for (const char* way : {"plain", "coalesced", "batched", "kernel:8x128", "fused:1x32",
+                          "fused:3x64", "fused:16x256", "fused:32x128"}) {
+    for (const bool polled : {true, false}) {
+      auto options = parse_copy_way(way);
+      ASSERT_TRUE(options.has_value()) << to_string(options.error());
+      options->polled = polled;
+      const auto under_test = gpu_memory::make(device, *options).value();
+      for (const std::size_t payload : {256u, 8128u, 8192u, 65536u, 368640u, 2u << 20}) {
+        const std::size_t stride = payload + fence_bytes, count = payload > 100000 ? 11 : 48;
+        const auto blocks = arena(count * stride), copies = arena(count * stride);
+        const auto bytes = random_bytes(count * stride);
+        put(blocks, bytes);
+        std::vector<std::size_t> order(count);
+        for (std::size_t i = 0; i < count; ++i) order[i] = i;
+        std::shuffle(order.begin() + count / 2, order.end(), random);
+        for (const bool checksum : {true, false}) {
+          put(copies, std::vector<std::byte>(count * stride));
+          device_batch batch;
+          batch.checksum = checksum;
+          for (const std::size_t i : order)
+            batch.copies.push_back(
+                {copies.data() + i * stride, blocks.data() + i * stride, stride});
+          const device_done done = run(*under_test, std::move(batch));
+          ASSERT_TRUE(done.outcome.has_value()) << to_string(done.outcome.error());
+          ASSERT_EQ(done.checksums.size(), checksum ? count : 0);
+          for (std::size_t i = 0; i < done.checksums.size(); ++i) {
+            const auto block = std::span(bytes).subspan(order[i] * stride, stride);
+            ASSERT_EQ(done.checksums[i], transport::checksum64(block.first(payload)))
+                << way << ", block " << i << " of " << payload;
+            ASSERT_EQ(0, std::memcmp(done.fences[i].data(), block.data() + payload, fence_bytes));
+          }
+          ASSERT_EQ(fetch(copies), bytes) << way << ", blocks of " << payload;
+        }
+      }
+    }
   }
 }
 

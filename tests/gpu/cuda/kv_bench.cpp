@@ -1,6 +1,7 @@
 // Figures of KV pulls between GPUs, each owner a process of its own: `bench_gpu_kv [pull] [staged] [kill] [decode]`, each
 // a few lines; without arguments all. The owner is on GPU 1 if there are two, the reader on GPU 0. `same` after them: both
-// on GPU 0. Every pulled block is verified; a figure of blocks that do not verify is a failure.
+// on GPU 0. Ways to copy (parse_copy_way) as further arguments are those measured; without, `pull` takes all, and `decode`
+// what was best of copy engines and of kernels. Every pulled block is verified; one that does not verify is a failure.
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -13,6 +14,8 @@
 #include <cstdio>
 #include <cstring>
 #include <mutex>
+#include <numeric>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -46,15 +49,15 @@ T need(result<T> r) {
 }
 
 struct kv_end {
-  kv_end(incarnation self, const std::string& device, std::optional<path> forced, unsigned lanes,
-         std::size_t batch) {
+  kv_end(incarnation self, const std::string& device, std::optional<path> forced = {},
+         const device_memory_options& way = {}, std::size_t batch = 32) {
     ucx_options options;
     options.self = self;
     options.force_path = forced;
     options.device_batch = batch;
     options.max_gets = 32;
     if (device != "cpu") {
-      memory = need(gpu_memory::make(need(open_device(device)), {lanes}));
+      memory = need(gpu_memory::make(need(open_device(device)), way));
       options.device = memory;
     }
     link = need(make_ucx_fabric(options, [this](event&& e) { on_event(std::move(e)); }));
@@ -62,6 +65,7 @@ struct kv_end {
     arena = memory ? need(link->register_memory(need(memory->allocate(all, "blocks")).data(), all,
                                                 transport::memory_kind::cuda))
                    : need(link->allocate(all));
+    scatter(false);
   }
   ~kv_end() { link->close(); }
 
@@ -73,11 +77,12 @@ struct kv_end {
         ++failed;
       }
       for (std::size_t i = 0; i < d->checksums.size(); ++i) {
-        const std::size_t block = raw(d->op) % 64 * 32 % num_blocks + i;
+        const std::size_t at = raw(d->op) % 64 * 32 % num_blocks + i;
+        const block_tag tag = tag_of_block(theirs[at]);
         const auto ok = d->fences.empty()
-                            ? verify(arena.span().subspan(block * block_stride, block_stride),
-                                     tag_of_block(block), d->checksums[i])
-                            : verify_fence(d->fences[i], tag_of_block(block), d->checksums[i]);
+                            ? verify(arena.span().subspan(ours[at] * block_stride, block_stride),
+                                     tag, d->checksums[i])
+                            : verify_fence(d->fences[i], tag, d->checksums[i]);
         if (!ok) {
           ++bad;
           failure = ok.error();
@@ -96,13 +101,22 @@ struct kv_end {
     std::unique_lock lock(mutex);
     return changed.wait_for(lock, limit, met);
   }
-  // Blocks [32 k, 32 k + pieces) for op k mod 64.
+  // Which of the owner's blocks come where: in order, or each to any place.
+  void scatter(bool randomly) {
+    std::mt19937 random(7);
+    for (auto* order : {&theirs, &ours}) {
+      order->resize(num_blocks);
+      std::iota(order->begin(), order->end(), std::size_t{0});
+      if (randomly) std::shuffle(order->begin(), order->end(), random);
+    }
+  }
+  // Blocks [32 k, 32 k + pieces) of these for op k mod 64.
   result<void> pull(std::uint64_t op, std::size_t pieces, bool checksum) {
     pull_request r{op_id{op}, owner_id, region_id{0}, arena.id, {}, clock::now() + 20s, checksum};
     const std::size_t first = op % 64 * 32 % num_blocks;
     for (std::size_t i = 0; i < pieces; ++i) {
-      const std::uint64_t at = (first + i) * block_stride;
-      r.pieces.push_back({at, at, block_stride});
+      r.pieces.push_back(
+          {theirs[first + i] * block_stride, ours[first + i] * block_stride, block_stride});
     }
     return link->pull(std::move(r));
   }
@@ -116,6 +130,7 @@ struct kv_end {
   path via = path::none;
   bool down = false;
   error failure;
+  std::vector<std::size_t> theirs, ours;
 };
 
 // -- the owner's process ------------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ int run_owner(const char* device, const char* forced) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   std::optional<path> way;
   if (std::strcmp(forced, "staged_tcp") == 0) way = path::staged_tcp;
-  kv_end end(owner_id, device, way, 8, 8);
+  kv_end end(owner_id, device, way);
   std::vector<seal_order> orders;
   for (std::size_t i = 0; i < num_blocks; ++i) {
     const auto block = end.arena.span().subspan(i * block_stride, block_stride);
@@ -264,46 +279,93 @@ void connect(kv_end& reader, const owner_process& owner) {
     need(result<void>(fail(ec::peer_lost, "the owner does not answer")));
 }
 
+struct way_to_copy {
+  std::string name;
+  unsigned lanes = 4;
+  std::size_t batch = 32;
+  bool polled = true;
+  device_memory_options options() const {
+    device_memory_options made = need(parse_copy_way(name));
+    made.lanes = lanes;
+    made.polled = polled;
+    return made;
+  }
+  std::string text() const {
+    return name + ", " + std::to_string(lanes) + " lanes of " + std::to_string(batch) +
+           (polled ? "" : ", not polled");
+  }
+};
+std::vector<way_to_copy> chosen_ways;  // by the command line
+double bulk = 0;                       // GB/s
+way_to_copy best_of_engines{"coalesced"}, best_of_kernels{"fused:16x256"};
+double speed_of_engines = 0, speed_of_kernels = 0;
+
+std::vector<way_to_copy> ways_to_measure() {
+  if (!chosen_ways.empty()) return chosen_ways;
+  return {{"plain", 8, 8, false},  // as it was at first
+          {"plain", 8, 8},
+          {"coalesced"},
+          {"batched"},
+          {"kernel:16x256"},
+          {"fused:8x256"},
+          {"fused:16x256"},
+          {"fused:32x256"},
+          {"fused:16x128"},
+          {"fused:32x128"},
+          {"fused:16x256", 2},
+          {"fused:16x256", 4, 16},
+          {"fused:16x256", 8, 8},
+          {"fused:32x256", 2},
+          {"fused:16x256", 4, 32, false}};
+}
+
+// One line: pulls alone, with what a pull takes, and four at a time; verified, and not.
+void measure_way(const way_to_copy& way, const owner_process& owner) {
+  kv_end reader(reader_id, reader_device, {}, way.options(), way.batch);
+  connect(reader, owner);
+  if (reader.via != path::cuda_ipc) {
+    std::printf("SLOW PATH: %s -> %s goes over %s\n", owner_device.c_str(), reader_device.c_str(),
+                std::string(to_string(reader.via)).c_str());
+    return;
+  }
+  if (bulk == 0) {
+    const auto address = need(decode_address(owner.address));
+    const auto* opened =
+        need(reader.memory->open(address.regions[0].device_share, address.regions[0].bytes));
+    bulk = bulk_speed(reader.arena.data, opened, reader.arena.bytes);
+    std::printf("%s -> %s, bulk copy of %zu MiB: %.1f GB/s\n", owner_device.c_str(),
+                reader_device.c_str(), reader.arena.bytes >> 20, bulk);
+  }
+  std::printf("%s\n", way.text().c_str());
+  for (const bool randomly : {false, true}) {
+    reader.scatter(randomly);
+    std::printf("  %s", randomly ? "random  " : "in order");
+    for (const std::size_t pieces : {1u, 8u, 32u}) {
+      const double alone = pull_speed(reader, pieces, 1, true, 80ms);
+      std::printf(" | %zu alone %.0f us %2.0f %%", pieces,
+                  static_cast<double>(pieces * block_stride) / alone / 1e3, 100 * alone / bulk);
+    }
+    const double verified = pull_speed(reader, 32, 4, true, 200ms);
+    const double plain = pull_speed(reader, 32, 4, false, 120ms);
+    std::printf(" | 4 x 32: %.1f GB/s (%.0f %%), unverified %.1f (%.0f %%)\n", verified,
+                100 * verified / bulk, plain, 100 * plain / bulk);
+    const bool by_kernel = way.name.starts_with("fused") || way.name.starts_with("kernel");
+    double& best = by_kernel ? speed_of_kernels : speed_of_engines;
+    if (randomly && verified > best) {
+      best = verified;
+      (by_kernel ? best_of_kernels : best_of_engines) = way;
+    }
+    std::fflush(stdout);
+  }
+}
+
 void bench_pull() {
   owner_process owner(owner_device, "");
-  double bulk = 0;
-  for (const unsigned lanes : {8u, 4u, 2u, 1u}) {
-    for (const std::size_t batch : {std::size_t{4}, std::size_t{8}, std::size_t{16}}) {
-      if (lanes < 8 && batch != 8) continue;
-      kv_end reader(reader_id, reader_device, {}, lanes, batch);
-      connect(reader, owner);
-      if (reader.via != path::cuda_ipc) {
-        std::printf("SLOW PATH: %s -> %s goes over %s\n", owner_device.c_str(),
-                    reader_device.c_str(), std::string(to_string(reader.via)).c_str());
-        return;
-      }
-      if (bulk == 0) {
-        const auto address = need(decode_address(owner.address));
-        const auto* opened =
-            need(reader.memory->open(address.regions[0].device_share, address.regions[0].bytes));
-        bulk = bulk_speed(reader.arena.data, opened, reader.arena.bytes);
-        std::printf("%s -> %s, bulk copy of %zu MiB: %.1f GB/s\n", owner_device.c_str(),
-                    reader_device.c_str(), reader.arena.bytes >> 20, bulk);
-        for (const std::size_t pieces : {1u, 8u, 32u})
-          for (const bool checksum : {true, false}) {
-            const double alone = pull_speed(reader, pieces, 1, checksum, 300ms);
-            std::printf(
-                "pull of %2zu blocks of 2 MiB, one at a time, %s: %6.1f GB/s (%.0f %%), "
-                "%.0f us each\n",
-                pieces, checksum ? "verified" : "unverified", alone, 100 * alone / bulk,
-                static_cast<double>(pieces * block_stride) / alone / 1e3);
-          }
-      }
-      for (const bool checksum : {true, false}) {
-        const double speed = pull_speed(reader, 32, 4, checksum, 400ms);
-        std::printf(
-            "pulls of 32 blocks, 4 under way, %u lanes, batches of %zu, %s: %.1f GB/s "
-            "(%.0f %% of bulk)\n",
-            lanes, batch, checksum ? "verified" : "unverified", speed, 100 * speed / bulk);
-      }
-      std::fflush(stdout);
-    }
-  }
+  std::printf("pulls of blocks of 2 MiB, verified if not said; shares of the bulk copy\n");
+  for (const auto& way : ways_to_measure()) measure_way(way, owner);
+  std::printf("best at random, verified: %s (%.1f GB/s); %s (%.1f GB/s)\n",
+              best_of_engines.text().c_str(), speed_of_engines, best_of_kernels.text().c_str(),
+              speed_of_kernels);
 }
 
 void bench_staged() {
@@ -316,7 +378,7 @@ void bench_staged() {
     owner_process owner(c.owner, c.forced);
     std::optional<path> way;
     if (*c.forced != 0) way = path::staged_tcp;
-    kv_end reader(reader_id, c.reader, way, 8, 8);
+    kv_end reader(reader_id, c.reader, way);
     connect(reader, owner);
     const double speed = pull_speed(reader, 32, 2, true, 600ms);
     std::printf("%s -> %s over %s: %.2f GB/s, verified\n", c.owner, c.reader,
@@ -326,8 +388,9 @@ void bench_staged() {
 }
 
 // The owner is killed while its memory is read; the reader must end its pulls, and serve on with the same context.
-void bench_kill() {
-  kv_end reader(reader_id, reader_device, {}, 8, 8);
+void bench_kill(const way_to_copy& way) {
+  std::printf("%s\n", way.text().c_str());
+  kv_end reader(reader_id, reader_device, {}, way.options(), way.batch);
   std::uint64_t op = 1;
   int ended_early = 0;
   for (const int after_us : {0, 200, 1000, 5000, 20000}) {
@@ -362,6 +425,11 @@ void bench_kill() {
   connect(reader, next);
   std::printf("after %d kills a new owner is read at %.1f GB/s\n", ended_early,
               pull_speed(reader, 32, 4, true, 300ms));
+}
+
+std::vector<way_to_copy> ways_to_kill() {
+  if (!chosen_ways.empty()) return chosen_ways;
+  return {{"plain", 8, 8, false}, {"batched"}, {"fused:16x256"}};
 }
 
 double percentile(std::vector<double> v, double p) {
@@ -407,21 +475,28 @@ void bench_decode(std::uint32_t sequences, std::uint32_t context) {
   std::printf("decode, %u sequences at %u, alone:               ", sequences, context);
   const double alone = steps(300);
   owner_process owner(owner_device, "");
-  kv_end reader(reader_id, reader_device, {}, 8, 8);
-  connect(reader, owner);
-  std::atomic<bool> stop{false};
-  std::atomic<double> speed{0};
-  for (const std::size_t depth : {1u, 4u}) {
-    stop = false;
-    std::thread puller([&] {
-      while (!stop) speed = pull_speed(reader, 32, depth, true, 200ms);
-    });
-    std::this_thread::sleep_for(300ms);
-    std::printf("  while blocks are pulled, %zu pulls under way:      ", depth);
-    const double during = steps(300);
-    stop = true;
-    puller.join();
-    std::printf("  p50 against alone %.3f, pulls at %.1f GB/s\n", during / alone, speed.load());
+  auto ways = chosen_ways;
+  if (ways.empty()) ways = {{"plain", 8, 8, false}, best_of_engines, best_of_kernels};
+  for (const auto& way : ways) {
+    kv_end reader(reader_id, reader_device, {}, way.options(), way.batch);
+    connect(reader, owner);
+    reader.scatter(true);
+    std::printf("  %s, blocks at random\n", way.text().c_str());
+    std::atomic<bool> stop{false};
+    std::atomic<double> speed{0};
+    for (const std::size_t depth : {1u, 4u}) {
+      stop = false;
+      std::thread puller([&] {
+        while (!stop) speed = pull_speed(reader, 32, depth, true, 200ms);
+      });
+      std::this_thread::sleep_for(300ms);
+      std::printf("    %zu pulls under way: ", depth);
+      const double during = steps(200);
+      stop = true;
+      puller.join();
+      std::printf("      p50 against alone %.3f, pulls at %.1f GB/s\n", during / alone,
+                  speed.load());
+    }
   }
 }
 
@@ -432,17 +507,28 @@ int main(int argc, char** argv) {
   using namespace troupe::gpu::cuda;
   if (argc == 4 && std::strcmp(argv[1], "owner") == 0) return run_owner(argv[2], argv[3]);
   bool any = false, same = false;
+  constexpr const char* phases[] = {"pull", "kill", "staged", "decode"};
   const auto wants = [&](const char* what) {
     return !any || std::any_of(argv + 1, argv + argc,
                                [&](const char* a) { return std::strcmp(a, what) == 0; });
   };
-  for (int i = 1; i < argc; ++i) (std::strcmp(argv[i], "same") == 0 ? same : any) = true;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "same")
+      same = true;
+    else if (std::find(std::begin(phases), std::end(phases), argument) != std::end(phases))
+      any = true;
+    else
+      chosen_ways.push_back({argument});
+  }
   // In this process no device is opened before the owners were started as processes of their own.
   int count = 0;
   need(checked(cudaGetDeviceCount(&count), "looking for GPUs"));
   owner_device = count > 1 && !same ? "cuda:1" : "cuda:0";
   if (wants("pull")) bench_pull();
-  if (wants("kill")) bench_kill();
+  if (wants("kill")) {
+    for (const auto& way : ways_to_kill()) bench_kill(way);
+  }
   if (wants("staged")) bench_staged();
   if (wants("decode")) {
     bench_decode(8, 1024);
