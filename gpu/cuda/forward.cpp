@@ -178,8 +178,9 @@ result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cud
 // Packed weights need more blocks, for each spends its time unpacking.
 std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   const std::uint32_t tiles = (w.rows + 63) / 64, steps = std::max(w.columns / 64, 1u);
-  const std::uint32_t blocks = (w.is_packed() ? 4 : 2) * limits_.multiprocessors,
-                      most = w.is_packed() ? 6 : 4;
+  const packed_tuning& packed = tuning_of_packed();
+  const std::uint32_t blocks = (w.is_packed() ? packed.blocks : 2) * limits_.multiprocessors,
+                      most = w.is_packed() ? packed.most_splits : 4;
   return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
 }
 

@@ -61,6 +61,19 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
                            const activation_matrix& y, bool gated, bool early, cudaStream_t stream);
 
+// How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
+// change them, before anything runs.
+enum class packed_ring : std::uint8_t {
+  any,
+  deep,
+  small
+};  // of tiles on their way: gemm_packed.cu
+struct packed_tuning {
+  packed_ring ring = packed_ring::any;
+  std::uint32_t blocks = 4, most_splits = 6;  // blocks a multiprocessor that splits aim at
+};
+packed_tuning& tuning_of_packed();
+
 // Once a device, before the first product.
 result<void> prepare_gemm();
 

@@ -11,13 +11,19 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t slot_bytes = 2 * 4608;  // of a stage: two tiles of the larger format
-
-__host__ __device__ constexpr int stages_for(int width) {
+// Of a stage: two tiles. Matrices that are all q4 have rings for q4 alone, as deep in the same memory, or smaller so that
+// more blocks fit.
+__host__ __device__ constexpr std::uint32_t slot_bytes_for(packed_ring ring) {
+  return ring == packed_ring::any ? 2 * 4608 : 2 * 2560;
+}
+__host__ __device__ constexpr int stages_for(packed_ring ring, int width) {
+  if (ring == packed_ring::deep) return width <= 16 ? 8 : 6;
   return width <= 16 ? 5 : width <= 64 ? 4 : 2;
 }
-__host__ __device__ constexpr std::size_t shared_bytes_for(int width) {
-  return static_cast<std::size_t>(stages_for(width)) * (slot_bytes + 2 * width * 128) + 256;
+__host__ __device__ constexpr std::size_t shared_bytes_for(packed_ring ring, int width) {
+  return static_cast<std::size_t>(stages_for(ring, width)) *
+             (slot_bytes_for(ring) + 2 * width * 128) +
+         256;
 }
 
 __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
@@ -41,11 +47,12 @@ __device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&va
   }
 }
 
-template <int kWidth>
+template <packed_ring kRing, int kWidth>
 __global__ void __launch_bounds__(160)
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
                   const narrow_parameters p) {
-  constexpr int kStages = stages_for(kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
+  constexpr std::uint32_t slot_bytes = slot_bytes_for(kRing);
+  constexpr int kStages = stages_for(kRing, kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
   constexpr std::uint32_t kInputBytes = kWidth * 128, kStageBytes = slot_bytes + 2 * kInputBytes;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* stages = shared;
@@ -55,7 +62,8 @@ __global__ void __launch_bounds__(160)
   const std::uint32_t first_step = p.depth_steps * tile.split / p.splits;
   const std::uint32_t steps = p.depth_steps * (tile.split + 1) / p.splits - first_step;
   const std::uint32_t pairs = (steps + 1) / 2, row0 = tile.row_tile * kWidth;
-  const packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
+  packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
+  if constexpr (kRing != packed_ring::any) source.format = packed_format::q4;
   const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
 
   if (threadIdx.x == 0) {
@@ -134,41 +142,67 @@ __global__ void __launch_bounds__(160)
   store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum);
 }
 
-template <int kWidth>
+template <packed_ring kRing, int kWidth>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
   constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
-                           shared_bytes_for(kWidth)};
-  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w,
+                           shared_bytes_for(kRing, kWidth)};
+  return launch("multiply_narrow (packed)", packed_kernel<kRing, kWidth>, shape, stream, early, w,
                 x.maps[kMap], p);
 }
 
-template <int... kWidths>
+template <packed_ring kRing, int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kWidths>, shared_bytes_for(kWidths),
-                                      "preparing multiply_narrow")
+  ((done = done ? allow_shared_memory(packed_kernel<kRing, kWidths>,
+                                      shared_bytes_for(kRing, kWidths), "preparing multiply_narrow")
                 : done),
    ...);
   return done;
 }
 
+// Rows beyond this reuse weights enough that the ring does not matter.
+constexpr std::uint32_t q4_ring_rows = 32;
+
+template <packed_ring kRing>
+result<void> run_few(const activation_matrix& x, const packed_matrix& w, const narrow_parameters& p,
+                     bool early, cudaStream_t stream) {
+  if (p.rows <= 8) return run<kRing, 8>(x, w, p, early, stream);
+  if (p.rows <= 16) return run<kRing, 16>(x, w, p, early, stream);
+  return run<kRing, 32>(x, w, p, early, stream);
+}
+
+bool is_q4(const packed_matrix& w) {
+  return std::none_of(std::begin(w.format), std::end(w.format),
+                      [](packed_format f) { return f == packed_format::q8; });
+}
+
 }  // namespace
 
+packed_tuning& tuning_of_packed() {
+  static packed_tuning tuning;
+  return tuning;
+}
+
 result<void> prepare_packed() {
-  return prepare_widths<8, 16, 32, 64, 128, 256>();
+  TROUPE_CHECK((prepare_widths<packed_ring::deep, 8, 16, 32>()));
+  TROUPE_CHECK((prepare_widths<packed_ring::small, 8, 16, 32>()));
+  return prepare_widths<packed_ring::any, 8, 16, 32, 64, 128, 256>();
 }
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
                              const narrow_parameters& p, bool early, cudaStream_t stream) {
-  if (p.rows <= 8) return run<8>(x, w, p, early, stream);
-  if (p.rows <= 16) return run<16>(x, w, p, early, stream);
-  if (p.rows <= 32) return run<32>(x, w, p, early, stream);
-  if (p.rows <= 64) return run<64>(x, w, p, early, stream);
-  if (p.rows <= 128) return run<128>(x, w, p, early, stream);
-  return run<256>(x, w, p, early, stream);
+  const packed_ring ring = tuning_of_packed().ring;
+  if (p.rows <= q4_ring_rows && ring != packed_ring::any && is_q4(w)) {
+    return ring == packed_ring::deep ? run_few<packed_ring::deep>(x, w, p, early, stream)
+                                     : run_few<packed_ring::small>(x, w, p, early, stream);
+  }
+  if (p.rows <= 32) return run_few<packed_ring::any>(x, w, p, early, stream);
+  if (p.rows <= 64) return run<packed_ring::any, 64>(x, w, p, early, stream);
+  if (p.rows <= 128) return run<packed_ring::any, 128>(x, w, p, early, stream);
+  return run<packed_ring::any, 256>(x, w, p, early, stream);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -1,5 +1,5 @@
 // Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [attention] [decode] [prefill] [exact]
-// [quantized] [decode:SEQUENCESxCONTEXT] [prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
+// [quantized] [fourbit] [decode:SEQUENCESxCONTEXT] [prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
 // Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
 
@@ -11,6 +11,8 @@
 #include <numeric>
 #include <random>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "gpu/cuda/attention.hpp"
@@ -138,6 +140,63 @@ void bench_gemm() {
                   2e-6 * rows * static_cast<double>(size) / us);
     }
   }
+}
+
+constexpr std::pair<const char*, packed_ring> rings[] = {
+    {"any", packed_ring::any}, {"deep", packed_ring::deep}, {"small", packed_ring::small}};
+
+// Products over 4-bit weights of random bits, by ring and splits: us, and the best's share of the read bandwidth.
+void bench_fourbit_products() {
+  need(prepare_gemm());
+  const auto x = random_bf16(std::size_t{128} * 14336, 1);
+  const auto gated = random_bf16(std::size_t{128} * 14336, 1);
+  const auto partial = need(device_buffer<float>::make(std::size_t{8} * 16 * 28672, "bench"));
+  std::printf("\n4-bit products: us by ring and splits\n");
+  for (const auto& l : llama_layers) {
+    if (l.features > 100000) continue;
+    const std::size_t bytes = std::size_t{l.features} / 64 * (l.depth / 64) * 2560,
+                      copies = (std::size_t{256} << 20) / bytes + 2;
+    const auto memory = random_bf16(bytes * copies / 2, 0.02f);
+    std::vector<weight_matrix> weights;
+    for (std::size_t i = 0; i < copies; ++i) {
+      weight_matrix w{};
+      w.rows = l.features;
+      w.columns = l.depth;
+      w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
+      w.packed.format[0] = packed_format::q4;
+      w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
+      weights.push_back(w);
+    }
+    const auto input = need(make_activation_matrix(x.data(), 128, l.depth));
+    const bool gates = l.features == 28672;
+    for (const std::uint32_t rows : {1u, 8u, 16u}) {
+      std::string line;
+      double best = 1e9;
+      for (const auto& [name, ring] : rings) {
+        tuning_of_packed().ring = ring;
+        line += std::string(" | ") + name;
+        for (const std::uint32_t splits : {1u, 2u, 3u, 4u, 6u, 8u}) {
+          if (gates && splits > 1) continue;
+          narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
+          std::size_t next = 0;
+          const double us = time_us(
+              [&] {
+                need(multiply_narrow(input, rows, weights[next++ % copies], y, {splits, 1, true},
+                                     cudaStreamPerThread));
+              },
+              20, 5);
+          char text[64];
+          std::snprintf(text, sizeof text, " %u:%.1f", splits, us);
+          line += text;
+          best = std::min(best, us);
+        }
+      }
+      std::printf("%-8s rows %3u best %6.1f us %5.1f %%%s\n", l.name, rows, best,
+                  100 * static_cast<double>(bytes) / best * 1e6 / read_bandwidth, line.c_str());
+      std::fflush(stdout);
+    }
+  }
+  tuning_of_packed() = {};
 }
 
 // One layer's attention over `sequences` of (first position, count).
@@ -330,6 +389,23 @@ class llama {
   std::vector<block_id> ids_;
 };
 
+// Whole decode steps of 4-bit weights, by ring, blocks a multiprocessor and the most splits.
+void bench_fourbit_steps() {
+  const std::tuple<const char*, packed_ring, std::uint32_t, std::uint32_t> tunings[] = {
+      {"any", packed_ring::any, 4, 6},     {"deep", packed_ring::deep, 4, 6},
+      {"deep", packed_ring::deep, 3, 4},   {"deep", packed_ring::deep, 2, 4},
+      {"small", packed_ring::small, 4, 6}, {"small", packed_ring::small, 6, 8},
+      {"small", packed_ring::small, 3, 4}};
+  for (const auto& [name, ring, blocks, splits] : tunings) {
+    tuning_of_packed() = {ring, blocks, splits};
+    std::printf("\nring %s, %u blocks a multiprocessor, at most %u splits", name, blocks, splits);
+    llama model(false, 512, true);
+    for (const std::uint32_t n : {1u, 8u}) model.decode(n, 1024);
+    std::fflush(stdout);
+  }
+  tuning_of_packed() = {};
+}
+
 }  // namespace
 }  // namespace troupe::gpu::cuda
 
@@ -368,6 +444,10 @@ int main(int argc, char** argv) {
     llama model(false, 8192, true);
     for (const std::uint32_t n : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) model.decode(n, 1024);
     for (const std::uint32_t n : {512u, 8192u}) model.prefill(n);
+  }
+  if (wants("fourbit")) {
+    bench_fourbit_products();
+    bench_fourbit_steps();
   }
   if (wants("exact")) {
     llama model(true, 2048);

@@ -58,7 +58,8 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
   require(prepare_gemm());
   const std::uint32_t rows[3] = {640, 128, 192}, columns = 1024, features = 960;
   for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q4_k, tensor_type::q6_k},
-                          std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0}}) {
+                          std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0},
+                          std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0}}) {
     packed_matrix m;
     std::uint64_t offset = 0;
     std::uint32_t tile = 0;
@@ -90,14 +91,19 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
       for (const std::uint32_t splits : {1u, 3u}) {
         device_array<float> a(std::size_t{splits} * n * features),
             b(std::size_t{splits} * n * features);
-        a.poison();
-        require(multiply_narrow(input, n, packed, {a.data(), nullptr}, {splits, 1, false, false},
-                                stream));
         require(multiply_narrow(input, n, packed, {b.data(), nullptr}, {splits, 2, false, true},
                                 stream));
-        const auto got = a.fetch(), wanted = b.fetch();
-        EXPECT_EQ(0, std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)))
-            << n << " rows, " << splits << " splits";
+        const auto wanted = b.fetch();
+        for (const packed_ring ring : {packed_ring::any, packed_ring::deep, packed_ring::small}) {
+          tuning_of_packed().ring = ring;
+          a.poison();
+          require(multiply_narrow(input, n, packed, {a.data(), nullptr}, {splits, 1, false, false},
+                                  stream));
+          const auto got = a.fetch();
+          EXPECT_EQ(0, std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)))
+              << n << " rows, " << splits << " splits, ring " << static_cast<int>(ring);
+        }
+        tuning_of_packed() = {};
       }
     }
   }

@@ -1,9 +1,11 @@
 #!/bin/bash
 # Correctness first, then figures, from a bundle (deploy/gpu_bundle/pack) on a machine that has a GPU:
 #   build/gpu-bundle/run_on_device.sh [tests] [sanitize] [figures] [peers] [kv] [kill] [disaggregated] [pulls] [staged] [decode]
+#                                     [packed] [fourbit]
 # (default: tests figures). The KV phases, in order of worth: kv (fences, copies), kill (an owner killed while it is read),
-# disaggregated (a prefill and a decode process answer as one does), pulls, staged, decode (figures). With two GPUs the
-# owner or prefill node is on the second, or on the first with SHARE=1.
+# disaggregated (a prefill and a decode process answer as one does), pulls (every way to copy, then decode steps beside the
+# best two; WAYS="fused:16x256 batched" chooses), staged, decode (the latter alone). With two GPUs the owner or prefill node
+# is on the second, or on the first with SHARE=1. 4-bit weights: packed (tests), fourbit (figures of every ring).
 # Each test suite is a process of its own with a time limit, so that one broken kernel does not hide the others.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
@@ -56,8 +58,17 @@ PY
       code=$?
       grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/kv.log" | head -20
       [ $code = 0 ] || { failed=1; echo "kv: exit code $code"; grep -A8 Failure "$out/kv.log" | head -60; } ;;
+    packed)
+      timeout 60 "$here/test_gpu_cuda" --gtest_filter='packed_test.*:runner_test.*' >"$out/packed.log" 2>&1
+      code=$?
+      grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/packed.log" | head -20
+      [ $code = 0 ] || { failed=1; echo "packed: exit code $code"; grep -A8 Failure "$out/packed.log" | head -60; } ;;
+    fourbit)
+      timeout "${LIMIT:-60}" "$here/bench_gpu_cuda" fourbit 2>&1 | tee "$out/fourbit.txt"
+      code=${PIPESTATUS[0]}
+      [ "$code" = 0 ] || { failed=1; echo "fourbit: exit code $code" | tee -a "$out/fourbit.txt"; } ;;
     kill|pulls|staged|decode)
-      timeout "${LIMIT:-90}" "$here/bench_gpu_kv" "${phase/pulls/pull}" $same 2>&1 | tee -a "$out/kv_figures.txt"
+      timeout "${LIMIT:-100}" "$here/bench_gpu_kv" ${phase/pulls/pull decode} $same ${WAYS:-} 2>&1 | tee -a "$out/kv_figures.txt"
       code=${PIPESTATUS[0]}
       [ "$code" = 0 ] || { failed=1; echo "$phase: exit code $code" | tee -a "$out/kv_figures.txt"; } ;;
     disaggregated)  # the default model, cut; then a real shape
