@@ -225,7 +225,7 @@ void add_bench(builder& b) {
       ->delimiter(',');
   e->add_option("-n,--n-gen", g.generate, "Tokens to generate one by one")->delimiter(',');
   e->add_option("--parallel", g.parallel, "Sequences decoded together; 0: skip")->delimiter(',');
-  e->add_flag("--speculation", g.speculation,
+  e->add_flag("--compare-speculation", g.speculation,
               "Compare decoding plain and with guesses on built-in texts, -n tokens at most; with "
               "--threads 1 by CPU time");
   e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
