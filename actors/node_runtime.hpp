@@ -35,8 +35,12 @@ class node_runtime {
 
   const node_info& info() const { return services_->info; }
   std::shared_ptr<const node_services> services() const { return services_; }
-  // The role actor and the agent.
-  std::vector<caf::strong_actor_ptr> actors() const { return {role_, agent_}; }
+  // The role actor first, then whoever works beside it.
+  std::vector<caf::strong_actor_ptr> actors() const {
+    std::vector<caf::strong_actor_ptr> all{role_, agent_};
+    if (services_->store_client) all.push_back(services_->store_client);
+    return all;
+  }
   void drain();
   bool drained() const { return drained_; }
   bool restart() const { return services_->restart; }
