@@ -49,7 +49,7 @@ TEST(simulation, without_faults_every_request_is_answered) {
 // The tests run beside each other: each a range of its own.
 class faults : public ::testing::TestWithParam<int> {};
 TEST_P(faults, no_wrong_token_nobody_stuck_nothing_left) {
-  constexpr std::uint64_t each = 500;
+  constexpr std::uint64_t each = 300;
   tally sum;
   hold(1000 + each * static_cast<std::uint64_t>(GetParam()), each / thinned, true, &sum);
   EXPECT_GT(sum.answered, sum.failed) << "most requests survive";

@@ -3,6 +3,7 @@
 #include <caf/event_based_actor.hpp>
 #include <caf/send.hpp>
 
+#include "base/log.hpp"
 #include "tests/simulation/skewed_fabric.hpp"
 
 namespace troupe::simulation {
@@ -27,6 +28,7 @@ world::world(const scenario& s, const run_options& options)
       network_(system_, events_, chance_, trace_),
       fabric_(transport::make_sim_network(s.seed, events_.now())),
       begin_(events_.now()) {
+  spdlog::set_level(spdlog::level::off);  // faults by the thousand; the trace tells what matters
   scheduler_.clock().current_time = events_.now();
   network_.weather = s.network;
   fabric_->faults() = s.fabric;
