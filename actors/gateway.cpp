@@ -205,7 +205,9 @@ void gateway_state::on_finished(const generation_finished& m) {
 }
 
 void gateway_state::retry(std::uint64_t id, const error& why) {
-  auto& q = requests.at(id);
+  auto it = requests.find(id);
+  if (it == requests.end()) return;
+  auto& q = it->second;
   q.last_failure = why;
   if (q.canceled)
     return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
@@ -279,7 +281,9 @@ void gateway_state::check_deadlines() {
         q.deadline + (q.waiting ? std::chrono::milliseconds(0) : context->options.deadline_grace))
       late.push_back(id);
   for (auto id : late) {
-    if (auto n = nodes.find(requests.at(id).decode); n != nodes.end() && n->second.actor)
+    auto it = requests.find(id);
+    if (it == requests.end()) continue;  // the end of another one let the admission queue drop it
+    if (auto n = nodes.find(it->second.decode); n != nodes.end() && n->second.actor)
       self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
     fail(id, {ec::deadline_exceeded, "the answer was not complete within the request's time"});
   }

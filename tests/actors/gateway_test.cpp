@@ -343,6 +343,24 @@ TEST_F(gateway_test, a_request_that_would_miss_its_deadline_is_refused_with_the_
   EXPECT_EQ(received->ends.size(), ends + 1);
 }
 
+TEST_F(gateway_test, many_requests_may_become_late_at_once) {
+  max_num_seqs = 1;
+  auto d = add_decode("decode-0", 1);
+  for (std::uint64_t id = 1; id <= 4; ++id) {  // so that the time of an answer is known
+    submit(id);
+    pass(milliseconds(1000));
+    finished(id, 0, engine::finish_reason::stop);
+  }
+  for (std::uint64_t id = 10; id <= 14; ++id) submit(id, 6500);
+  scheduler.advance_time(milliseconds(30'000));  // the whole process stood still
+  scheduler.run();
+  pass(milliseconds(500));
+  EXPECT_EQ(received->ends.size(), 9u);
+  submit(20);
+  finished(20, 0, engine::finish_reason::stop);
+  EXPECT_EQ(received->ends.size(), 10u) << "the gateway lives";
+}
+
 TEST_F(gateway_test, a_poison_request_is_refused_the_third_time) {
   for (std::uint64_t i = 1; i <= 4; ++i) add_decode("decode-" + std::to_string(i), i);
   auto where = [&](std::uint64_t id, std::uint32_t attempt) -> std::uint64_t {

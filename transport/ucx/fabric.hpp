@@ -33,7 +33,7 @@ struct ucx_options {
   std::size_t copy_slice = 256 * 1024;  // bytes copied between two looks at the network
   // Pinned memory for each direction of staging, made when it is first needed.
   std::size_t staging_bytes = 64u << 20;
-  std::size_t device_batch = 8;  // pieces that a device copies and sums as one
+  std::size_t device_batch = 32;  // pieces that a device copies and sums as one
 };
 
 result<std::unique_ptr<fabric>> make_ucx_fabric(const ucx_options& options, event_sink sink);

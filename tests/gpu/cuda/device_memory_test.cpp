@@ -47,6 +47,8 @@ class device_memory_test : public gpu_test {
   }
   static void put(std::span<std::byte> to, const std::vector<std::byte>& from) {
     EXPECT_EQ(cudaSuccess, cudaMemcpy(to.data(), from.data(), from.size(), cudaMemcpyHostToDevice));
+    // Pageable memory: the call returns before the last bytes are there, and streams of ours do not wait for it.
+    EXPECT_EQ(cudaSuccess, cudaDeviceSynchronize());
   }
   device_done run(device_batch batch) { return run(*memory, std::move(batch)); }
   static device_done run(gpu_memory& on, device_batch batch) {
