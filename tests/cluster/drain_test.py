@@ -87,7 +87,7 @@ def test_bad_wishes_are_told():
         unknown = drain(server, "nobody")
         assert unknown.returncode == 1 and "nobody" in unknown.stderr
         assert drain(server).returncode == 1
-        gateway = next(node["name"] for node in server.nodes() if node["role"] == "gateway")
+        gateway = wait_until(lambda: [n["name"] for n in server.nodes() if n["role"] == "gateway"], 5, "the gateway is a member")[0]
         assert "SIGTERM" in drain(server, gateway).stderr
         answer = server.http.post("/v1/cluster/drain", json={"node": ""})
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "node"

@@ -69,7 +69,7 @@ def check_replaced(server, role, before):
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.9, "seed": 99, "repetition_penalty": 1.1}], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("after_events", [1, 20, 120])
+@pytest.mark.parametrize("after_events", [1, 20, 60])  # an event holds several tokens where guesses were right
 def test_decode_killed_in_mid_stream(after_events, fields):
     """Another decode node goes on where the lost one was, with the same random numbers and penalties."""
     with Server(prefill=1, decode=2) as server:
