@@ -17,8 +17,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr auto quick =
-    std::chrono::seconds(5);  // a child that lives shorter has not really started
+// A child that lives shorter has not really started. Short, so that nodes which are killed again and again while they
+// serve are started again and again.
+constexpr auto quick = std::chrono::seconds(1);
 constexpr int max_quick_deaths = 5;
 // The command line's exit codes. A clean end is a node that was told to leave.
 constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3,
