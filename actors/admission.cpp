@@ -31,6 +31,17 @@ double admission_queue::service_seconds(std::uint64_t cost) const {
   return work_ <= 0 ? 0 : (service_ + margin * deviation_) / work_ * static_cast<double>(cost);
 }
 
+// A tenant that comes back starts no earlier than those that wait.
+double admission_queue::starting_counter(const std::string& tenant) const {
+  const auto own = tenants_.find(tenant);
+  const double counter = own == tenants_.end() ? 0 : own->second.counter;
+  if (own != tenants_.end() && !own->second.queue.empty()) return counter;
+  std::optional<double> least;
+  for (const auto& [name, t] : tenants_)
+    if (!t.queue.empty()) least = std::min(least.value_or(t.counter), t.counter);
+  return std::max(counter, least.value_or(counter));
+}
+
 admission_queue::seconds admission_queue::predicted_wait(const std::string& tenant,
                                                          std::int32_t priority) const {
   const double rate = tokens_per_second();
@@ -44,13 +55,7 @@ admission_queue::seconds admission_queue::predicted_wait(const std::string& tena
   // Before my request is served my own counter will have grown by what I have queued; each other tenant is served
   // until its counter has reached the same.
   auto own = tenants_.find(tenant);
-  double least = 0;
-  bool any = false;
-  for (const auto& [name, t] : tenants_)
-    if (!t.queue.empty()) least = any ? std::min(least, t.counter) : t.counter, any = true;
-  const double own_counter =
-      own == tenants_.end() ? least
-                            : std::max(own->second.counter, own->second.queue.empty() ? least : 0);
+  const double own_counter = starting_counter(tenant);
   const double own_queued = own == tenants_.end() ? 0 : better(own->second, true);
   double ahead = own_queued;
   for (const auto& [name, t] : tenants_) {
@@ -92,14 +97,9 @@ std::optional<admission_queue::refusal> admission_queue::enter(ticket t, time_po
                      retry_after(wait)};
     displace_worst();
   }
-  // A tenant that comes back starts no earlier than those that wait.
+  const double counter = starting_counter(t.tenant);
   auto& mine = tenants_[t.tenant];
-  if (mine.queue.empty()) {
-    std::optional<double> least;
-    for (const auto& [name, other] : tenants_)
-      if (!other.queue.empty()) least = std::min(least.value_or(other.counter), other.counter);
-    if (least) mine.counter = std::max(mine.counter, *least);
-  }
+  mine.counter = counter;
   const place at{t.priority, ++arrivals_};
   mine.queue.emplace(at, t.id);
   mine.queued[t.priority] += static_cast<double>(t.cost);

@@ -85,6 +85,7 @@ class admission_queue {
   void remove_waiting(waiting_map::iterator at);
   void drop(waiting_map::iterator at, const char* why);
   tenant_state* next_tenant();
+  double starting_counter(const std::string& tenant) const;  // of its next ticket
   void displace_worst();
   void forget_idle_tenants();
   std::chrono::seconds retry_after(seconds wait) const;

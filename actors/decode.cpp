@@ -82,13 +82,7 @@ void decode_state::on_refused(const request_refused& r) {
   auto it = entries.find(r.id);
   if (it == entries.end() || it->second.try_number != r.try_number) return;
   if (r.remote) return end_remote(r.id, false, to_string(r.failure));
-  generation_finished m;
-  m.id = r.id;
-  m.try_number = r.try_number;
-  m.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
-  m.code = r.failure.code;
-  m.detail = r.failure.detail;
-  finish(r.id, std::move(m));
+  finish(r.id, failed_with(r.id, r.try_number, r.failure));
 }
 
 void decode_state::finish(std::uint64_t id, generation_finished message) {

@@ -27,11 +27,7 @@ void gateway_state::generate(const generate_request& r) {
   auto client = caf::actor_cast<stream_sink_actor>(self->current_sender());
   if (!client) return;
   auto refuse = [&](ec code, std::string why, std::chrono::seconds retry_after = {}) {
-    generation_finished m;
-    m.id = r.id;
-    m.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
-    m.code = code;
-    m.detail = std::move(why);
+    auto m = failed_with(r.id, 0, {code, std::move(why)});
     m.retry_after_s = static_cast<std::uint32_t>(retry_after.count());
     context->metrics->admission_refused(code).Increment();
     self->send(client, std::move(m));
@@ -228,11 +224,8 @@ void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reas
                          std::chrono::seconds retry_after) {
   auto it = requests.find(id);
   if (it == requests.end()) return;
-  generation_finished m;
-  m.id = id;
+  auto m = failed_with(id, 0, why);
   m.reason = static_cast<std::uint8_t>(reason);
-  m.code = why.code;
-  m.detail = why.detail;
   m.prompt_tokens = static_cast<std::uint32_t>(it->second.message.prompt.size());
   m.completion_tokens = static_cast<std::uint32_t>(it->second.message.output.size());
   m.migrations = it->second.try_number;

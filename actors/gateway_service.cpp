@@ -24,6 +24,7 @@ struct service_state {
   explicit service_state(service_actor::pointer selfptr) : self(selfptr) {}
   service_actor::behavior_type make_behavior();
   void finish(std::uint64_t id, generation_end end);
+  void lose(std::uint64_t id);  // with the gateway
 
   service_actor::pointer self;
   gateway_actor gateway;
@@ -40,28 +41,25 @@ void service_state::finish(std::uint64_t id, generation_end end) {
   sink->on_finished(std::move(end));
 }
 
+void service_state::lose(std::uint64_t id) {
+  generation_end end;
+  end.reason = engine::finish_reason::error;
+  end.failure = {ec::peer_lost, "the gateway was lost"};
+  finish(id, std::move(end));
+}
+
 service_actor::behavior_type service_state::make_behavior() {
   self->monitor(gateway);
   self->set_down_handler([this](caf::down_msg&) {
     gateway = nullptr;
-    while (!sinks.empty()) {
-      generation_end end;
-      end.reason = engine::finish_reason::error;
-      end.failure = {ec::peer_lost, "the gateway was lost"};
-      finish(sinks.begin()->first, std::move(end));
-    }
+    while (!sinks.empty()) lose(sinks.begin()->first);
   });
   self->send(gateway, subscribe_request{});
   return {
       [this](const submit_generation& s) {
         sinks[s.id] = s.sink;
         board->in_flight = static_cast<std::uint32_t>(sinks.size());
-        if (!gateway) {
-          generation_end end;
-          end.reason = engine::finish_reason::error;
-          end.failure = {ec::peer_lost, "the gateway was lost"};
-          return finish(s.id, std::move(end));
-        }
+        if (!gateway) return lose(s.id);
         generate_request r;
         r.id = s.id;
         r.prompt = std::move(s.what->prompt);

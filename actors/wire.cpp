@@ -120,6 +120,16 @@ generation_finished to_wire(const engine::finished_event& e) {
   return w;
 }
 
+generation_finished failed_with(std::uint64_t id, std::uint32_t try_number, const error& why) {
+  generation_finished w;
+  w.id = id;
+  w.try_number = try_number;
+  w.reason = static_cast<std::uint8_t>(engine::finish_reason::error);
+  w.code = why.code;
+  w.detail = why.detail;
+  return w;
+}
+
 generation_end from_wire(const generation_finished& w) {
   generation_end end;
   end.reason = w.reason <= static_cast<std::uint8_t>(engine::finish_reason::error)

@@ -17,6 +17,8 @@ engine::token_output from_wire(const token_wire& w);
 // usage and reason; names and routes are filled in by whoever knows them.
 generation_finished to_wire(const engine::finished_event& e);
 generation_end from_wire(const generation_finished& w);
+// The end of an attempt that failed, without usage.
+generation_finished failed_with(std::uint64_t id, std::uint32_t try_number, const error& why);
 
 // The engine's view of a request off the wire; its deadline counts from `now`.
 engine::generation_request to_engine(const generate_request& r, engine::time_point now);

@@ -10,7 +10,7 @@
 
 #include "actors/client.hpp"
 #include "model/tokenizer.hpp"
-#include "tests/model/tiny_gguf.hpp"
+#include "tests/actors/tiny_cluster.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -49,59 +49,16 @@ class waiting_sink : public generation_sink {
   std::atomic<bool> accepted{false};
 };
 
-struct cluster_test : ::testing::Test {
-  void SetUp() override { use_model({.context = 512}); }
+struct cluster_test : tiny_cluster {
   // A few milliseconds a token, so that a request is still running when it is canceled.
   void use_slow_model() {
     use_model(
         {.hidden_size = 256, .intermediate_size = 1024, .num_hidden_layers = 24, .context = 512});
   }
-  void use_model(const testing::tiny_model& m) {
-    testing::write_tiny_gguf(path, m);
-    auto opened = model::open_model(path);
-    ASSERT_TRUE(opened) << to_string(opened.error());
-    model = *opened;
-  }
-  serve_options options(std::uint32_t prefill, std::uint32_t decode) {
-    serve_options o;
-    o.model = path;
-    o.model_name = "tiny";
-    o.num_prefill = prefill;
-    o.num_decode = decode;
-    o.single_process = true;
-    o.runner.num_threads = 1;
-    o.engine.num_kv_blocks = 128;
-    o.engine.max_num_batched_tokens = 128;
-    o.engine.max_prefill_chunk = 32;
-    return o;
-  }
-  std::unique_ptr<serve_process> start(const serve_options& o) {
-    auto s = serve_process::start(o, model);
-    EXPECT_TRUE(s) << to_string(s.error());
-    if (!s) return nullptr;
-    const auto until = std::chrono::steady_clock::now() + milliseconds(20'000);
-    const auto nodes = o.num_prefill + o.num_decode;
-    while (std::chrono::steady_clock::now() < until) {
-      std::uint32_t ready = 0;
-      for (const auto& n : (*s)->service().status().nodes)
-        ready += n.state == "ready" && n.role != "gateway";
-      if (ready == nodes) return std::move(*s);
-      std::this_thread::sleep_for(milliseconds(20));
-    }
-    ADD_FAILURE() << "not ready";
-    return nullptr;
-  }
   static generation ask(std::size_t prompt_tokens, std::uint32_t max_tokens,
                         float temperature = 0) {
-    generation g;
-    testing::test_random random{prompt_tokens};
-    for (std::size_t i = 0; i < prompt_tokens; ++i)
-      g.prompt.push_back(static_cast<token_id>(3 + random.next() % 256));
+    auto g = tiny_cluster::ask(prompt_tokens, prompt_tokens, max_tokens);
     g.sampling.temperature = temperature;
-    g.sampling.seed = 42;
-    g.sampling.max_tokens = max_tokens;
-    g.sampling.ignore_eos = true;
-    g.timeout = milliseconds(30'000);
     return g;
   }
   static std::vector<std::shared_ptr<waiting_sink>> run(serve_process& s,
@@ -114,10 +71,6 @@ struct cluster_test : ::testing::Test {
     for (auto& sink : sinks) EXPECT_TRUE(sink->wait(milliseconds(60'000)));
     return sinks;
   }
-
-  testing::temporary_directory dir;
-  std::filesystem::path path = dir / "tiny.gguf";
-  std::shared_ptr<const model::loaded_model> model;
 };
 
 TEST_F(cluster_test, tokens_do_not_depend_on_the_topology) {

@@ -5,8 +5,7 @@
 #include <mutex>
 #include <thread>
 
-#include "actors/cluster.hpp"
-#include "tests/model/tiny_gguf.hpp"
+#include "tests/actors/tiny_cluster.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -36,61 +35,14 @@ class sink : public generation_sink {
   std::condition_variable ended_;
 };
 
-struct kv_store_test : ::testing::Test {
-  void SetUp() override {
-    testing::write_tiny_gguf(path, {.context = 512});
-    auto opened = model::open_model(path);
-    ASSERT_TRUE(opened) << to_string(opened.error());
-    model = *opened;
-  }
-  serve_options options(std::uint32_t prefill, std::uint32_t decode, std::uint32_t stores) {
-    serve_options o;
-    o.model = path;
-    o.model_name = "tiny";
-    o.num_prefill = prefill;
-    o.num_decode = decode;
-    o.num_kv_store = stores;
-    o.single_process = true;
-    o.runner.num_threads = 1;
-    o.engine.num_kv_blocks = 128;
-    o.engine.max_num_batched_tokens = 128;
-    o.engine.max_prefill_chunk = 32;
-    o.store.memory_bytes = 8 << 20;
-    return o;
-  }
-  template <class Condition>
-  static bool eventually(Condition condition) {
-    const auto until = std::chrono::steady_clock::now() + milliseconds(20'000);
-    while (std::chrono::steady_clock::now() < until) {
-      if (condition()) return true;
-      std::this_thread::sleep_for(milliseconds(20));
-    }
-    return false;
-  }
+struct kv_store_test : tiny_cluster {
   std::unique_ptr<serve_process> start(const serve_options& o) {
-    auto s = serve_process::start(o, model);
-    EXPECT_TRUE(s) << to_string(s.error());
-    if (!s) return nullptr;
-    const bool ready = eventually([&] {
-      std::uint32_t n = 0;
-      for (const auto& node : (*s)->service().status().nodes)
-        n += node.state == "ready" && node.role != "gateway";
-      return n == o.num_prefill + o.num_decode + o.num_kv_store;
-    });
-    EXPECT_TRUE(ready);
+    auto s = tiny_cluster::start(o);
     std::this_thread::sleep_for(milliseconds(600));  // nodes have heard of the store and connected
-    return std::move(*s);
+    return s;
   }
   static generation ask(std::uint64_t seed, std::size_t prompt_tokens, std::string salt = {}) {
-    generation g;
-    testing::test_random random{seed};
-    for (std::size_t i = 0; i < prompt_tokens; ++i)
-      g.prompt.push_back(static_cast<token_id>(3 + random.next() % 256));
-    g.sampling.temperature = 0;
-    g.sampling.seed = 42;
-    g.sampling.max_tokens = 8;
-    g.sampling.ignore_eos = true;
-    g.timeout = milliseconds(30'000);
+    auto g = tiny_cluster::ask(seed, prompt_tokens, 8);
     g.cache_salt = std::move(salt);
     return g;
   }
@@ -116,10 +68,6 @@ struct kv_store_test : ::testing::Test {
   static bool stored(serve_process& s, double blocks) {
     return eventually([&] { return metric(s, "troupe_store_stored_blocks_total") >= blocks; });
   }
-
-  testing::temporary_directory dir;
-  std::filesystem::path path = dir / "tiny.gguf";
-  std::shared_ptr<const model::loaded_model> model;
 };
 
 TEST_F(kv_store_test, a_prompt_that_one_node_read_is_fetched_by_another) {
