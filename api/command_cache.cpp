@@ -4,28 +4,13 @@
 #include <nlohmann/json.hpp>
 
 #include "api/commands.hpp"
-#include "api/http_client.hpp"
+#include "api/server_call.hpp"
 
 namespace troupe::api {
 namespace {
 
 // What a prompt's reading may take.
 constexpr std::chrono::seconds warm_timeout{600};
-
-result<std::string> ask(const cache_config& c, const char* method, const char* path,
-                        std::string body = {},
-                        std::chrono::seconds timeout = std::chrono::seconds(10)) {
-  TROUPE_TRY(auto to, parse_url(c.url));
-  client_request request;
-  request.method = method;
-  request.path = path;
-  request.key = c.key;
-  request.body = std::move(body);
-  request.timeout = timeout;
-  TROUPE_TRY(auto response, send_request(to, request));
-  if (response.status != 200) return fail(ec::io_error, error_message(response));
-  return response.body;
-}
 
 // The samples of the stores' metrics: {node: {name and tier: value}}.
 std::map<std::string, std::map<std::string, double>> samples_of(const std::string& text) {
@@ -50,7 +35,7 @@ std::map<std::string, std::map<std::string, double>> samples_of(const std::strin
 }
 
 result<void> show(const cache_config& c) {
-  TROUPE_TRY(const auto text, ask(c, "GET", "/metrics"));
+  TROUPE_TRY(const auto text, call_server({c.url, c.key}, "/metrics"));
   const auto stores = samples_of(text);
   if (c.json) {
     std::printf("%s\n", nlohmann::json(stores).dump(2).c_str());
@@ -79,9 +64,8 @@ result<void> show(const cache_config& c) {
 }
 
 result<void> clear(const cache_config& c) {
-  TROUPE_TRY(const auto text, ask(c, "POST", "/v1/cache/clear", "{}"));
-  const auto answer = nlohmann::json::parse(text, nullptr, false);
-  if (!answer.is_object() || !answer.contains("cleared_blocks"))
+  TROUPE_TRY(const auto answer, call_server_json({c.url, c.key}, "/v1/cache/clear", "{}"));
+  if (!answer.contains("cleared_blocks"))
     return fail(ec::io_error, c.url + " is no server of ours");
   std::printf("%s blocks forgotten\n", answer["cleared_blocks"].dump().c_str());
   return {};
@@ -93,7 +77,7 @@ result<void> warm(const cache_config& c) {
   if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
   std::string model = c.model;
   if (model.empty()) {
-    TROUPE_TRY(const auto text, ask(c, "GET", "/v1/models"));
+    TROUPE_TRY(const auto text, call_server({c.url, c.key}, "/v1/models"));
     const auto models = nlohmann::json::parse(text, nullptr, false);
     if (!models.is_object() || !models.contains("data") || models["data"].empty())
       return fail(ec::io_error, c.url + " lists no model");
@@ -105,7 +89,8 @@ result<void> warm(const cache_config& c) {
     if (line.empty()) continue;
     const nlohmann::json request = {
         {"model", model}, {"prompt", line}, {"max_tokens", 1}, {"temperature", 0}};
-    TROUPE_TRY(const auto text, ask(c, "POST", "/v1/completions", request.dump(), warm_timeout));
+    TROUPE_TRY(const auto text,
+               call_server({c.url, c.key}, "/v1/completions", request.dump(), warm_timeout));
     const auto answer = nlohmann::json::parse(text, nullptr, false);
     if (answer.is_object() && answer.contains("usage"))
       tokens += answer["usage"].value("prompt_tokens", std::uint64_t{0});

@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "api/commands.hpp"
-#include "api/http_client.hpp"
+#include "api/server_call.hpp"
 
 namespace troupe::api {
 namespace {
@@ -15,22 +15,6 @@ using nlohmann::json;
 // Beyond a node's own limit: leases that end, and a process that starts and reads its model.
 constexpr std::chrono::seconds slack{60};
 
-result<json> ask(const url& to, const drain_config& c, const char* path, const json& body = {}) {
-  client_request request;
-  request.path = path;
-  request.key = c.key;
-  request.timeout = std::chrono::seconds(10);
-  if (!body.is_null()) {
-    request.method = "POST";
-    request.body = body.dump();
-  }
-  TROUPE_TRY(auto response, send_request(to, request));
-  if (response.status != 200) return fail(ec::io_error, error_message(response));
-  auto answer = json::parse(response.body, nullptr, false);
-  if (!answer.is_object()) return fail(ec::io_error, c.url + " is no server of ours");
-  return answer;
-}
-
 // The node's incarnation and state; empty when it is not in the cluster.
 std::pair<std::string, std::string> find_node(const json& cluster, const std::string& name) {
   for (const auto& n : cluster.value("nodes", json::array()))
@@ -39,19 +23,18 @@ std::pair<std::string, std::string> find_node(const json& cluster, const std::st
   return {};
 }
 
-result<void> drain_one(const url& to, const drain_config& c, const std::string& name) {
-  TROUPE_TRY(auto before, ask(to, c, "/v1/cluster"));
+result<void> drain_one(const drain_config& c, const std::string& name) {
+  const server_address server{c.url, c.key};
+  TROUPE_TRY(auto before, call_server_json(server, "/v1/cluster"));
   const auto old = find_node(before, name).first;
-  TROUPE_TRY(auto accepted, ask(to, c, "/v1/cluster/drain",
-                                {{"node", name},
-                                 {"timeout_s", c.timeout_s},
-                                 {"restart", c.restart},
-                                 {"force", c.force}}));
+  const json wish = {
+      {"node", name}, {"timeout_s", c.timeout_s}, {"restart", c.restart}, {"force", c.force}};
+  TROUPE_CHECK(call_server(server, "/v1/cluster/drain", wish.dump()));
   std::printf("%s: draining\n", name.c_str());
   std::fflush(stdout);
   const auto deadline = clock::now() + std::chrono::seconds(c.timeout_s) + slack;
   while (clock::now() < deadline) {
-    TROUPE_TRY(auto now, ask(to, c, "/v1/cluster"));
+    TROUPE_TRY(auto now, call_server_json(server, "/v1/cluster"));
     const auto [incarnation, state] = find_node(now, name);
     if (c.restart ? incarnation != old && state == "ready" : incarnation != old) {
       std::printf("%s: %s\n", name.c_str(), c.restart ? "is back" : "has left");
@@ -66,16 +49,15 @@ result<void> drain_one(const url& to, const drain_config& c, const std::string& 
 }
 
 result<void> drain_all(const drain_config& c) {
-  TROUPE_TRY(auto to, parse_url(c.url));
   std::vector<std::string> names{c.node};
   if (c.all) {
     names.clear();
-    TROUPE_TRY(auto cluster, ask(to, c, "/v1/cluster"));
+    TROUPE_TRY(auto cluster, call_server_json({c.url, c.key}, "/v1/cluster"));
     for (const auto& n : cluster.value("nodes", json::array()))
       if (n.value("role", "") != "gateway" && n.value("state", "") == "ready")
         names.push_back(n.value("name", ""));
   }
-  for (const auto& name : names) TROUPE_CHECK(drain_one(to, c, name));
+  for (const auto& name : names) TROUPE_CHECK(drain_one(c, name));
   return {};
 }
 

@@ -6,6 +6,8 @@
 #include <random>
 #include <thread>
 
+#include "api/server_call.hpp"
+
 namespace troupe::api {
 namespace {
 
@@ -20,13 +22,8 @@ struct target {
 result<target> find_target(const bench_serve_config& c) {
   target t;
   TROUPE_TRY(t.to, parse_url(c.url));
-  client_request request;
-  request.path = "/v1/models";
-  request.key = c.key;
-  request.timeout = std::chrono::seconds(10);
-  TROUPE_TRY(auto response, send_request(t.to, request));
-  if (response.status != 200) return fail(ec::io_error, error_message(response));
-  const auto models = nlohmann::json::parse(response.body, nullptr, false);
+  TROUPE_TRY(const auto text, call_server({c.url, c.key}, "/v1/models"));
+  const auto models = nlohmann::json::parse(text, nullptr, false);
   if (!models.is_object() || !models.contains("data") || models["data"].empty())
     return fail(ec::io_error, c.url + " lists no models");
   for (const auto& m : models["data"])
