@@ -113,6 +113,7 @@ class engine_impl final : public engine {
   bool stalled_ = false;  // the last plan was empty and nothing has changed since
   events pending_;
   engine_stats counters_;
+  double prefill_rows_ = 0, prefill_seconds_ = 0;  // recent ones: the later, the more they count
 
   std::vector<gpu::sequence_rows> rows_;  // of the pass; kept for its memory
   std::vector<sequence*> planned_;

@@ -109,8 +109,14 @@ void engine_impl::measure(const step_size& size, const step_report& report, doub
   counters_.prefill_tokens += report.prefill_rows;
   counters_.decode_tokens += report.decode_rows;
   if (seconds <= 0) return;
-  if (report.decode_rows == 0)
-    smooth(counters_.prefill_tokens_per_second, report.prefill_rows / seconds);
+  if (report.decode_rows == 0 && report.prefill_rows > 0) {
+    // By tokens, not by passes: one of three rows measures the fixed cost of a pass.
+    constexpr double remembered = 2048;
+    const double kept = remembered / (remembered + report.prefill_rows);
+    prefill_rows_ = prefill_rows_ * kept + report.prefill_rows;
+    prefill_seconds_ = prefill_seconds_ * kept + seconds;
+    counters_.prefill_tokens_per_second = prefill_rows_ / prefill_seconds_;
+  }
   if (report.prefill_rows == 0) smooth(counters_.decode_step_seconds, seconds);
 }
 
