@@ -1,5 +1,6 @@
 #include <immintrin.h>
 
+#include "base/xxh3.hpp"
 #include "transport/checksum_kernel.hpp"
 
 namespace troupe::transport::detail {
@@ -35,7 +36,7 @@ struct vector256 {
   static __m256i scramble_half(__m256i lanes, const std::byte* secret) {
     lanes = _mm256_xor_si256(lanes, _mm256_srli_epi64(lanes, 47));
     lanes = _mm256_xor_si256(lanes, load_half(secret));
-    const __m256i prime = _mm256_set1_epi64x(0x9E3779B1);
+    const __m256i prime = _mm256_set1_epi64x(xxh3::prime32_1);
     __m256i low = _mm256_mul_epu32(lanes, prime);
     __m256i high = _mm256_mul_epu32(_mm256_srli_epi64(lanes, 32), prime);
     return _mm256_add_epi64(low, _mm256_slli_epi64(high, 32));

@@ -2,6 +2,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 
+#include "base/xxh3.hpp"
 #include "transport/checksum_kernel.hpp"
 
 namespace troupe::transport::detail {
@@ -25,7 +26,7 @@ struct vector512 {
   static stripe scramble(stripe lanes, const std::byte* secret) {
     lanes = _mm512_xor_si512(lanes, _mm512_srli_epi64(lanes, 47));
     lanes = _mm512_xor_si512(lanes, load(secret));
-    const stripe prime = _mm512_set1_epi64(0x9E3779B1);
+    const stripe prime = _mm512_set1_epi64(xxh3::prime32_1);
     stripe low = _mm512_mul_epu32(lanes, prime);
     stripe high = _mm512_mul_epu32(_mm512_srli_epi64(lanes, 32), prime);
     return _mm512_add_epi64(low, _mm512_slli_epi64(high, 32));

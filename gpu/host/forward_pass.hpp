@@ -131,6 +131,8 @@ class forward_pass {
   void tile(const packed_matrix& m, const activations& in, std::uint32_t tile,
             std::uint32_t first_row, std::uint32_t num_rows, float* out, std::size_t stride,
             bool accumulate) const;
+  // The residual's rows of a matmul task grow by m * in.
+  void add_to_residual(const packed_matrix& m, const activations& in, std::uint32_t task);
   void finish_head(std::uint32_t layer, std::uint32_t head, std::uint32_t row, float* values);
   void attend_segment(const attention_task& t, std::uint32_t layer, std::uint32_t segment,
                       const worker_memory& w, attention_state* states) const;

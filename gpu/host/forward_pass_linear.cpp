@@ -75,16 +75,19 @@ void forward_pass::finish_head(std::uint32_t layer, std::uint32_t head, std::uin
   }
 }
 
-void forward_pass::output(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
-                          std::uint32_t serial) {
-  const activations& in = input(source::attention, layer, worker, serial);
-  const packed_matrix& m = weights_.layers[layer].o;
+void forward_pass::add_to_residual(const packed_matrix& m, const activations& in,
+                                   std::uint32_t task) {
   const part p = part_of(task, m.tiles, in.rows);
   const std::size_t stride = config_.hidden_size;
   for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
     tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
          stride, true);
   }
+}
+
+void forward_pass::output(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
+                          std::uint32_t serial) {
+  add_to_residual(weights_.layers[layer].o, input(source::attention, layer, worker, serial), task);
 }
 
 void forward_pass::gate_up(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
@@ -104,14 +107,7 @@ void forward_pass::gate_up(std::uint32_t layer, std::uint32_t task, std::uint32_
 
 void forward_pass::down(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,
                         std::uint32_t serial) {
-  const activations& in = input(source::inner, layer, worker, serial);
-  const packed_matrix& m = weights_.layers[layer].down;
-  const part p = part_of(task, m.tiles, in.rows);
-  const std::size_t stride = config_.hidden_size;
-  for (std::uint32_t t = p.first_tile; t < p.last_tile; ++t) {
-    tile(m, in, t, p.first_row, p.num_rows, hidden_ + p.first_row * stride + t * tile_outputs,
-         stride, true);
-  }
+  add_to_residual(weights_.layers[layer].down, input(source::inner, layer, worker, serial), task);
 }
 
 void forward_pass::lm_head(std::uint32_t layer, std::uint32_t task, std::uint32_t worker,

@@ -107,7 +107,7 @@ def test_a_request_that_would_miss_its_deadline_gets_429_at_once():
             answer = server.http.post("/v1/completions", json=server.body(PROMPT, max_tokens=300, ignore_eos=True, timeout_s=2))
             return (answer, time.monotonic() - started) if answer.status_code == 429 else None
         answer, seconds = wait_until(refused, 30, "a refusal")
-        assert seconds < 0.5
+        assert seconds < 1.5
         assert int(answer.headers["Retry-After"]) >= 1
         assert answer.json()["error"]["type"] == "rate_limit_error"
         assert metric(server.http.get("/metrics").text, "troupe_admission_refused_total", reason="overloaded") >= 1
