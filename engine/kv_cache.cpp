@@ -8,15 +8,18 @@ kv_cache::kv_cache(const kv_cache_options& options, block_sealer& sealer)
     : block_tokens_(options.block_tokens),
       prefix_caching_(options.prefix_caching),
       kv_identity_(options.kv_identity),
+      sealer_(sealer),
       index_(options.num_blocks, options.block_tokens),
       pool_(options.num_blocks, index_, sealer) {}
+
+hash128_t kv_cache::parent_of(const sequence& s, std::uint32_t i) const {
+  return i == 0 ? root_hash(kv_identity_, s.request.cache_salt) : s.hashes[i - 1];
+}
 
 void kv_cache::add_hashes(sequence& s, std::uint32_t blocks) {
   while (s.hashes.size() < blocks) {
     const auto i = static_cast<std::uint32_t>(s.hashes.size());
-    const hash128_t parent =
-        i == 0 ? root_hash(kv_identity_, s.request.cache_salt) : s.hashes.back();
-    s.hashes.push_back(chain_hash(parent, s.block_tokens(i, block_tokens_)));
+    s.hashes.push_back(chain_hash(parent_of(s, i), s.block_tokens(i, block_tokens_)));
   }
 }
 
@@ -48,15 +51,35 @@ bool kv_cache::admit_as(sequence& s, std::uint32_t spare, block_state to, std::u
   if (pool_.available() - idle_hits < fresh + spare) return false;
   for (block_id b : hits_) pool_.ref(b);
   s.table.assign(hits_.begin(), hits_.end());
+  // Held while the new blocks are allocated, which may evict.
+  prefix_index::partial_hit partial;
+  if (to == block_state::writing) partial = take_partial(s, fresh + spare);
   for (std::uint32_t i = 0; i < fresh; ++i) s.table.push_back(pool_.allocate(to));
   s.num_computed = num_hits * block_tokens_;
   s.num_sealed = num_hits;
+  if (partial.tokens > 0) {
+    if (sealer_.copy(partial.block, s.table[num_hits])) s.num_computed += partial.tokens;
+    pool_.unref(partial.block);
+  }
   if (prefix_caching_ && !s.was_admitted) {
     queried_tokens_ += s.num_tokens();
     hit_tokens_ += s.num_computed;
     s.usage.cached_tokens = std::min(s.num_computed, s.num_prompt);
   }
   return true;
+}
+
+prefix_index::partial_hit kv_cache::take_partial(const sequence& s, std::uint32_t needed) {
+  const auto i = static_cast<std::uint32_t>(s.table.size());
+  if (!prefix_caching_ || s.wants_prompt_logprobs) return {};
+  const std::uint32_t first = i * block_tokens_, last = s.num_tokens() - 1;  // to be computed
+  const auto wanted = std::span(s.tokens).subspan(first, std::min(block_tokens_, last - first));
+  const auto found = index_.find_partial(parent_of(s, i), wanted);
+  if (found.tokens == 0) return found;
+  const bool idle = pool_.state(found.block) == block_state::cached;
+  if (idle && pool_.available() <= needed) return {};
+  pool_.ref(found.block);
+  return found;
 }
 
 bool kv_cache::grow(sequence& s) {
@@ -80,7 +103,7 @@ bool kv_cache::publish(sequence& s, std::uint32_t i) {
   add_hashes(s, i + 1);
   // A twin of an equal block that another sequence computed at the same time stays without an
   // address.
-  return index_.insert(s.hashes[i], s.block_tokens(i, block_tokens_), s.table[i]);
+  return index_.insert(s.hashes[i], parent_of(s, i), s.block_tokens(i, block_tokens_), s.table[i]);
 }
 
 void kv_cache::commit(sequence& s) {

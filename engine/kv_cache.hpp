@@ -71,12 +71,18 @@ class kv_cache {
  private:
   bool admit_as(sequence& s, std::uint32_t spare, block_state to, std::uint32_t reusable);
   void add_hashes(sequence& s, std::uint32_t blocks);
+  // The prefix that comes before the sequence's block i. REQUIRES: i hashes are there.
+  hash128_t parent_of(const sequence& s, std::uint32_t i) const;
+  // A reference to a block that begins as the one after the sequence's table goes on, if there is one
+  // beside the `needed` blocks.
+  prefix_index::partial_hit take_partial(const sequence& s, std::uint32_t needed);
   bool publish(sequence& s, std::uint32_t i);  // false: another block has this content
   void truncate(sequence& s, std::uint32_t blocks);
 
   std::uint32_t block_tokens_;
   bool prefix_caching_;
   hash128_t kv_identity_;
+  block_sealer& sealer_;
   prefix_index index_;
   block_pool pool_;
   std::function<void(const sequence&, std::uint32_t)> on_computed_;

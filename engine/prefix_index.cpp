@@ -1,6 +1,7 @@
 #include "engine/prefix_index.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/result.hpp"
 
@@ -23,6 +24,7 @@ hash128_t chain_hash(const hash128_t& parent, std::span<const token_id> tokens) 
 prefix_index::prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens)
     : block_tokens_(block_tokens),
       hash_(num_blocks),
+      parent_(num_blocks),
       tokens_(std::size_t{num_blocks} * block_tokens),
       present_(num_blocks) {
   blocks_.reserve(num_blocks);
@@ -36,24 +38,48 @@ std::optional<block_id> prefix_index::find(const hash128_t& hash,
   return at->second;
 }
 
-bool prefix_index::insert(const hash128_t& hash, std::span<const token_id> tokens, block_id block) {
+bool prefix_index::by_place::before(const place& a, const place& b) {
+  if (a.parent != b.parent) return a.parent < b.parent;
+  return std::ranges::lexicographical_compare(a.tokens, b.tokens);
+}
+
+prefix_index::partial_hit prefix_index::find_partial(const hash128_t& parent,
+                                                     std::span<const token_id> tokens) const {
+  partial_hit best;
+  const auto compare = [&](block_id b) {
+    if (parent_[b] != parent) return;
+    const auto end = std::ranges::mismatch(tokens, tokens_of(b)).in1;
+    const auto same = static_cast<std::uint32_t>(end - tokens.begin());
+    if (same > best.tokens) best = {b, same};
+  };
+  const auto next = ordered_.lower_bound(place{parent, tokens});
+  if (next != ordered_.end()) compare(*next);
+  if (next != ordered_.begin()) compare(*std::prev(next));
+  return best;
+}
+
+bool prefix_index::insert(const hash128_t& hash, const hash128_t& parent,
+                          std::span<const token_id> tokens, block_id block) {
   TROUPE_ASSERT(!present_[block] && tokens.size() == block_tokens_);
   if (!blocks_.try_emplace(hash, block).second) return false;
   hash_[block] = hash;
+  parent_[block] = parent;
   std::copy(tokens.begin(), tokens.end(), tokens_.begin() + std::ptrdiff_t{block} * block_tokens_);
   present_[block] = true;
+  ordered_.insert(block);
   return true;
 }
 
 void prefix_index::erase(block_id block) {
   TROUPE_ASSERT(present_[block]);
   blocks_.erase(hash_[block]);
+  ordered_.erase(block);
   present_[block] = false;
 }
 
 bool prefix_index::consistent() const {
   const auto count = std::count(present_.begin(), present_.end(), true);
-  return static_cast<std::size_t>(count) == blocks_.size() &&
+  return static_cast<std::size_t>(count) == blocks_.size() && ordered_.size() == blocks_.size() &&
          std::ranges::all_of(blocks_, [&](const auto& entry) {
            return present_[entry.second] && hash_[entry.second] == entry.first;
          });

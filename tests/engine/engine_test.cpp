@@ -119,7 +119,7 @@ TEST(engine, cached_prefixes_are_reused_and_change_nothing) {
   EXPECT_EQ(f.of(2).ids(), expected);
   EXPECT_EQ(f.of(1).end->usage.cached_tokens, 0u);
   EXPECT_EQ(f.of(2).end->usage.cached_tokens,
-            28u);  // the last block is computed for the last token's logits
+            31u);  // the last token is computed for its logits, those before it are copied
   // Another salt shares nothing.
   auto salted = make_request(3, prompt, 10);
   salted.cache_salt = "tenant";
@@ -127,6 +127,27 @@ TEST(engine, cached_prefixes_are_reused_and_change_nothing) {
   f.run();
   EXPECT_EQ(f.of(3).ids(), expected);
   EXPECT_EQ(f.of(3).end->usage.cached_tokens, 0u);
+}
+
+TEST(engine, a_block_that_begins_alike_is_copied_and_changes_nothing) {
+  engine_fixture f(24);
+  const auto first = make_prompt(9, 40);
+  ASSERT_TRUE(f.engine->add(make_request(1, first, 10), f.now));
+  f.run();
+  for (std::uint64_t shared = 1; shared < 40; ++shared) {
+    auto r = make_request(1 + shared, make_prompt(100 + shared, 40), 10);
+    std::copy_n(first.begin(), shared, r.prompt.begin());
+    r.prompt[shared] = first[shared] == 2 ? 3 : 2;
+    const auto expected = run_alone(r).ids();
+    ASSERT_TRUE(f.engine->add(r, f.now));
+    f.run();
+    EXPECT_EQ(f.of(1 + shared).ids(), expected);
+    EXPECT_GE(f.of(1 + shared).end->usage.cached_tokens, shared);
+    // The blocks of the first one stay, whatever the others do.
+    ASSERT_TRUE(f.engine->add(make_request(1000 + shared, first, 1), f.now));
+    f.run();
+    EXPECT_EQ(f.of(1000 + shared).ids().front(), f.of(1).ids().front());
+  }
 }
 
 TEST(engine, multi_turn_finds_the_blocks_of_the_answer_too) {

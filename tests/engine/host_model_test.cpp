@@ -134,6 +134,14 @@ TEST_F(host_model, answers_do_not_depend_on_chunks_batches_caches_or_preemption)
   const auto cached = run(s, again);
   for (const auto& r : again) expect_equal(cached.at(r.id), alone.at(r.id));
   EXPECT_GT(s.engine->stats().prefix_hits, 300u);
+  // Prompts that go another way in the middle of a block: what is before it is copied.
+  for (generation_request& r : again) r.prompt[29] = r.prompt[29] == 100 ? 101 : 100;
+  const std::uint64_t hits = s.engine->stats().prefix_hits;
+  const auto copied = run(s, again);
+  auto plain = serve([](engine_options& o) { o.prefix_caching = false; });
+  const auto computed = run(plain, again);
+  for (const auto& r : again) expect_equal(copied.at(r.id), computed.at(r.id));
+  EXPECT_EQ(s.engine->stats().prefix_hits, hits + 4 * 29);
 }
 
 // Texts that repeat themselves, so that there are guesses, right and wrong ones; half of them sampled.

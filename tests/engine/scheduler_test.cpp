@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 
 #include "tests/engine/harness.hpp"
@@ -28,7 +29,7 @@ struct pool_test : ::testing::Test {
   block_id cached(token_id a) {
     const block_id b = pool.allocate(block_state::writing);
     pool.seal(b);
-    EXPECT_TRUE(index.insert(hash(a), tokens(a), b));
+    EXPECT_TRUE(index.insert(hash(a), root_hash({1, 2}, ""), tokens(a), b));
     pool.unref(b);
     EXPECT_EQ(pool.state(b), block_state::cached);
     return b;
@@ -106,13 +107,47 @@ TEST(prefix_index, addresses_the_whole_prefix_and_compares_tokens) {
   EXPECT_NE(chain_hash(chain_hash(root, a), b), chain_hash(chain_hash(root, b), b));
   prefix_index index(4, 2);
   const hash128_t h = chain_hash(root, a);
-  EXPECT_TRUE(index.insert(h, a, 3));
-  EXPECT_FALSE(index.insert(h, a, 2)) << "the first one stays";
+  EXPECT_TRUE(index.insert(h, root, a, 3));
+  EXPECT_FALSE(index.insert(h, root, a, 2)) << "the first one stays";
   EXPECT_EQ(*index.find(h, a), 3u);
   EXPECT_FALSE(index.find(h, b)) << "a collision of the hash is no hit";
   index.erase(3);
   EXPECT_FALSE(index.find(h, a));
   EXPECT_TRUE(index.consistent());
+}
+
+TEST(prefix_index, finds_the_block_that_agrees_longest) {
+  std::mt19937 random(7);
+  const auto some = [&](std::size_t n) {
+    std::vector<token_id> t(n);
+    for (token_id& x : t) x = static_cast<token_id>(random() % 3);
+    return t;
+  };
+  const hash128_t parents[2] = {root_hash({1, 2}, ""), root_hash({1, 2}, "salt")};
+  constexpr std::uint32_t num_blocks = 60, size = 6;
+  prefix_index index(num_blocks, size);
+  std::vector<std::pair<hash128_t, std::vector<token_id>>> held(num_blocks);
+  for (int round = 0; round < 4000; ++round) {
+    const block_id b = random() % num_blocks;
+    if (index.contains(b)) index.erase(b);
+    const auto& parent = parents[random() % 2];
+    const auto tokens = some(size);
+    if (index.insert(chain_hash(parent, tokens), parent, tokens, b)) held[b] = {parent, tokens};
+    const auto wanted = some(1 + random() % size);
+    std::uint32_t longest = 0;
+    for (block_id x = 0; x < num_blocks; ++x) {
+      if (!index.contains(x) || held[x].first != parents[0]) continue;
+      const auto end = std::mismatch(wanted.begin(), wanted.end(), held[x].second.begin()).first;
+      longest = std::max(longest, static_cast<std::uint32_t>(end - wanted.begin()));
+    }
+    const auto found = index.find_partial(parents[0], wanted);
+    ASSERT_EQ(found.tokens, longest);
+    if (longest == 0) continue;
+    ASSERT_EQ(held[found.block].first, parents[0]);
+    ASSERT_TRUE(
+        std::equal(wanted.begin(), wanted.begin() + longest, held[found.block].second.begin()));
+    ASSERT_TRUE(index.consistent());
+  }
 }
 
 TEST(step_time_model, finds_the_coefficients_and_shrugs_off_noise_and_pauses) {
@@ -139,7 +174,7 @@ TEST(step_time_model, finds_the_coefficients_and_shrugs_off_noise_and_pauses) {
 }
 
 TEST(scheduling, decodes_go_first_and_prompts_fill_the_budget_in_order) {
-  engine_fixture f(256);
+  engine_fixture f(256, {}, [](engine_options& o) { o.prefix_caching = false; });
   for (std::uint64_t id = 1; id <= 4; ++id) {
     auto r = make_request(id, make_prompt(id, 4), 30);
     r.sampling.ignore_eos = true;
@@ -160,6 +195,7 @@ TEST(scheduling, chunks_shrink_to_the_inter_token_target_while_decodes_run) {
   time_point device{};
   std::uint32_t rows_seen = 0;
   engine_fixture f(512, {}, [&](engine_options& o) {
+    o.prefix_caching = false;
     o.max_prefill_chunk = 64;
     o.max_num_batched_tokens = 128;
     o.inter_token_target = std::chrono::microseconds(11'000);
