@@ -365,6 +365,7 @@ void build(builder& b) {
   add_ask(b, b.run, "run", "Ask one question", b.kv_memory[2]);
   add_ask(b, b.chat, "chat", "Talk to a model", b.kv_memory[3]);
   add_readers(b);
+  add_simulate(b);
   add_command(b.app, "version", "Print the version");
   add_bench(b);
 }

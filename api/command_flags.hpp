@@ -20,6 +20,7 @@ struct builder {
   tokenize_config tokenize;
   status_config status;
   drain_config drain;
+  simulate_config simulate;
   bench_serve_config bench_serve;
   bench_engine_config bench_engine;
   bench_kv_config bench_kv;
@@ -30,5 +31,6 @@ struct builder {
 };
 
 void build(builder& b);
+void add_simulate(builder& b);  // command_flags_simulate.cpp
 
 }  // namespace troupe::api

@@ -105,6 +105,7 @@ any_command take(builder& b, const CLI::App& a) {
   if (name == "tokenize") return std::move(b.tokenize);
   if (name == "status") return std::move(b.status);
   if (name == "drain") return std::move(b.drain);
+  if (name == "simulate") return std::move(b.simulate);
   return version_config{};
 }
 

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "actors/capacity/plan.hpp"
 #include "actors/cluster.hpp"
 #include "base/log.hpp"
 #include "base/result.hpp"
@@ -122,6 +123,15 @@ struct drain_config {
   std::uint32_t timeout_s = 30;
 };
 
+// `troupe simulate`: capacity planning.
+struct simulate_config {
+  std::filesystem::path trace, profile, prefill_profile;
+  double from_s = 0, to_s = 1e18;
+  std::uint32_t nodes = 0, decode_given = 0;
+  bool find_ratio = false, json = false;
+  actors::plan_options plan;  // the profiles are read later
+};
+
 struct version_config {};
 
 struct bench_serve_config {
@@ -154,8 +164,8 @@ struct bench_kv_config {
 
 using any_command =
     std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
-                 tokenize_config, status_config, cache_config, drain_config, version_config,
-                 bench_serve_config, bench_engine_config, bench_kv_config>;
+                 tokenize_config, status_config, cache_config, drain_config, simulate_config,
+                 version_config, bench_serve_config, bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);
