@@ -10,6 +10,7 @@
 #include "engine/engine.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/sampler.hpp"
+#include "engine/sampling_plan.hpp"
 #include "engine/scheduler.hpp"
 #include "engine/sequence.hpp"
 #include "engine/speculator.hpp"
@@ -74,12 +75,13 @@ class engine_impl final : public engine {
   // engine_step.cpp
   result<void> run_pass(step_report& report);
   void prepare(const std::vector<sequence*>& planned);
-  void process(const std::vector<sequence*>& planned, std::span<const float> logits,
-               double seconds);
-  void advance(sequence& s, std::uint32_t rows, std::span<const float> logits, double seconds);
-  result<token_output> sample_next(const sequence& s, std::span<const float> logits);
-  void advance_verified(sequence& s, std::span<const float> logits);
-  result<void> score_prompt(sequence& s, std::uint32_t first, std::span<const float> rows);
+  void plan_sampling(const sequence& s);
+  void process(const std::vector<sequence*>& planned, double seconds);
+  // first_logit: the row of the pass's output that is the sequence's first.
+  void advance(sequence& s, std::uint32_t rows, std::size_t first_logit, double seconds);
+  void advance_verified(sequence& s, std::size_t first_logit);
+  result<void> score_prompt(sequence& s, std::uint32_t first, std::size_t first_logit);
+  result<token_output> sampled(std::size_t logit_row, std::uint32_t index);
   void announce(sequence& s, bool last);
   void measure(const step_size& size, const step_report& report, double seconds);
   std::uint32_t logits_wanted(const sequence& s) const;
@@ -115,7 +117,10 @@ class engine_impl final : public engine {
   engine_stats counters_;
   double prefill_rows_ = 0, prefill_seconds_ = 0;  // recent ones: the later, the more they count
 
-  std::vector<gpu::sequence_rows> rows_;  // of the pass; kept for its memory
+  std::vector<gpu::sequence_rows> rows_;      // of the pass; kept for its memory
+  sampling_plan sampling_;                    // of its rows of logits
+  std::span<const gpu::row_sampling> asked_;  // the same, for the device
+  gpu::step_output output_;                   // of the pass, while it is processed
   std::vector<sequence*> planned_;
 };
 

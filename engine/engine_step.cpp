@@ -55,6 +55,7 @@ std::uint32_t engine_impl::logits_wanted(const sequence& s) const {
 void engine_impl::prepare(const std::vector<sequence*>& planned) {
   planned_.assign(planned.begin(), planned.end());
   rows_.clear();
+  sampling_.clear();
   for (sequence* s : planned_) {
     if (!s->was_planned) {
       s->was_planned = true;
@@ -65,7 +66,33 @@ void engine_impl::prepare(const std::vector<sequence*>& planned) {
         s->verify.empty() ? std::span<const token_id>(s->tokens).subspan(s->num_computed, s->rows)
                           : std::span<const token_id>(s->verify);
     rows_.push_back({tokens, s->num_computed, s->table, logits_wanted(*s)});
+    plan_sampling(*s);
   }
+}
+
+// What each of the sequence's logits_wanted rows is for.
+void engine_impl::plan_sampling(const sequence& s) {
+  if (logits_wanted(s) == 0) return;
+  const sampling_params& p = s.request.sampling;
+  sample_request next{p, s.num_output(), s.num_tokens()};
+  if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
+  if (s.counts) next.counts = &*s.counts;
+  for (std::uint32_t i = 0; i < s.verify.size(); ++i, ++next.index, ++next.position) {
+    next.guesses = std::span(s.verify).subspan(1, i);
+    sampling_.add(next);
+  }
+  if (!s.verify.empty()) return;
+  if (s.wants_prompt_logprobs) {
+    for (std::uint32_t at = s.num_computed; at + 1 < s.num_computed + s.rows; ++at) {
+      if (at + 1 < s.num_prompt)
+        sampling_.add_score(s.tokens[at + 1], *p.prompt_logprobs);
+      else
+        sampling_.add_ignored();
+    }
+    const std::uint32_t last = s.num_computed + s.rows - 1;
+    if (last + 1 < s.num_prompt) return sampling_.add_score(s.tokens[last + 1], *p.prompt_logprobs);
+  }
+  sampling_.add(next);
 }
 
 result<void> engine_impl::run_pass(step_report& report) {
@@ -90,14 +117,15 @@ result<void> engine_impl::run_pass(step_report& report) {
   }
   TROUPE_CHECK(sealer_->flush());  // blocks that this pass writes
   const time_point start = options_.pass_clock();
-  TROUPE_TRY(const gpu::step_output out, runner_.forward({rows_}));
+  asked_ = sampling_.rows();
+  TROUPE_TRY(output_, runner_.forward({rows_, asked_}));
   const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();
   report.worked = true;
   measure(size, report, seconds);
-  std::uint64_t wanted = 0;
-  for (const gpu::sequence_rows& r : rows_) wanted += r.num_logits;
-  TROUPE_ASSERT(out.logits.size() == wanted * options_.vocab_size);
-  process(planned_, out.logits, seconds);
+  TROUPE_ASSERT(output_.samples.empty()
+                    ? output_.logits.size() == asked_.size() * options_.vocab_size
+                    : output_.samples.size() == asked_.size());
+  process(planned_, seconds);
   speculator_.observe(report.prefill_rows, report.decode_rows + report.draft_rows,
                       std::chrono::duration<double>(options_.pass_clock() - begin).count());
   return {};
@@ -120,35 +148,33 @@ void engine_impl::measure(const step_size& size, const step_report& report, doub
   if (report.prefill_rows == 0) smooth(counters_.decode_step_seconds, seconds);
 }
 
-void engine_impl::process(const std::vector<sequence*>& planned, std::span<const float> logits,
-                          double seconds) {
+void engine_impl::process(const std::vector<sequence*>& planned, double seconds) {
+  std::size_t logit_row = 0;
   for (std::size_t i = 0; i < planned.size(); ++i) {
     sequence& s = *planned[i];
     const std::uint32_t rows = s.rows;
     s.rows = 0;
-    const std::size_t count = std::size_t{rows_[i].num_logits} * options_.vocab_size;
     if (s.verify.empty())  // either may end s
-      advance(s, rows, logits.first(count), seconds);
+      advance(s, rows, logit_row, seconds);
     else
-      advance_verified(s, logits.first(count));
-    logits = logits.subspan(count);
+      advance_verified(s, logit_row);
+    logit_row += rows_[i].num_logits;
   }
   planned_.clear();
 }
 
-result<token_output> engine_impl::sample_next(const sequence& s, std::span<const float> logits) {
-  const bool ignores_end = s.request.sampling.ignore_eos;
-  return sampler_.sample(logits,
-                         {s.request.sampling, s.num_output(), s.num_tokens(),
-                          ignores_end ? std::span<const token_id>()
-                                      : std::span<const token_id>(options_.end_of_generation),
-                          s.counts ? &*s.counts : nullptr});
+// The token of a row of the pass's output, drawn by the device or here.
+result<token_output> engine_impl::sampled(std::size_t logit_row, std::uint32_t index) {
+  const gpu::row_sampling& how = asked_[logit_row];
+  if (!output_.samples.empty()) return read_sample(output_.samples[logit_row], how, index);
+  const auto logits = output_.logits.subspan(logit_row * options_.vocab_size, options_.vocab_size);
+  return read_sample(sampler_.sample(logits, how), how, index);
 }
 
 // A pass with drafts: each row's token is sampled as if it were alone, and the next row counts only
 // if its token is that one. KV of rejected drafts lies behind num_computed, where it is written
 // again; blocks that hold nothing else go back.
-void engine_impl::advance_verified(sequence& s, std::span<const float> logits) {
+void engine_impl::advance_verified(sequence& s, std::size_t first_logit) {
   const std::vector<token_id> rows = std::move(s.verify);
   s.verify.clear();
   const request_id id = s.request.id;
@@ -157,8 +183,7 @@ void engine_impl::advance_verified(sequence& s, std::span<const float> logits) {
   for (bool right = true; right;) {
     ++s.num_computed;
     kv_.commit(s);
-    auto token = sample_next(s, logits.first(options_.vocab_size));
-    logits = logits.subspan(options_.vocab_size);
+    auto token = sampled(first_logit + accepted, s.num_output());
     if (!token) {
       speculator_.verified(num_drafts, accepted);
       return finish(s, finish_reason::error, std::move(token).error());
@@ -174,15 +199,16 @@ void engine_impl::advance_verified(sequence& s, std::span<const float> logits) {
 }
 
 // The KV of `rows` more tokens is in place.
-void engine_impl::advance(sequence& s, std::uint32_t rows, std::span<const float> logits,
+void engine_impl::advance(sequence& s, std::uint32_t rows, std::size_t first_logit,
                           double seconds) {
   const bool first_token_pending = s.num_output() == 0 || s.remaining() > 1;
   if (first_token_pending) s.usage.prefill_us += microseconds(seconds);
   const std::uint32_t first = s.num_computed;
   s.num_computed += rows;
   kv_.commit(s);
+  const std::size_t last_logit = first_logit + (s.wants_prompt_logprobs ? rows - 1 : 0);
   if (s.wants_prompt_logprobs) {
-    if (auto scored = score_prompt(s, first, logits); !scored)
+    if (auto scored = score_prompt(s, first, first_logit); !scored)
       return finish(s, finish_reason::error, std::move(scored).error());
   }
   if (s.remaining() > 0) {
@@ -191,7 +217,7 @@ void engine_impl::advance(sequence& s, std::uint32_t rows, std::span<const float
   }
   if (!s.request.prefill_only && s.request.sampling.max_tokens == 0)
     return finish(s, finish_reason::length);
-  auto token = sample_next(s, logits.last(options_.vocab_size));
+  auto token = sampled(last_logit, s.num_output());
   if (!token) return finish(s, finish_reason::error, std::move(token).error());
   if (s.request.prefill_only) {
     kv_.seal_last(s);
@@ -203,15 +229,11 @@ void engine_impl::advance(sequence& s, std::uint32_t rows, std::span<const float
   }
 }
 
-// rows: logits of positions [first, ...). The row of position p predicts token p + 1.
-result<void> engine_impl::score_prompt(sequence& s, std::uint32_t first,
-                                       std::span<const float> rows) {
-  const std::uint32_t num_top = *s.request.sampling.prompt_logprobs;
+// first: the position whose logits are row first_logit. The row of position p predicts token p + 1.
+result<void> engine_impl::score_prompt(sequence& s, std::uint32_t first, std::size_t first_logit) {
   s.prompt_logprobs[0].token = s.tokens[0];
   for (std::uint32_t p = first; p + 1 < s.num_prompt && p < s.num_computed; ++p) {
-    const auto row =
-        rows.subspan(std::size_t{p - first} * options_.vocab_size, options_.vocab_size);
-    TROUPE_TRY(s.prompt_logprobs[p + 1], sampler_.score(row, s.tokens[p + 1], p + 1, num_top));
+    TROUPE_TRY(s.prompt_logprobs[p + 1], sampled(first_logit + (p - first), p + 1));
   }
   if (s.num_computed < s.num_prompt) return {};
   s.wants_prompt_logprobs = false;

@@ -26,14 +26,20 @@ constexpr philox_counter philox4x32_10(philox_counter c, philox_key k) {
 // What a random number is used for: no two uses may share one.
 enum class draw_purpose : std::uint32_t { token = 0 };
 
-// Uniform in [0, 1), 53 bits. The seed is the key; sequence_index takes a word of the counter
-// beside position (of the token in prompt + output) and purpose.
-constexpr double uniform(std::uint64_t seed, std::uint32_t sequence_index, std::uint32_t position,
-                         draw_purpose purpose) {
+// 64 uniform bits. The seed is the key; sequence_index takes a word of the counter beside position
+// (of the token in prompt + output) and purpose.
+constexpr std::uint64_t random_bits(std::uint64_t seed, std::uint32_t sequence_index,
+                                    std::uint32_t position, draw_purpose purpose) {
   const philox_counter r =
       philox4x32_10({position, static_cast<std::uint32_t>(purpose), sequence_index, 0},
                     {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
-  return (static_cast<double>(r[0] >> 5) * 67108864.0 + static_cast<double>(r[1] >> 6)) *
+  return std::uint64_t{r[0]} << 32 | r[1];
+}
+
+// The same as a number in [0, 1), 53 bits of it.
+constexpr double uniform(std::uint64_t seed, std::uint32_t sequence_index, std::uint32_t position,
+                         draw_purpose purpose) {
+  return static_cast<double>(random_bits(seed, sequence_index, position, purpose) >> 11) *
          (1.0 / 9007199254740992.0);
 }
 

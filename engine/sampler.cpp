@@ -4,25 +4,36 @@
 #include <array>
 #include <cmath>
 #include <limits>
-
-#include "engine/philox.hpp"
+#include <numeric>
 
 namespace troupe::engine {
 namespace {
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr float lowest = std::numeric_limits<float>::lowest();  // leaves masked tokens out
-// A temperature so low that only the largest logit can be drawn (vLLM's bound).
-constexpr float greedy_below = 1e-5f;
-
-bool changes_logits(const sample_request& r) {
-  return !r.params.logit_bias.empty() || r.index < r.params.min_tokens || r.counts != nullptr;
-}
 
 }  // namespace
 
-bool uses_penalties(const sampling_params& p) {
-  return p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f;
+result<token_output> read_sample(const gpu::row_sample& sample, const gpu::row_sampling& how,
+                                 std::uint32_t index) {
+  if (sample.status == gpu::sample_status::not_finite)
+    return fail(ec::internal, "the model produced a logit that is not a finite number");
+  if (sample.status == gpu::sample_status::nothing_left)
+    return fail(ec::internal,
+                "no token is left to choose from: penalties, logit_bias or min_tokens exclude all");
+  token_output out;
+  out.index = index;
+  out.token = sample.token;
+  if (!how.logprobs) return out;
+  const double log_total = fixed_log(static_cast<double>(sample.total) * gpu::weight_unit);
+  const auto logprob = [&](float logit) {
+    const double distance = static_cast<double>(logit) - sample.largest;
+    return static_cast<float>(std::max(-9999.0, distance - log_total));
+  };
+  out.logprob = logprob(sample.logit);
+  for (std::uint32_t i = 0; i < sample.num_top; ++i)
+    out.top.push_back({sample.top[i].token, logprob(sample.top[i].logit)});
+  return out;
 }
 
 sampler::sampler(std::uint32_t vocab_size, const vocab_ops& ops)
@@ -33,41 +44,31 @@ sampler::sampler(std::uint32_t vocab_size, const vocab_ops& ops)
       chunk_max_(num_vocab_chunks(vocab_size)),
       chunk_sum_(num_vocab_chunks(vocab_size)) {}
 
-result<token_output> sampler::sample(std::span<const float> logits, const sample_request& r) {
-  TROUPE_ASSERT(logits.size() == vocab_size_);
-  if (!scan(logits))
-    return fail(ec::internal, "the model produced a logit that is not a finite number");
-  token_output out;
-  out.index = r.index;
-  const bool greedy = r.params.temperature < greedy_below;
-  const bool changed = changes_logits(r);
-  if (greedy && !changed) {
-    out.token = argmax(logits);
-    if (r.params.logprobs) add_logprobs(logits, *r.params.logprobs, out);
+gpu::row_sample sampler::sample(std::span<const float> logits, const gpu::row_sampling& how) {
+  TROUPE_ASSERT(logits.size() == vocab_size_ && how.given < vocab_size_ &&
+                how.num_top <= gpu::max_top);
+  gpu::row_sample out;
+  if (!scan(logits)) {
+    out.status = gpu::sample_status::not_finite;
     return out;
   }
-  const std::span<const float> used = changed ? process(logits, r) : logits;
-  if (changed) scan(used);
-  if (!std::isfinite(max_logit()))
-    return fail(ec::internal,
-                "no token is left to choose from: penalties, logit_bias or min_tokens exclude all");
-  out.token = greedy ? argmax(used) : draw(used, r);
-  if (r.params.logprobs) {
-    if (changed) scan(logits);
-    add_logprobs(logits, *r.params.logprobs, out);
+  if (how.logprobs) add_logprobs(logits, how.num_top, out);
+  std::span<const float> used = logits;
+  if (!how.edits.empty()) {
+    std::copy(logits.begin(), logits.end(), processed_.begin());
+    for (const gpu::logit_edit& e : how.edits)
+      processed_[e.token] = gpu::edited(processed_[e.token], e);
+    used = processed_;
+    scan(used);
   }
-  return out;
-}
-
-result<token_output> sampler::score(std::span<const float> logits, token_id token,
-                                    std::uint32_t index, std::uint32_t num_top) {
-  TROUPE_ASSERT(logits.size() == vocab_size_ && token < vocab_size_);
-  if (!scan(logits))
-    return fail(ec::internal, "the model produced a logit that is not a finite number");
-  token_output out;
-  out.index = index;
-  out.token = token;
-  add_logprobs(logits, num_top, out);
+  if (how.way == gpu::sampling_way::score) {
+    out.token = how.given;
+  } else if (!std::isfinite(max_logit())) {
+    out.status = gpu::sample_status::nothing_left;
+  } else {
+    out.token = how.way == gpu::sampling_way::greedy ? argmax(used) : draw(used, how);
+  }
+  if (how.logprobs) out.logit = logits[out.token];
   return out;
 }
 
@@ -100,7 +101,8 @@ void sampler::collect_from(std::span<const float> logits, float least) {
     const std::size_t end = std::min(logits.size(), (c + 1) * vocab_chunk);
     for (std::size_t i = c * vocab_chunk; i < end; ++i)
       if (logits[i] >= least)
-        candidates_.push_back({logits[i], static_cast<token_id>(i), weights_[i]});
+        candidates_.push_back(
+            {logits[i], static_cast<token_id>(i), gpu::weight_units(weights_[i])});
   }
 }
 
@@ -125,111 +127,79 @@ void sampler::collect_best(std::span<const float> logits, std::size_t k) {
 
 // REQUIRES: scan() of these logits was the last one.
 void sampler::add_logprobs(std::span<const float> logits, std::uint32_t num_top,
-                           token_output& out) {
-  const float max = max_logit();
-  ops_.exp_weights(logits.data(), logits.size(), max, 1.0f, weights_.data(), chunk_sum_.data());
-  const double log_total = fixed_log(total_weight());
-  const auto logprob = [&](float logit) {
-    return static_cast<float>(std::max(-9999.0, (static_cast<double>(logit) - max) - log_total));
-  };
-  out.logprob = logprob(logits[out.token]);
+                           gpu::row_sample& out) {
+  out.largest = max_logit();
+  ops_.exp_weights(logits.data(), logits.size(), out.largest, 1.0f, weights_.data(),
+                   chunk_sum_.data());
+  out.total = total_weight();
   if (num_top == 0) return;
   collect_best(logits, num_top);
-  out.top.reserve(candidates_.size());
-  for (const candidate& c : candidates_) out.top.push_back({c.token, logprob(c.logit)});
+  out.num_top = static_cast<std::uint32_t>(candidates_.size());
+  for (std::uint32_t i = 0; i < out.num_top; ++i)
+    out.top[i] = {candidates_[i].token, candidates_[i].logit};
 }
 
-std::span<const float> sampler::process(std::span<const float> logits, const sample_request& r) {
-  const sampling_params& p = r.params;
-  std::copy(logits.begin(), logits.end(), processed_.begin());
-  for (const auto& [token, bias] : p.logit_bias) processed_[token] += bias;
-  if (r.index < p.min_tokens) {
-    for (token_id t : r.end_tokens) processed_[t] = -infinity;
-    for (token_id t : p.stop_token_ids) processed_[t] = -infinity;
-  }
-  if (r.counts == nullptr) return processed_;
-  for (const token_counts::entry& e : r.counts->entries()) {
-    float& x = processed_[e.token];
-    if (p.repetition_penalty != 1.0f)
-      x = x > 0 ? x / p.repetition_penalty : x * p.repetition_penalty;
-    if (e.in_output > 0) {
-      x -= p.frequency_penalty * static_cast<float>(e.in_output);
-      x -= p.presence_penalty;
-    }
-  }
-  return processed_;
+std::uint64_t sampler::total_weight() const {
+  return std::accumulate(chunk_sum_.begin(), chunk_sum_.end(), std::uint64_t{0});
 }
 
-double sampler::total_weight() const {
-  double sum = 0;
-  for (double s : chunk_sum_) sum += s;
+std::uint64_t sampler::weight_of(std::span<const candidate> c) {
+  std::uint64_t sum = 0;
+  for (const candidate& x : c) sum += x.weight;
   return sum;
 }
 
 // REQUIRES: scan() of these logits was the last one.
-token_id sampler::draw(std::span<const float> logits, const sample_request& r) {
-  const sampling_params& p = r.params;
-  ops_.exp_weights(logits.data(), logits.size(), max_logit(), 1.0f / p.temperature, weights_.data(),
+token_id sampler::draw(std::span<const float> logits, const gpu::row_sampling& how) {
+  ops_.exp_weights(logits.data(), logits.size(), max_logit(), how.scale, weights_.data(),
                    chunk_sum_.data());
   // The most likely token has weight 1, so min_p is a bound on weights.
-  const bool limits_k = p.top_k > 0 && p.top_k < vocab_size_;
-  if (p.min_p > 0 || limits_k || p.top_p < 1) {
-    if (p.min_p > 0)
-      ops_.cut_weights(logits.data(), logits.size(), {-infinity, vocab_size_, p.min_p},
-                       weights_.data(), chunk_sum_.data());
-    if (limits_k || p.top_p < 1) {
-      const vocab_cut cut = find_cut(logits, p, p.min_p);
-      ops_.cut_weights(logits.data(), logits.size(), cut, weights_.data(), chunk_sum_.data());
-    }
-  }
-  const double u = uniform(p.seed, p.sequence_index, r.position, draw_purpose::token);
-  return invert(u * total_weight());
+  if (how.min_p > 0)
+    ops_.cut_weights(logits.data(), logits.size(), {-infinity, vocab_size_, how.min_p},
+                     weights_.data(), chunk_sum_.data());
+  if ((how.top_k > 0 && how.top_k < vocab_size_) || how.top_p < 1)
+    ops_.cut_weights(logits.data(), logits.size(), find_cut(logits, how), weights_.data(),
+                     chunk_sum_.data());
+  return invert(gpu::drawn_weight(total_weight(), how.random));
 }
 
-vocab_cut sampler::find_cut(std::span<const float> logits, const sampling_params& p,
-                            float min_weight) {
-  const bool limits_k = p.top_k > 0 && p.top_k < vocab_size_;
+vocab_cut sampler::find_cut(std::span<const float> logits, const gpu::row_sampling& how) {
   candidate last;
-  if (limits_k) {
-    collect_best(logits, p.top_k);
+  if (how.top_k > 0 && how.top_k < vocab_size_) {
+    collect_best(logits, how.top_k);
     last = candidates_.back();
-    if (p.top_p < 1) {
-      double total = 0;
-      for (const candidate& c : candidates_) total += c.weight;
-      last = last_within(candidates_, total * p.top_p);
-    }
+    if (how.top_p < 1)
+      last = last_within(candidates_, gpu::needed_weight(weight_of(candidates_), how.top_p));
   } else {
-    const double needed = total_weight() * p.top_p;
+    const std::uint64_t needed = gpu::needed_weight(total_weight(), how.top_p);
     collect_weight(logits, needed);
     last = last_within(candidates_, needed);
   }
-  return {last.logit, last.token, min_weight};
+  return {last.logit, last.token, how.min_p};
 }
 
 // Candidates from the most likely down that together weigh at least `needed`: the bound on logits
 // is lowered until they do, so that a peaked distribution costs a short list.
-void sampler::collect_weight(std::span<const float> logits, double needed) {
+void sampler::collect_weight(std::span<const float> logits, std::uint64_t needed) {
   const float max = max_logit();
   for (float least_weight : {7e-3f, 5e-5f, 2e-9f}) {
+    const std::uint64_t least_units = gpu::weight_units(least_weight);
     float least = max;
     for (std::size_t c = 0; c < chunk_max_.size(); ++c) {
       const std::size_t end = std::min(logits.size(), (c + 1) * vocab_chunk);
-      if (chunk_sum_[c] < least_weight) continue;
+      if (chunk_sum_[c] < least_units) continue;
       for (std::size_t i = c * vocab_chunk; i < end; ++i)
         if (weights_[i] >= least_weight && logits[i] < least) least = logits[i];
     }
     collect_from(logits, least);
-    double sum = 0;
-    for (const candidate& c : candidates_) sum += c.weight;
-    if (sum >= needed) return;
+    if (weight_of(candidates_) >= needed) return;
   }
   collect_from(logits, lowest);
 }
 
 // The last of the shortest run of best candidates that weighs at least `needed`. Candidates are weighed in buckets by
-// logit, and only the bucket where the sum is reached is looked into, until it is small enough to sort. When rounding
-// leaves the whole below `needed`, the last candidate.
-sampler::candidate sampler::last_within(std::span<candidate> c, double needed) const {
+// logit, and only the bucket where the sum is reached is looked into, until it is small enough to sort.
+sampler::candidate sampler::last_within(std::span<candidate> c, std::uint64_t needed) {
   constexpr std::size_t few = 256;
   while (c.size() > few) {
     const auto [low, high] = std::minmax_element(
@@ -241,7 +211,7 @@ sampler::candidate sampler::last_within(std::span<candidate> c, double needed) c
     const auto bucket = [&](const candidate& x) {
       return std::min(few - 1, static_cast<std::size_t>((top - x.logit) * scale));
     };
-    std::array<double, few> weight{};
+    std::array<std::uint64_t, few> weight{};
     for (const candidate& x : c) weight[bucket(x)] += x.weight;
     std::size_t reached = 0;
     while (reached + 1 < few && weight[reached] < needed) needed -= weight[reached++];
@@ -253,33 +223,20 @@ sampler::candidate sampler::last_within(std::span<candidate> c, double needed) c
   }
   std::sort(c.begin(), c.end(), before);
   for (const candidate& x : c) {
+    if (x.weight >= needed) return x;
     needed -= x.weight;
-    if (needed <= 0) return x;
   }
+  TROUPE_ASSERT(!"the candidates weigh less than what is needed");
   return c.back();
 }
 
-// The first token whose cumulative weight exceeds the target. Rounding of the sums may leave the
-// target unreached: then the last token that has a weight.
-token_id sampler::invert(double target) const {
-  std::size_t chunk = 0, last = 0;
-  for (; chunk < chunk_sum_.size(); ++chunk) {
-    if (chunk_sum_[chunk] <= 0) continue;
-    last = chunk;
-    if (target < chunk_sum_[chunk]) break;
-    target -= chunk_sum_[chunk];
-  }
-  const std::size_t begin = last * vocab_chunk;
-  const std::size_t end = std::min<std::size_t>(vocab_size_, begin + vocab_chunk);
-  std::size_t chosen = begin;
-  for (std::size_t i = begin; i < end; ++i) {
-    if (weights_[i] <= 0) continue;
-    chosen = i;
-    if (chunk == chunk_sum_.size()) continue;  // unreached: the last one
-    target -= weights_[i];
-    if (target < 0) break;
-  }
-  return static_cast<token_id>(chosen);
+// The first token whose cumulative weight exceeds the target, which is below the whole.
+token_id sampler::invert(std::uint64_t target) const {
+  std::size_t chunk = 0;
+  while (target >= chunk_sum_[chunk]) target -= chunk_sum_[chunk++];
+  std::size_t i = chunk * vocab_chunk;
+  for (std::uint64_t w; target >= (w = gpu::weight_units(weights_[i])); ++i) target -= w;
+  return static_cast<token_id>(i);
 }
 
 }  // namespace troupe::engine

@@ -24,6 +24,11 @@ class token_counts {
   }
   void add_output(token_id t) { ++slot(t).in_output; }
   std::span<const entry> entries() const { return entries_; }  // each token once
+  // Of the token's entry; entries().size(): it has none.
+  std::size_t index_of(token_id t) const {
+    const auto at = where_.find(t);
+    return at == where_.end() ? entries_.size() : at->second;
+  }
 
  private:
   entry& slot(token_id t) {

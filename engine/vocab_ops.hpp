@@ -1,7 +1,7 @@
 // Passes over one row of logits [vocab_size], the only part of sampling that touches every token.
 // Compiled once for each instruction set from one source (vocab_ops_impl.hpp), chosen at run time,
-// equal bit for bit on all of them: own exp and log, sixteen logical lanes whatever the register
-// width, one order of additions.
+// equal bit for bit on all of them: own exp and log, sums of integers. gpu/sampling.hpp has the
+// arithmetic, which a GPU that samples shares.
 //
 // A row is cut in chunks of 64 tokens; per-chunk maxima let later steps skip what cannot matter.
 // Any thread.
@@ -28,13 +28,13 @@ struct vocab_ops {
   const char* name;
   // chunk_max[c] = largest logit of chunk c, NaN ignored. Returns whether every logit is finite.
   bool (*scan)(const float* logits, std::size_t n, float* chunk_max);
-  // weights[i] = exp((logits[i] - max) * scale), chunk_sum[c] = their sum. Logits of -infinity have
-  // weight 0.
+  // weights[i] = exp((logits[i] - max) * scale), chunk_sum[c] = the sum of their weight_units. Logits
+  // of -infinity have weight 0.
   void (*exp_weights)(const float* logits, std::size_t n, float max, float scale, float* weights,
-                      double* chunk_sum);
+                      std::uint64_t* chunk_sum);
   // Sets the weights of tokens that are not kept to 0 and sums again.
   void (*cut_weights)(const float* logits, std::size_t n, const vocab_cut& cut, float* weights,
-                      double* chunk_sum);
+                      std::uint64_t* chunk_sum);
 };
 
 extern const vocab_ops vocab_ops_portable, vocab_ops_avx2, vocab_ops_avx512;

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "engine/vocab_ops.hpp"
+#include "gpu/exp_constants.hpp"
 
 namespace troupe::engine {
 namespace {
@@ -19,6 +20,7 @@ typedef float vf __attribute__((vector_size(TROUPE_VECTOR_BYTES)));
 typedef int32_t vi __attribute__((vector_size(TROUPE_VECTOR_BYTES)));
 typedef float vf_half __attribute__((vector_size(TROUPE_VECTOR_BYTES / 2)));
 typedef double vd __attribute__((vector_size(TROUPE_VECTOR_BYTES)));
+typedef int64_t vl __attribute__((vector_size(TROUPE_VECTOR_BYTES)));
 
 inline vf load(const float* p) {
   vf v;
@@ -35,44 +37,44 @@ inline vi all(int32_t x) {
   return vi{} + x;
 }
 
-// exp for x <= 0: x = n ln2 + r, |r| <= ln2/2, a polynomial for e^r (Taylor to r^7, error below one
-// unit in the last place), 2^n by its exponent bits. Below -87 the result is 0.
+using constants = gpu::exp_constants;
+
+// gpu::exp_nonpositive for a register.
 inline vf exp_nonpositive(vf x) {
-  const vi dead = x < all(-87.0f);
-  const vf y = dead ? all(-87.0f) : x;
-  const vf magic = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-  const vf shifted = y * all(1.44269504f) + magic;
+  using c = constants;
+  const vi dead = x < all(c::least);
+  const vf y = dead ? all(c::least) : x;
+  const vf magic = all(c::magic);
+  const vf shifted = y * all(c::log2_e) + magic;
   const vf n = shifted - magic;
-  const vf r = (y - n * all(0.693359375f)) - n * all(-2.12194440e-4f);
-  vf p = all(1.98412698e-4f);
-  p = p * r + all(1.38888889e-3f);
-  p = p * r + all(8.33333333e-3f);
-  p = p * r + all(4.16666667e-2f);
-  p = p * r + all(1.66666667e-1f);
-  p = p * r + all(0.5f);
+  const vf r = (y - n * all(c::ln2_high)) - n * all(c::ln2_low);
+  vf p = all(c::p7);
+  p = p * r + all(c::p6);
+  p = p * r + all(c::p5);
+  p = p * r + all(c::p4);
+  p = p * r + all(c::p3);
+  p = p * r + all(c::p2);
   p = p * r + all(1.0f);
   p = p * r + all(1.0f);
   const vi exponent = ((vi)shifted - (vi)magic + all(int32_t{127})) << 23;
   return dead ? vf{} : p * (vf)exponent;
 }
 
-inline void add_doubles(vd* sum, vf v) {  // sum[0], sum[1]: the lower and the upper lanes
+// gpu::weight_units of a register's lanes, added to `sum`.
+inline void add_units(vl* sum, vf v) {
   vf_half low, high;
   __builtin_memcpy(&low, &v, sizeof low);
   __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
-  sum[0] += __builtin_convertvector(low, vd);
-  sum[1] += __builtin_convertvector(high, vd);
+  const vd scale = vd{} + constants::unit_scale, magic = vd{} + constants::unit_magic;
+  *sum += (vl)(__builtin_convertvector(low, vd) * scale + magic) - (vl)magic;
+  *sum += (vl)(__builtin_convertvector(high, vd) * scale + magic) - (vl)magic;
 }
 
-// Lane l takes lane l + 8, then l + 4, l + 2, l + 1: whole registers first, then within one.
-inline double reduce(vd* sum) {
-  for (size_t width = parts; width > 0; width /= 2)
-    for (size_t i = 0; i < width; ++i) sum[i] += sum[i + width];
-  double s[half];
-  __builtin_memcpy(s, sum, sizeof s);
-  for (size_t width = half / 2; width > 0; width /= 2)
-    for (size_t l = 0; l < width; ++l) s[l] += s[l + width];
-  return s[0];
+inline uint64_t reduce(vl sum) {
+  int64_t s[half], total = 0;
+  __builtin_memcpy(s, &sum, sizeof s);
+  for (size_t l = 0; l < half; ++l) total += s[l];
+  return static_cast<uint64_t>(total);
 }
 
 inline float largest(const vf* m) {
@@ -113,18 +115,18 @@ bool scan(const float* logits, size_t n, float* chunk_max) {
 }
 
 void exp_weights(const float* logits, size_t n, float max, float scale, float* weights,
-                 double* chunk_sum) {
+                 uint64_t* chunk_sum) {
   float in[vocab_chunk], out[vocab_chunk];
   for (size_t begin = 0; begin < n; begin += vocab_chunk) {
     const size_t count = n - begin < vocab_chunk ? n - begin : vocab_chunk;
     const float* x = whole_chunk(logits + begin, count, -__builtin_inff(), in);
     float* w = count == vocab_chunk ? weights + begin : out;
-    vd sum[2 * parts] = {};
+    vl sum = {};
     for (size_t i = 0; i < vocab_chunk; i += logical_lanes)
       for (size_t p = 0; p < parts; ++p) {
         const vf e = exp_nonpositive((load(x + i + p * lanes) - all(max)) * all(scale));
         store(w + i + p * lanes, e);
-        add_doubles(sum + 2 * p, e);
+        add_units(&sum, e);
       }
     if (w == out)
       for (size_t i = 0; i < count; ++i) weights[begin + i] = out[i];
@@ -133,7 +135,7 @@ void exp_weights(const float* logits, size_t n, float max, float scale, float* w
 }
 
 void cut_weights(const float* logits, size_t n, const vocab_cut& cut, float* weights,
-                 double* chunk_sum) {
+                 uint64_t* chunk_sum) {
   float x_room[vocab_chunk], w_room[vocab_chunk];
   vi lane_number;
   for (size_t l = 0; l < lanes; ++l) lane_number[l] = static_cast<int32_t>(l);
@@ -143,7 +145,7 @@ void cut_weights(const float* logits, size_t n, const vocab_cut& cut, float* wei
     const float* x = whole_chunk(logits + begin, count, 0, x_room);
     const float* w_in = whole_chunk(weights + begin, count, 0, w_room);
     float* w = count == vocab_chunk ? weights + begin : w_room;
-    vd sum[2 * parts] = {};
+    vl sum = {};
     for (size_t i = 0; i < vocab_chunk; i += logical_lanes)
       for (size_t p = 0; p < parts; ++p) {
         const size_t at = i + p * lanes;
@@ -153,7 +155,7 @@ void cut_weights(const float* logits, size_t n, const vocab_cut& cut, float* wei
                         (old >= all(cut.min_weight));
         const vf e = kept ? old : vf{};
         store(w + at, e);
-        add_doubles(sum + 2 * p, e);
+        add_units(&sum, e);
       }
     if (w == w_room)
       for (size_t i = 0; i < count; ++i) weights[begin + i] = w_room[i];

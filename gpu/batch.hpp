@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/ids.hpp"
+#include "gpu/sampling.hpp"
 
 namespace troupe::gpu {
 
@@ -21,8 +22,9 @@ struct sequence_rows {
 
 struct batch {
   std::span<const sequence_rows> sequences;
-  // The caller is content with step_output::argmax; a device that gives it then leaves logits empty.
-  bool argmax_suffices = false;
+  // What to make of each row of logits, [num_logits] in their order; empty: the caller wants logits. A device that does not
+  // sample ignores it.
+  std::span<const row_sampling> sampling = {};
 
   std::uint32_t num_rows() const {
     std::uint32_t n = 0;
@@ -36,13 +38,12 @@ struct batch {
   }
 };
 
-// Logits in host memory, [num_logits][vocab_size] in the order of the batch, valid until the next
-// submit.
+// Valid until the next submit. One of the first two is empty.
 struct step_output {
+  // In host memory, [num_logits][vocab_size] in the order of the batch.
   std::span<const float> logits;
-  // The most likely token of each row of logits, ties to the lowest id; empty where the device does
-  // not search itself.
-  std::span<const token_id> argmax = {};
+  // [num_logits], of a device that samples itself and was asked to.
+  std::span<const row_sample> samples = {};
   // How long the device was at it; 0 where it does not tell.
   double device_seconds = 0;
 };

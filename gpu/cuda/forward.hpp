@@ -50,7 +50,7 @@ class forward_pass {
   result<void> enqueue_logits(const forward_shape& shape, const layer_output& last,
                               std::uint32_t first, std::uint32_t count, cudaStream_t stream) const;
 
-  const float* logits() const { return logits_.data(); }
+  float* logits() const { return logits_.data(); }
   const unsigned long long* argmax() const { return argmax_.data(); }
   std::size_t bytes() const { return bytes_; }
   const plan_options& planning() const { return planning_; }

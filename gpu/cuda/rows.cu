@@ -2,6 +2,7 @@
 
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/ordered.cuh"
 #include "gpu/cuda/packed.cuh"
 
 namespace troupe::gpu::cuda {
@@ -235,9 +236,7 @@ __global__ void __launch_bounds__(argmax_threads)
   unsigned long long best = 0;
   for (std::uint32_t i = blockIdx.x * argmax_threads + threadIdx.x; i < vocab;
        i += argmax_parts * argmax_threads) {
-    const std::uint32_t bits = __float_as_uint(row[i]);
-    const std::uint32_t ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-    best = max(best, static_cast<unsigned long long>(ordered) << 32 | (~i));
+    best = max(best, is_finite(row[i]) ? ordered_key(row[i], i) : ~0ull);
   }
 #pragma unroll
   for (int i = 16; i > 0; i /= 2) best = max(best, __shfl_xor_sync(~0u, best, i));

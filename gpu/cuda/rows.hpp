@@ -71,9 +71,13 @@ result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_
 result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t positions,
                          std::uint32_t pairs, float2* angles, cudaStream_t stream);
 
-// argmax[row] = ordered(logit) << 32 | ~index of the highest logit; of equals the lowest index. Must be cleared.
+// argmax[row] = the highest logit in an integer's order << 32 | ~its index; of equals the lowest index. All bits set: a
+// logit is not a finite number. Must be cleared.
 result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab,
                          unsigned long long* argmax, bool early, cudaStream_t stream);
+inline bool argmax_is_finite(unsigned long long key) {
+  return key != ~0ull;
+}
 inline std::uint32_t argmax_index(unsigned long long key) {
   return ~static_cast<std::uint32_t>(key);
 }

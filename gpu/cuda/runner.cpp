@@ -8,6 +8,7 @@
 
 #include "gpu/cuda/device_memory.hpp"
 #include "gpu/cuda/forward.hpp"
+#include "gpu/cuda/sample_batch.hpp"
 #include "gpu/cuda/synthetic.hpp"
 #include "gpu/device_registry.hpp"
 
@@ -52,9 +53,8 @@ class cuda_runner final : public model_runner {
     TROUPE_TRY(auto pass,
                forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
     pass_.emplace(std::move(pass));
-    TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(
-                                 std::max(limits_.rows, forward_pass::small_rows), "results"));
-    argmax_.resize(argmax_host_.size());
+    TROUPE_TRY(samples_, sample_batch::make(std::max(limits_.rows, forward_pass::small_rows),
+                                            config_.vocab_size));
     return {};
   }
 
@@ -80,9 +80,8 @@ class cuda_runner final : public model_runner {
   result<cudaGraphExec_t> capture(const forward_shape& shape);
   result<void> capture_common();
   result<void> run_launches(forward_shape shape);
-  result<void> prepare_results(std::uint32_t logits, bool argmax_suffices);
-  result<void> fetch_logits(std::uint32_t first, std::uint32_t count);
-  result<void> fetch_argmax();
+  result<void> prepare_results(const batch& b, std::uint32_t logits);
+  result<void> take_logits(std::uint32_t first, std::uint32_t count);
   void drop_graphs() {
     for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph);
     graphs_.clear();
@@ -101,11 +100,10 @@ class cuda_runner final : public model_runner {
   step_plan plan_;
   std::map<graph_key, cudaGraphExec_t> graphs_;
   pinned_buffer<float> logits_host_;
-  pinned_buffer<unsigned long long> argmax_host_;
-  std::vector<token_id> argmax_;
+  sample_batch samples_;
   cudaEvent_t began_ = nullptr, ended_ = nullptr;  // of the pass
   std::uint32_t pending_logits_ = 0;
-  bool pending_ = false, pending_values_ = false;
+  bool pending_ = false, pending_samples_ = false;
 };
 
 result<std::span<std::byte>> cuda_runner::allocate_kv(std::uint32_t num_blocks) {
@@ -170,14 +168,14 @@ result<void> cuda_runner::submit(const batch& b) {
                       padded_rows(rows) <= limits_.logits && padded_rows(rows) <= limits_.rows;
   if (decode) shape.rows = shape.logits = padded_rows(rows);
   TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
-  TROUPE_CHECK(prepare_results(logits, b.argmax_suffices));
+  TROUPE_CHECK(prepare_results(b, logits));
   if (decode) {
     TROUPE_CHECK(run_graph(shape));
-    TROUPE_CHECK(fetch_logits(0, logits));
+    TROUPE_CHECK(take_logits(0, logits));
   } else {
     TROUPE_CHECK(run_launches(shape));
   }
-  TROUPE_CHECK(fetch_argmax());
+  if (pending_samples_) TROUPE_CHECK(samples_.fetch(pass_->argmax(), stream_));
   TROUPE_CHECK(checked(cudaEventRecord(ended_, stream_), "ending a forward pass"));
   pending_ = true;
   return {};
@@ -190,7 +188,7 @@ result<void> cuda_runner::run_launches(forward_shape shape) {
   for (std::uint32_t first = 0; first < shape.logits; first += limits_.logits) {
     const std::uint32_t count = std::min(limits_.logits, shape.logits - first);
     TROUPE_CHECK(pass_->enqueue_logits(shape, last, first, count, stream_));
-    TROUPE_CHECK(fetch_logits(first, count));
+    TROUPE_CHECK(take_logits(first, count));
   }
   return {};
 }
@@ -236,11 +234,15 @@ result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
   return executable;
 }
 
-result<void> cuda_runner::prepare_results(std::uint32_t logits, bool argmax_suffices) {
+result<void> cuda_runner::prepare_results(const batch& b, std::uint32_t logits) {
   pending_logits_ = logits;
-  pending_values_ = !argmax_suffices && logits > 0;
+  pending_samples_ = !b.sampling.empty();
+  if (pending_samples_) {
+    TROUPE_ASSERT(b.sampling.size() == logits);
+    return samples_.upload(b.sampling, stream_);
+  }
   const std::size_t count = std::size_t{logits} * config_.vocab_size;
-  if (pending_values_ && logits_host_.size() < count) {
+  if (logits_host_.size() < count) {
     const std::size_t capacity =
         std::min<std::size_t>(std::bit_ceil(logits), limits_.rows) * config_.vocab_size;
     TROUPE_TRY(logits_host_, pinned_buffer<float>::make(std::max(capacity, count), "logits"));
@@ -248,21 +250,14 @@ result<void> cuda_runner::prepare_results(std::uint32_t logits, bool argmax_suff
   return {};
 }
 
-result<void> cuda_runner::fetch_logits(std::uint32_t first, std::uint32_t count) {
-  if (!pending_values_) return {};
+// Rows [first, + count) of the batch's logits are in the device's buffer, until the next piece comes.
+result<void> cuda_runner::take_logits(std::uint32_t first, std::uint32_t count) {
+  if (pending_samples_) return samples_.enqueue(first, count, pass_->logits(), stream_);
   return checked(
       cudaMemcpyAsync(logits_host_.data() + std::size_t{first} * config_.vocab_size,
                       pass_->logits(), std::size_t{count} * config_.vocab_size * sizeof(float),
                       cudaMemcpyDeviceToHost, stream_),
       "fetching logits");
-}
-
-result<void> cuda_runner::fetch_argmax() {
-  if (pending_logits_ == 0) return {};
-  return checked(cudaMemcpyAsync(argmax_host_.data(), pass_->argmax(),
-                                 pending_logits_ * sizeof(unsigned long long),
-                                 cudaMemcpyDeviceToHost, stream_),
-                 "fetching results");
 }
 
 result<step_output> cuda_runner::collect() {
@@ -274,10 +269,9 @@ result<step_output> cuda_runner::collect() {
   float milliseconds = 0;
   if (cudaEventElapsedTime(&milliseconds, began_, ended_) == cudaSuccess)
     out.device_seconds = milliseconds * 1e-3;
-  for (std::uint32_t i = 0; i < pending_logits_; ++i)
-    argmax_[i] = argmax_index(argmax_host_.data()[i]);
-  out.argmax = {argmax_.data(), pending_logits_};
-  if (pending_values_)
+  if (pending_samples_)
+    out.samples = samples_.read();
+  else
     out.logits = {logits_host_.data(), std::size_t{pending_logits_} * config_.vocab_size};
   return out;
 }

@@ -7,6 +7,7 @@
 
 #include "engine/engine.hpp"
 #include "engine/sampler.hpp"
+#include "engine/sampling_plan.hpp"
 
 namespace troupe::engine {
 namespace {
@@ -28,9 +29,12 @@ void sample(benchmark::State& state, const sampling_params& p, float width = 3) 
   for (token_id t = 0; t < 500; ++t) prompt.push_back(t * 7);
   counts.add_prompt(prompt);
   for (token_id t = 0; t < 100; ++t) counts.add_output(t * 11);
+  sampling_plan plan;
   std::uint32_t position = 0;
   for (auto _ : state) {
-    auto t = s.sample(logits, {p, position, position, {}, uses_penalties(p) ? &counts : nullptr});
+    plan.clear();
+    plan.add({p, position, position, {}, uses_penalties(p) ? &counts : nullptr});
+    auto t = s.sample(logits, plan.rows()[0]);
     benchmark::DoNotOptimize(t);
     ++position;
   }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "engine/sampler.hpp"
 #include "gpu/model_runner.hpp"
 
 namespace troupe::engine::testing {
@@ -23,6 +24,7 @@ struct fake_runner_options {
   std::uint32_t max_rows = 1024;
   gpu::memory_kind memory = gpu::memory_kind::host;
   token_id poison = ~token_id{0};  // a row of this token has logits that are not numbers
+  bool samples = false;            // as a device that samples itself
 };
 
 class fake_runner final : public gpu::model_runner {
@@ -70,9 +72,17 @@ class fake_runner final : public gpu::model_runner {
     for (const auto& s : b.sequences)
       for (std::size_t i = s.tokens.size() - s.num_logits; i < s.tokens.size(); ++i)
         add_logits(s.tokens[i], read_all(s, static_cast<std::uint32_t>(s.first_position + i + 1)));
+    samples_.clear();
+    if (!options_.samples) return {};
+    for (std::size_t i = 0; i < b.sampling.size(); ++i)
+      samples_.push_back(sampler_.sample(
+          std::span(logits_).subspan(i * options_.vocab_size, options_.vocab_size), b.sampling[i]));
     return {};
   }
-  result<gpu::step_output> collect() override { return gpu::step_output{logits_}; }
+  result<gpu::step_output> collect() override {
+    if (samples_.empty()) return gpu::step_output{logits_};
+    return gpu::step_output{{}, samples_};
+  }
 
  private:
   struct alignas(64) line {
@@ -106,6 +116,8 @@ class fake_runner final : public gpu::model_runner {
   std::uint32_t largest_batch_ = 0, total_rows_ = 0, num_passes_ = 0;
   std::vector<line> storage_;
   std::vector<float> logits_;
+  sampler sampler_{options_.vocab_size};
+  std::vector<gpu::row_sample> samples_;
   error failure_{ec::none, {}};
 };
 

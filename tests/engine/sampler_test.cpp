@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <random>
 
 #include "engine/philox.hpp"
+#include "engine/sampling_plan.hpp"
 
 namespace troupe::engine {
 namespace {
@@ -31,10 +33,25 @@ sampling_params warm(float temperature = 1) {
   return p;
 }
 
+result<token_output> sample(sampler& s, std::span<const float> logits, const sample_request& r) {
+  sampling_plan plan;
+  plan.add(r);
+  const gpu::row_sampling how = plan.rows()[0];
+  return read_sample(s.sample(logits, how), how, r.index);
+}
+
+result<token_output> score(sampler& s, std::span<const float> logits, token_id token,
+                           std::uint32_t num_top) {
+  sampling_plan plan;
+  plan.add_score(token, num_top);
+  const gpu::row_sampling how = plan.rows()[0];
+  return read_sample(s.sample(logits, how), how, 0);
+}
+
 token_id draw_one(sampler& s, const std::vector<float>& logits, const sampling_params& p,
                   std::uint32_t position = 0, const token_counts* counts = nullptr,
                   std::span<const token_id> ends = {}) {
-  auto t = s.sample(logits, {p, 0, position, ends, counts});
+  auto t = sample(s, logits, {p, 0, position, ends, counts});
   EXPECT_TRUE(t);
   return t ? t->token : ~token_id{0};
 }
@@ -205,10 +222,10 @@ TEST(sampler, every_instruction_set_gives_the_same_bits) {
       p.seed = seed;
       std::vector<token_output> outputs;
       std::vector<std::vector<float>> weights;
-      std::vector<std::vector<double>> sums;
+      std::vector<std::vector<std::uint64_t>> sums;
       for (const vocab_ops* ops : all) {
         sampler s(static_cast<std::uint32_t>(n), *ops);
-        outputs.push_back(*s.sample(logits, {p, 0, 3, {}, nullptr}));
+        outputs.push_back(*sample(s, logits, {p, 0, 3, {}, nullptr}));
         weights.emplace_back(n);
         sums.emplace_back(num_vocab_chunks(n));
         ops->exp_weights(logits.data(), n, 4.0f, 0.7f, weights.back().data(), sums.back().data());
@@ -225,7 +242,7 @@ TEST(sampler, every_instruction_set_gives_the_same_bits) {
 
 TEST(sampler, own_exp_and_log_are_accurate) {
   std::vector<float> x, w(4096);
-  std::vector<double> sums(num_vocab_chunks(4096));
+  std::vector<std::uint64_t> sums(num_vocab_chunks(4096));
   for (int i = 0; i < 4096; ++i) x.push_back(-86.0f * static_cast<float>(i) / 4096);
   best_vocab_ops().exp_weights(x.data(), x.size(), 0, 1, w.data(), sums.data());
   for (std::size_t i = 0; i < x.size(); ++i)
@@ -233,6 +250,102 @@ TEST(sampler, own_exp_and_log_are_accurate) {
   EXPECT_EQ(w[0], 1.0f);
   for (double v : {1e-300, 0.3, 0.70710678, 1.0, 1.0000001, 1.5, 2.0, 49152.0, 1e300})
     EXPECT_NEAR(fixed_log(v), std::log(v), 1e-15 * std::max(1.0, std::abs(std::log(v)))) << v;
+}
+
+// What a GPU computes token by token is what the host computes by registers.
+TEST(sampler, one_weight_alone_has_the_bits_that_it_has_in_a_row) {
+  const std::size_t n = 4096;
+  auto x = random_logits(3, n, 30);
+  x[0] = -infinity;
+  x[1] = 200;
+  std::vector<float> w(n);
+  std::vector<std::uint64_t> sums(num_vocab_chunks(n));
+  best_vocab_ops().exp_weights(x.data(), n, 200, 0.31f, w.data(), sums.data());
+  for (std::size_t c = 0; c < sums.size(); ++c) {
+    std::uint64_t sum = 0;
+    for (std::size_t i = c * vocab_chunk; i < (c + 1) * vocab_chunk; ++i) {
+      ASSERT_EQ(gpu::exp_nonpositive((x[i] - 200) * 0.31f), w[i]) << x[i];
+      sum += gpu::weight_units(w[i]);
+    }
+    ASSERT_EQ(sum, sums[c]);
+  }
+  EXPECT_EQ(gpu::weight_units(1), 1ull << 44);
+  EXPECT_EQ(gpu::weight_units(0x1.8p-44f), 2u) << "ties to even";
+  EXPECT_EQ(gpu::weight_units(0x1p-45f), 0u);
+}
+
+TEST(sampler, the_random_number_picks_the_token_that_holds_its_share) {
+  sampler s(3);
+  const std::vector<float> logits = {0, 0, 0};
+  gpu::row_sampling how;
+  how.way = gpu::sampling_way::draw;
+  const auto at = [&](std::uint64_t random) {
+    how.random = random;
+    return s.sample(logits, how).token;
+  };
+  const std::uint64_t third = ~std::uint64_t{0} / 3;
+  EXPECT_EQ(at(0), 0u);
+  EXPECT_EQ(at(third - (1 << 21)), 0u);
+  EXPECT_EQ(at(third + (1 << 21)), 1u);
+  EXPECT_EQ(at(2 * third + (1 << 21)), 2u);
+  EXPECT_EQ(at(~std::uint64_t{0}), 2u);
+}
+
+TEST(sampling_plan, each_token_is_edited_once) {
+  token_counts counts;
+  const std::vector<token_id> prompt = {5, 6}, ends = {6, 9}, guesses = {6, 7, 7};
+  counts.add_prompt(prompt);
+  counts.add_output(5);
+  sampling_params p = warm();
+  p.repetition_penalty = 1.5f;
+  p.frequency_penalty = 0.25f;
+  p.presence_penalty = 1;
+  p.logit_bias = {{5, 2}, {8, 3}, {8, 1}};
+  p.min_tokens = 4;
+  p.stop_token_ids = {8};
+  sampling_plan plan;
+  plan.add({p, 4, 0, ends, &counts, guesses});  // after min_tokens
+  plan.add({p, 3, 0, ends, &counts});
+  plan.add_score(7, 2);
+  const auto rows = plan.rows();
+  const auto row = [&](std::size_t i) {
+    std::vector<std::array<float, 4>> edits;
+    for (const auto& e : rows[i].edits)
+      edits.push_back({static_cast<float>(e.token), e.bias, e.repetition, e.minus});
+    return edits;
+  };
+  using edits = std::vector<std::array<float, 4>>;
+  EXPECT_EQ(row(0),
+            (edits{{5, 2, 1.5f, 1.25f}, {6, 0, 1.5f, 1.25f}, {7, 0, 1.5f, 1.5f}, {8, 4, 1, 0}}));
+  EXPECT_EQ(row(1), (edits{{5, 2, 1.5f, 1.25f},
+                           {6, -infinity, 1.5f, 0},
+                           {8, -infinity, 1, 0},
+                           {9, -infinity, 1, 0}}));
+  EXPECT_TRUE(rows[2].edits.empty());
+  EXPECT_EQ(rows[2].way, gpu::sampling_way::score);
+  EXPECT_EQ(rows[2].given, 7u);
+}
+
+// A row of a draft is what a row without one is once the guesses are in the text.
+TEST(sampling_plan, guesses_count_as_output) {
+  token_counts counts, later;
+  const std::vector<token_id> prompt = {1, 2, 3}, guesses = {3, 8, 8};
+  for (token_counts* c : {&counts, &later}) {
+    c->add_prompt(prompt);
+    c->add_output(2);
+  }
+  for (token_id t : guesses) later.add_output(t);
+  sampling_params p = warm();
+  p.presence_penalty = 0.5f;
+  p.frequency_penalty = 0.1f;
+  sampling_plan plan;
+  plan.add({p, 4, 7, {}, &counts, guesses});
+  plan.add({p, 4, 7, {}, &later});
+  sampler s(30);
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    const auto logits = random_logits(seed, 30, 1);
+    EXPECT_EQ(s.sample(logits, plan.rows()[0]).token, s.sample(logits, plan.rows()[1]).token);
+  }
 }
 
 TEST(sampler, logprobs_are_the_models_own) {
@@ -244,7 +357,7 @@ TEST(sampler, logprobs_are_the_models_own) {
   auto p = warm(0.3f);
   p.logprobs = 20;
   p.logit_bias = {{17, 100.0f}};
-  const auto t = *s.sample(logits, {p, 0, 0, {}, nullptr});
+  const auto t = *sample(s, logits, {p, 0, 0, {}, nullptr});
   EXPECT_EQ(t.token, 17u);
   EXPECT_NEAR(t.logprob, logits[17] - std::log(total), 1e-5);
   ASSERT_EQ(t.top.size(), 20u);
@@ -257,14 +370,14 @@ TEST(sampler, logprobs_are_the_models_own) {
     EXPECT_NEAR(t.top[i].logprob, logits[order[i]] - std::log(total), 1e-5);
   }
   p.logprobs = 0;
-  EXPECT_TRUE((*s.sample(logits, {p, 0, 0, {}, nullptr})).top.empty());
+  EXPECT_TRUE((*sample(s, logits, {p, 0, 0, {}, nullptr})).top.empty());
   // A vocabulary smaller than what was asked for.
   sampler tiny(3);
   p = warm(0);
   p.logprobs = 20;
-  EXPECT_EQ((*tiny.sample(std::vector<float>{1, 2, 3}, {p, 0, 0, {}, nullptr})).top.size(), 3u);
+  EXPECT_EQ((*sample(tiny, std::vector<float>{1, 2, 3}, {p, 0, 0, {}, nullptr})).top.size(), 3u);
   const std::vector<float> far = {0, 20'000, -3};
-  EXPECT_EQ((*tiny.score(far, 2, 0, 0)).logprob, -9999.0f);
+  EXPECT_EQ((*score(tiny, far, 2, 0)).logprob, -9999.0f);
 }
 
 TEST(sampler, penalties_follow_their_formulas) {
@@ -308,13 +421,13 @@ TEST(sampler, end_tokens_wait_for_min_tokens) {
   p.stop_token_ids = {2};
   const std::vector<token_id> ends = {1};
   const auto at = [&](std::uint32_t index) {
-    return (*s.sample(logits, {p, index, 0, ends, nullptr})).token;
+    return (*sample(s, logits, {p, index, 0, ends, nullptr})).token;
   };
   EXPECT_EQ(at(0), 0u);
   EXPECT_EQ(at(1), 0u);
   EXPECT_EQ(at(2), 1u);
   p.stop_token_ids = {0, 2, 3};
-  const auto none = s.sample(logits, {p, 0, 0, ends, nullptr});
+  const auto none = sample(s, logits, {p, 0, 0, ends, nullptr});
   ASSERT_FALSE(none);
   EXPECT_EQ(none.error().code, ec::internal);
 }
@@ -327,11 +440,11 @@ TEST(sampler, refuses_rows_that_are_no_numbers) {
         auto logits = random_logits(1, n);
         logits[at] = bad;
         for (float temperature : {0.0f, 1.0f}) {
-          auto t = s.sample(logits, {warm(temperature), 0, 0, {}, nullptr});
+          auto t = sample(s, logits, {warm(temperature), 0, 0, {}, nullptr});
           ASSERT_FALSE(t);
           EXPECT_EQ(t.error().code, ec::internal);
         }
-        EXPECT_FALSE(s.score(logits, 0, 0, 0));
+        EXPECT_FALSE(score(s, logits, 0, 0));
       }
 }
 

@@ -19,7 +19,8 @@ struct trace_options {
   std::uint32_t decode_blocks = 24, prefill_blocks = 24;
   bool prefix_caching = true;
   std::uint32_t max_num_seqs = 6;
-  bool drafts = false;  // somebody guesses, mostly right
+  bool drafts = false;   // somebody guesses, mostly right
+  bool samples = false;  // the devices sample themselves
 };
 
 class trace {
@@ -27,8 +28,8 @@ class trace {
   trace(std::uint64_t seed, const trace_options& options)
       : random_(seed),
         drafts_(options.drafts),
-        decode_(options.decode_blocks, {}, changes(options)),
-        prefill_(options.prefill_blocks, {}, changes(options)) {}
+        decode_(options.decode_blocks, {.samples = options.samples}, changes(options)),
+        prefill_(options.prefill_blocks, {.samples = options.samples}, changes(options)) {}
 
   void run(int num_steps) {
     for (int i = 0; i < num_steps && !::testing::Test::HasFailure(); ++i) act();
@@ -336,7 +337,7 @@ INSTANTIATE_TEST_SUITE_P(
                       trace_options{.decode_blocks = 18, .prefill_blocks = 18},
                       trace_options{.decode_blocks = 18, .prefill_blocks = 60, .max_num_seqs = 3},
                       trace_options{.decode_blocks = 40, .prefill_blocks = 18, .max_num_seqs = 12},
-                      trace_options{.drafts = true},
+                      trace_options{.drafts = true}, trace_options{.drafts = true, .samples = true},
                       trace_options{.decode_blocks = 18,
                                     .prefill_blocks = 60,
                                     .max_num_seqs = 3,

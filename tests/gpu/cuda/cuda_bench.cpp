@@ -335,7 +335,8 @@ class llama {
     std::shuffle(ids_.begin(), ids_.end(), random);
   }
 
-  void decode(std::uint32_t sequences, std::uint32_t context) {
+  void decode(std::uint32_t sequences, std::uint32_t context, const row_sampling& how = {},
+              const char* what = "decode") {
     const std::uint32_t steps = 40;
     while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_)
       context -= 128;  // as fits the card
@@ -344,21 +345,24 @@ class llama {
     for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = i * 331 % 128256;
     std::vector<double> times;
     std::vector<sequence_rows> rows(sequences);
+    std::vector<row_sampling> sampling(sequences, how);
+    std::mt19937_64 draws(1);
     for (std::uint32_t step = 0; step < steps; ++step) {
       const auto begin = clock::now();
       for (std::uint32_t i = 0; i < sequences; ++i) {
         rows[i] = {std::span(tokens).subspan(i, 1), context + step,
                    std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
       }
-      const auto out = need(runner_->forward({.sequences = rows, .argmax_suffices = true}));
-      std::copy(out.argmax.begin(), out.argmax.end(), tokens.begin());
+      for (auto& r : sampling) r.random = draws();
+      const auto out = need(runner_->forward({rows, sampling}));
+      for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = out.samples[i].token;
       times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
     }
     times.erase(times.begin(), times.begin() + 8);
     std::sort(times.begin(), times.end());
     const double kv = static_cast<double>(sequences) * context * 131072,
                  limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
-    std::printf("decode %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n",
+    std::printf("%s %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n", what,
                 sequences, context, times[times.size() / 2], times[times.size() * 99 / 100], limit,
                 times[times.size() / 2] / limit);
   }
@@ -369,9 +373,10 @@ class llama {
     const sequence_rows rows{tokens, 0, std::span(ids_).first(runner_->layout().blocks_for(count)),
                              1};
     std::vector<double> times;
+    const row_sampling greedy;
     for (int i = 0; i < 6; ++i) {
       const auto begin = clock::now();
-      need(runner_->forward({.sequences = {&rows, 1}, .argmax_suffices = true}));
+      need(runner_->forward({{&rows, 1}, {&greedy, 1}}));
       times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
     }
     times.erase(times.begin());

@@ -153,6 +153,21 @@ TEST_F(rows_test, argmax_takes_the_first_of_equals) {
   EXPECT_EQ(argmax_index(got[0]), 5u);
   EXPECT_EQ(argmax_index(got[1]), 49151u);
   EXPECT_EQ(argmax_index(got[2]), 0u);
+  for (const auto key : got) EXPECT_TRUE(argmax_is_finite(key));
+}
+
+TEST_F(rows_test, argmax_tells_of_logits_that_are_no_numbers) {
+  const std::uint32_t vocab = 1000;
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN(),
+        std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+    auto logits = random_values<float>(vocab, random);
+    logits[random() % vocab] = bad;
+    const device_array<float> logits_device(logits);
+    const device_array<unsigned long long> key(1);
+    require(find_argmax(logits_device.data(), 1, vocab, key.data(), false, stream));
+    EXPECT_FALSE(argmax_is_finite(key.fetch()[0])) << bad;
+  }
 }
 
 }  // namespace

@@ -1,9 +1,11 @@
 // The whole device: logits against a double reference, and the bits that `exact` promises.
 #include <cstring>
 
+#include "engine/sampler.hpp"
 #include "gpu/device_registry.hpp"
 #include "tests/gpu/cuda/gpu_fixture.hpp"
 #include "tests/gpu/cuda/reference_model.hpp"
+#include "tests/gpu/cuda/sample_equality.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -111,25 +113,42 @@ TEST_F(runner_test, exact_logits_have_the_same_bits_in_any_batch_chunk_and_split
   expect_same(run(*runner, mixed), "beside a prefill");
 }
 
-TEST_F(runner_test, argmax_agrees_with_logits) {
+// Rows of every kind in one pass: what the device makes of them is what the host makes of the logits.
+TEST_F(runner_test, samples_are_the_hosts) {
   const reference_options o{};
   const auto m = make_random_model(o, random);
-  const auto runner = start(m, false);
-  const auto prompt = tokens(20, o.vocab);
-  const auto blocks = table(0, 2);
-  const sequence_rows rows{prompt, 0, blocks, 20};
-  const auto out = runner->forward({{&rows, 1}});
-  ASSERT_TRUE(out.has_value());
-  ASSERT_EQ(out->argmax.size(), 20u);
-  for (std::size_t i = 0; i < 20; ++i) {
-    const auto row = out->logits.subspan(i * o.vocab, o.vocab);
-    EXPECT_EQ(out->argmax[i],
-              static_cast<token_id>(std::max_element(row.begin(), row.end()) - row.begin()));
+  const auto runner = start(m, true);
+  const auto prompt = tokens(600, o.vocab);
+  const auto blocks = table(0, 38);
+  engine::sampler host(o.vocab);
+  const std::vector<logit_edit> edits = {{7, 4.0f, 1.0f, 0}, {9, 0, 1.3f, 0.5f}};
+  for (const std::uint32_t num_rows :
+       {1u, 20u, 600u}) {  // more than the device's buffer of logits has
+    const sequence_rows rows{prompt, 0, blocks, num_rows};
+    const auto logits = run(*runner, {&rows, 1});
+    std::vector<row_sampling> sampling(num_rows);
+    for (std::uint32_t i = 0; i < num_rows; ++i) {
+      auto& s = sampling[i];
+      s.way = static_cast<sampling_way>(i % 3);
+      s.given = i % o.vocab;
+      s.logprobs = i % 4 == 1;
+      s.num_top = i % 21;
+      s.scale = 0.5f + static_cast<float>(i % 7);
+      s.top_k = i % 5 == 0 ? 40 : 0;
+      s.top_p = i % 2 == 0 ? 0.9f : 1.0f;
+      s.random = std::uint64_t{random()} << 32 | random();
+      if (i % 6 == 0) s.edits = edits;
+    }
+    const auto out = runner->forward({{&rows, 1}, sampling});
+    ASSERT_TRUE(out.has_value()) << to_string(out.error());
+    EXPECT_TRUE(out->logits.empty());
+    ASSERT_EQ(out->samples.size(), num_rows);
+    for (std::uint32_t i = 0; i < num_rows; ++i) {
+      const auto row = std::span(logits).subspan(std::size_t{i} * o.vocab, o.vocab);
+      expect_equal(out->samples[i], host.sample(row, sampling[i]), sampling[i]);
+      if (HasFailure()) FAIL() << "row " << i << " of " << num_rows;
+    }
   }
-  const auto only = runner->forward({.sequences = {&rows, 1}, .argmax_suffices = true});
-  ASSERT_TRUE(only.has_value());
-  EXPECT_TRUE(only->logits.empty());
-  EXPECT_EQ(only->argmax.size(), 20u);
 }
 
 TEST_F(runner_test, refusals_name_the_way_out) {

@@ -1,0 +1,109 @@
+#include "engine/sampling_plan.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "engine/philox.hpp"
+
+namespace troupe::engine {
+namespace {
+
+// A temperature so low that only the largest logit can be drawn (vLLM's bound).
+constexpr float greedy_below = 1e-5f;
+
+}  // namespace
+
+bool uses_penalties(const sampling_params& p) {
+  return p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f;
+}
+
+void sampling_plan::clear() {
+  rows_.clear();
+  ranges_.clear();
+  edits_.clear();
+}
+
+void sampling_plan::add(const sample_request& r) {
+  const sampling_params& p = r.params;
+  gpu::row_sampling row;
+  row.way = p.temperature < greedy_below ? gpu::sampling_way::greedy : gpu::sampling_way::draw;
+  row.logprobs = p.logprobs.has_value();
+  row.num_top = p.logprobs.value_or(0);
+  if (row.way == gpu::sampling_way::draw) {
+    row.scale = 1.0f / p.temperature;
+    row.top_p = p.top_p;
+    row.min_p = p.min_p;
+    row.top_k = p.top_k;
+    row.random = random_bits(p.seed, p.sequence_index, r.position, draw_purpose::token);
+  }
+  const std::size_t first = edits_.size();
+  add_edits(r);
+  rows_.push_back(row);
+  ranges_.push_back({first, edits_.size() - first});
+}
+
+void sampling_plan::add_score(token_id given, std::uint32_t num_top) {
+  gpu::row_sampling row;
+  row.way = gpu::sampling_way::score;
+  row.given = given;
+  row.logprobs = true;
+  row.num_top = num_top;
+  rows_.push_back(row);
+  ranges_.push_back({});
+}
+
+void sampling_plan::add_ignored() {
+  rows_.push_back({});
+  ranges_.push_back({});
+}
+
+// The row's edit of the token, new where it has none: first those of counts, in their order, then others.
+gpu::logit_edit& sampling_plan::edit(std::size_t first, token_id token,
+                                     const token_counts* counts) {
+  const std::size_t counted = counts != nullptr ? counts->entries().size() : 0;
+  const std::size_t at = counts != nullptr ? counts->index_of(token) : 0;
+  if (at < counted) return edits_[first + at];
+  const auto others = edits_.begin() + static_cast<std::ptrdiff_t>(first + counted);
+  const auto found = std::find_if(others, edits_.end(),
+                                  [&](const gpu::logit_edit& e) { return e.token == token; });
+  if (found != edits_.end()) return *found;
+  edits_.push_back({.token = token});
+  in_output_.push_back(0);
+  return edits_.back();
+}
+
+void sampling_plan::add_edits(const sample_request& r) {
+  const sampling_params& p = r.params;
+  const std::size_t first = edits_.size();
+  in_output_.clear();
+  if (r.counts != nullptr) {
+    for (const token_counts::entry& e : r.counts->entries()) {
+      edits_.push_back({.token = e.token, .repetition = p.repetition_penalty});
+      in_output_.push_back(e.in_output);
+    }
+    for (const token_id t : r.guesses) {
+      gpu::logit_edit& e = edit(first, t, r.counts);
+      e.repetition = p.repetition_penalty;
+      ++in_output_[static_cast<std::size_t>(&e - edits_.data()) - first];
+    }
+  }
+  for (const auto& [token, bias] : p.logit_bias) edit(first, token, r.counts).bias += bias;
+  if (r.index < p.min_tokens) {
+    constexpr float never = -std::numeric_limits<float>::infinity();
+    for (const token_id t : r.end_tokens) edit(first, t, r.counts).bias = never;
+    for (const token_id t : p.stop_token_ids) edit(first, t, r.counts).bias = never;
+  }
+  for (std::size_t i = 0; i < in_output_.size(); ++i) {
+    if (in_output_[i] == 0) continue;
+    edits_[first + i].minus =
+        p.frequency_penalty * static_cast<float>(in_output_[i]) + p.presence_penalty;
+  }
+}
+
+std::span<const gpu::row_sampling> sampling_plan::rows() {
+  for (std::size_t i = 0; i < rows_.size(); ++i)
+    rows_[i].edits = std::span(edits_).subspan(ranges_[i].first, ranges_[i].count);
+  return rows_;
+}
+
+}  // namespace troupe::engine

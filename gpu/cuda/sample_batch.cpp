@@ -1,0 +1,122 @@
+#include "gpu/cuda/sample_batch.hpp"
+
+#include <algorithm>
+#include <bit>
+
+#include "gpu/cuda/rows.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+bool argmax_suffices(const row_sampling& r) {
+  return r.way == sampling_way::greedy && !r.logprobs && r.edits.empty();
+}
+
+sampling_task make_task(const row_sampling& r) {
+  sampling_task t;
+  t.way = r.way;
+  t.logprobs = r.logprobs;
+  t.num_top = r.num_top;
+  t.given = r.given;
+  t.top_k = r.top_k;
+  t.scale = r.scale;
+  t.top_p = r.top_p;
+  t.min_p = r.min_p;
+  t.random = r.random;
+  t.num_edits = static_cast<std::uint32_t>(r.edits.size());
+  return t;
+}
+
+}  // namespace
+
+result<sample_batch> sample_batch::make(std::uint32_t most_rows, std::uint32_t vocab) {
+  sample_batch b;
+  b.vocab_ = vocab;
+  b.samples_.reserve(most_rows);
+  TROUPE_TRY(b.tasks_, device_buffer<sampling_task>::make(most_rows, "samples"));
+  TROUPE_TRY(b.tasks_host_, pinned_buffer<sampling_task>::make(most_rows, "samples"));
+  TROUPE_TRY(b.task_samples_, device_buffer<row_sample>::make(most_rows, "samples"));
+  TROUPE_TRY(b.task_samples_host_, pinned_buffer<row_sample>::make(most_rows, "samples"));
+  TROUPE_TRY(b.argmax_host_, pinned_buffer<unsigned long long>::make(most_rows, "samples"));
+  return b;
+}
+
+result<void> sample_batch::upload(std::span<const row_sampling> rows, cudaStream_t stream) {
+  TROUPE_ASSERT(rows.size() <= argmax_host_.size());
+  num_rows_ = static_cast<std::uint32_t>(rows.size());
+  num_tasks_ = 0;
+  task_rows_.clear();
+  std::size_t num_edits = 0;
+  for (const row_sampling& r : rows) num_edits += r.edits.size();
+  if (num_edits > edits_.size()) {
+    const std::size_t room = std::bit_ceil(num_edits);
+    TROUPE_TRY(edits_, device_buffer<logit_edit>::make(room, "penalties"));
+    TROUPE_TRY(edits_host_, pinned_buffer<logit_edit>::make(room, "penalties"));
+  }
+  std::uint32_t first_edit = 0;
+  for (std::uint32_t i = 0; i < num_rows_; ++i) {
+    const row_sampling& r = rows[i];
+    if (argmax_suffices(r)) continue;
+    TROUPE_ASSERT(r.num_top <= max_top && r.given < vocab_);
+    sampling_task t = make_task(r);
+    t.sample = num_tasks_;
+    t.row = i;
+    t.first_edit = first_edit;
+    std::copy(r.edits.begin(), r.edits.end(), edits_host_.data() + first_edit);
+    first_edit += t.num_edits;
+    tasks_host_.data()[num_tasks_++] = t;
+    task_rows_.push_back(i);
+  }
+  const auto send = [&](void* to, const void* from, std::size_t bytes) -> result<void> {
+    if (bytes == 0) return {};
+    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream),
+                   "sending what to sample");
+  };
+  TROUPE_CHECK(send(tasks_.data(), tasks_host_.data(), num_tasks_ * sizeof(sampling_task)));
+  return send(edits_.data(), edits_host_.data(), first_edit * sizeof(logit_edit));
+}
+
+result<void> sample_batch::enqueue(std::uint32_t first, std::uint32_t count, float* logits,
+                                   cudaStream_t stream) {
+  const auto begin = std::lower_bound(task_rows_.begin(), task_rows_.end(), first);
+  const auto end = std::lower_bound(begin, task_rows_.end(), first + count);
+  if (begin == end) return {};
+  sampling_arguments a{};
+  a.logits = logits;
+  a.vocab = vocab_;
+  a.first_row = first;
+  a.tasks = tasks_.data() + (begin - task_rows_.begin());
+  a.num_tasks = static_cast<std::uint32_t>(end - begin);
+  a.edits = edits_.data();
+  a.samples = task_samples_.data();
+  return sample_rows(a, stream);
+}
+
+result<void> sample_batch::fetch(const unsigned long long* argmax, cudaStream_t stream) {
+  const auto get = [&](void* to, const void* from, std::size_t bytes) -> result<void> {
+    if (bytes == 0) return {};
+    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream),
+                   "fetching samples");
+  };
+  if (num_tasks_ < num_rows_)
+    TROUPE_CHECK(get(argmax_host_.data(), argmax, num_rows_ * sizeof(unsigned long long)));
+  return get(task_samples_host_.data(), task_samples_.data(), num_tasks_ * sizeof(row_sample));
+}
+
+std::span<const row_sample> sample_batch::read() {
+  samples_.resize(num_rows_);
+  std::uint32_t task = 0;
+  for (std::uint32_t i = 0; i < num_rows_; ++i) {
+    if (task < num_tasks_ && task_rows_[task] == i) {
+      samples_[i] = task_samples_host_.data()[task++];
+      continue;
+    }
+    const unsigned long long key = argmax_host_.data()[i];
+    samples_[i] = {};
+    samples_[i].token = argmax_index(key);
+    if (!argmax_is_finite(key)) samples_[i].status = sample_status::not_finite;
+  }
+  return samples_;
+}
+
+}  // namespace troupe::gpu::cuda
