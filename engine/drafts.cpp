@@ -8,8 +8,8 @@ namespace {
 
 // Hit rates to begin with and how many tries they count for: measured on edits and prose with the default model they lie
 // around these.
-constexpr std::array<double, hit_rates::num_kinds> first_rates = {0.15, 0.3, 0.45, 0.6, 0.7,
-                                                                  0.8,  0.9, 0.95, 0.6};
+constexpr std::array<double, hit_rates::num_kinds> first_rates = {
+    0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95, 0.6, 0.2, 0.4, 0.6, 0.85};
 constexpr double first_tries = 8, prior_tries = 4;
 constexpr double engine_keeps = 0.998, sequence_keeps = 0.97;
 constexpr float least_chance = 0.05f;  // no device has rows as cheap as that
@@ -27,6 +27,10 @@ std::size_t hit_rates::kind_of(std::uint32_t match_length) {
   if (match_length <= 5) return 3;
   const auto bits = static_cast<std::size_t>(std::bit_width(match_length + 2));  // 6..: 4
   return std::min<std::size_t>(bits, 7);
+}
+
+std::size_t hit_rates::kind_of_offer(std::uint8_t sureness) {
+  return offered + 1 + (sureness >= 80) + (sureness >= 150) + (sureness >= 220);
 }
 
 hit_rates::hit_rates() {
@@ -61,7 +65,7 @@ void drafts::score(std::span<const token_id> tokens, std::uint32_t position, hit
   if (m.length > 0) note(hit_rates::kind_of(m.length), tokens[base_ + m.next] == tokens[position]);
   if (position >= offer_first_ && position < offer_first_ + offer_.size() && offer_right_) {
     offer_right_ = offer_[position - offer_first_] == tokens[position];
-    note(hit_rates::offered, offer_right_);
+    note(kind_at(position - offer_first_), offer_right_);
   }
 }
 
@@ -77,7 +81,13 @@ void drafts::follow(std::span<const token_id> tokens, std::uint32_t num_context,
   }
 }
 
-void drafts::offer(std::uint32_t first, std::vector<token_id> tokens) {
+std::size_t drafts::kind_at(std::size_t i) const {
+  return i < sureness_.size() ? hit_rates::kind_of_offer(sureness_[i]) : hit_rates::offered;
+}
+
+void drafts::offer(std::uint32_t first, std::vector<token_id> tokens,
+                   std::vector<std::uint8_t> sureness) {
+  sureness_ = std::move(sureness);
   offer_first_ = first;
   offer_ = std::move(tokens);
   offer_right_ = true;
@@ -104,10 +114,9 @@ void drafts::from_offer(std::span<const token_id> tokens, std::uint32_t most,
   const std::size_t known = tokens.size() - offer_first_;
   if (!std::equal(tokens.end() - static_cast<std::ptrdiff_t>(known), tokens.end(), offer_.begin()))
     return;
-  const double rate = own_.rate(hit_rates::offered, usual);
   double chance = 1;
   for (std::size_t i = known; i < offer_.size() && out.tokens.size() < most; ++i) {
-    chance *= rate;
+    chance *= own_.rate(kind_at(i), usual);
     if (chance < least_chance) return;
     out.tokens.push_back(offer_[i]);
     out.chances.push_back(static_cast<float>(chance));
@@ -115,11 +124,12 @@ void drafts::from_offer(std::span<const token_id> tokens, std::uint32_t most,
 }
 
 void drafts::propose(std::span<const token_id> tokens, std::uint32_t most, const hit_rates& usual,
-                     bool text_too, guess& out) const {
+                     bool from_text_too, bool from_draft, guess& out) const {
   out.tokens.clear();
   out.chances.clear();
-  from_offer(tokens, most, usual, out);
-  if (!text_too) return;
+  if (from_draft) from_offer(tokens, most, usual, out);
+  out.offered = !out.tokens.empty();
+  if (!from_text_too) return;
   guess other;
   from_text(tokens, most, usual, other);
   if (sum(other) > sum(out)) out = std::move(other);

@@ -20,9 +20,11 @@ namespace troupe::engine {
 // How often guesses were right, by kind of guess, the recent ones counting more.
 class hit_rates {
  public:
-  static constexpr std::size_t num_kinds = 9;  // eight lengths of match, and offers
+  // Eight lengths of match, then offers: of unknown sureness, and by four grades of it.
+  static constexpr std::size_t num_kinds = 13;
   static constexpr std::size_t offered = 8;
-  static std::size_t kind_of(std::uint32_t match_length);  // REQUIRES: match_length > 0
+  static std::size_t kind_of(std::uint32_t match_length);   // REQUIRES: match_length > 0
+  static std::size_t kind_of_offer(std::uint8_t sureness);  // in 255ths
 
   hit_rates();  // what is usual
   void note(std::size_t kind, bool hit, double keep);
@@ -39,6 +41,7 @@ class hit_rates {
 struct guess {
   std::vector<token_id> tokens;
   std::vector<float> chances;  // falling
+  bool offered = false;        // by a draft model
 };
 
 class drafts {
@@ -48,10 +51,11 @@ class drafts {
   void follow(std::span<const token_id> tokens, std::uint32_t num_context, std::uint32_t most,
               hit_rates& usual);
   // tokens[i] is meant for position first + i. Replaces the offer before.
-  void offer(std::uint32_t first, std::vector<token_id> tokens);
+  void offer(std::uint32_t first, std::vector<token_id> tokens,
+             std::vector<std::uint8_t> sureness = {});
   // The better of both sources, at most `most` tokens, for a sequence of these tokens.
   void propose(std::span<const token_id> tokens, std::uint32_t most, const hit_rates& usual,
-               bool from_text, guess& out) const;
+               bool from_text, bool from_draft, guess& out) const;
   std::size_t bytes() const { return text_.bytes(); }
 
  private:
@@ -59,6 +63,7 @@ class drafts {
   static constexpr std::uint32_t window = 1u << 16;
 
   void score(std::span<const token_id> tokens, std::uint32_t position, hit_rates& usual);
+  std::size_t kind_at(std::size_t offer_index) const;
   void from_text(std::span<const token_id> tokens, std::uint32_t most, const hit_rates& usual,
                  guess& out) const;
   void from_offer(std::span<const token_id> tokens, std::uint32_t most, const hit_rates& usual,
@@ -68,7 +73,8 @@ class drafts {
   std::uint32_t base_ = 0;  // position of the automaton's first token
   std::uint32_t offer_first_ = 0;
   std::vector<token_id> offer_;
-  bool offer_right_ = true;  // up to the tokens that are known
+  std::vector<std::uint8_t> sureness_;  // of offer_, or shorter
+  bool offer_right_ = true;             // up to the tokens that are known
   hit_rates own_ = hit_rates::nothing();
 };
 

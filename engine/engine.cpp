@@ -224,13 +224,17 @@ void engine_impl::hold(sequence& s) {
 }
 
 void engine_impl::offer_draft(request_id id, attempt try_number, std::uint32_t first,
-                              std::vector<token_id> tokens) {
+                              std::vector<token_id> tokens, std::vector<std::uint8_t> sureness) {
   sequence* s = find(id, try_number);
   if (s == nullptr || !speculator_.enabled()) return;
   const auto nonsense = std::find_if(tokens.begin(), tokens.end(),
                                      [&](token_id t) { return t >= options_.vocab_size; });
   tokens.erase(nonsense, tokens.end());
-  speculator_.offer(*s, first, std::move(tokens));
+  speculator_.offer(*s, first, std::move(tokens), std::move(sureness));
+}
+
+void engine_impl::expect_drafts(bool on) {
+  speculator_.expect_drafts(on);
 }
 
 void engine_impl::cancel(request_id id, time_point now) {

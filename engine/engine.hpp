@@ -212,7 +212,13 @@ class engine {
   // are only guesses: any may be wrong, late or nonsense, the answer is the same. The first one
   // outside of the vocabulary ends the offer; offers for requests that are gone are ignored.
   virtual void offer_draft(request_id id, attempt try_number, std::uint32_t first,
-                           std::vector<token_id> tokens) = 0;
+                           std::vector<token_id> tokens,
+                           std::vector<std::uint8_t> sureness = {}) = 0;
+  // A draft model can be asked from now on (or no more). While it can,
+  // stats().speculation.draft_wanted says whether its guesses are worth asking for: they are tried
+  // for some passes, and go on only while the node decodes faster with them.
+  virtual void expect_drafts(bool on) = 0;
+  // sureness[i]: the draft's probability of tokens[i], in 255ths; empty: it does not tell.
 
   virtual void cancel(request_id id,
                       time_point now) = 0;  // idempotent; ends in finished_event(abort)

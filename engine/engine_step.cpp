@@ -179,22 +179,24 @@ void engine_impl::advance_verified(sequence& s, std::size_t first_logit) {
   s.verify.clear();
   const request_id id = s.request.id;
   const auto num_drafts = static_cast<std::uint32_t>(rows.size()) - 1;
+  const bool offered = s.verifies_offer;
   std::uint32_t accepted = 0;
   for (bool right = true; right;) {
     ++s.num_computed;
     kv_.commit(s);
     auto token = sampled(first_logit + accepted, s.num_output());
     if (!token) {
-      speculator_.verified(num_drafts, accepted);
+      speculator_.verified(offered, num_drafts, accepted);
       return finish(s, finish_reason::error, std::move(token).error());
     }
     right = accepted < num_drafts && token->token == rows[accepted + 1];
     if (accepted > 0) ++counters_.decode_tokens;  // the first is counted as a row
     if (right) ++accepted;
     deliver(s, std::move(*token));
-    if (find(id) == nullptr) return speculator_.verified(num_drafts, accepted);  // it ended
+    if (find(id) == nullptr)
+      return speculator_.verified(offered, num_drafts, accepted);  // it ended
   }
-  speculator_.verified(num_drafts, accepted);
+  speculator_.verified(offered, num_drafts, accepted);
   kv_.trim(s);
 }
 

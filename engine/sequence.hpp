@@ -58,6 +58,7 @@ struct sequence {
   sequence_state state = sequence_state::waiting;
   std::uint32_t rows = 0;        // of the step being planned
   std::vector<token_id> verify;  // of this step, with drafts: the last token, then they; else empty
+  bool verifies_offer = false;   // they come from a draft model
   std::unique_ptr<drafts> guesses;  // where speculation is on
   time_point lease_end = time_point::max();
   bool was_admitted = false;  // at least once

@@ -7,8 +7,10 @@ namespace troupe::engine {
 
 struct speculation_options {
   bool enabled = true;
-  bool from_text = true;         // n-gram guesses; off: only what is offered
+  bool from_text = true;         // n-gram guesses
+  bool from_draft = true;        // guesses that a draft model offers
   std::uint32_t max_tokens = 8;  // of one sequence in one pass; 0: no speculation
+  bool try_draft = true;         // off: a draft model guesses even where decoding is not faster
   bool always = false;           // regardless of cost: for tests and measurements
 };
 
@@ -16,6 +18,11 @@ struct speculation_stats {
   std::uint64_t drafted = 0, accepted = 0;  // tokens
   // Decodes in passes: with drafts, with guesses that were not worth their rows, without a guess.
   std::uint64_t speculated = 0, declined = 0, unguessed = 0;
+  // Of the first two, those that a draft model offered; the rest comes from the text itself.
+  std::uint64_t draft_drafted = 0, draft_accepted = 0;
+  bool draft_proven = false;                  // it was found to be faster with one
+  bool draft_wanted = false;                  // a draft model should guess now
+  std::uint64_t draft_on = 0, draft_off = 0;  // how often that changed
 };
 
 }  // namespace troupe::engine

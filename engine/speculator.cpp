@@ -11,10 +11,12 @@ constexpr std::uint32_t max_rows_more = 64;  // of a pass: their logits need mem
 
 }  // namespace
 
-void speculator::offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens) {
+void speculator::offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens,
+                       std::vector<std::uint8_t> sureness) {
+  trial_.heard();
   if (!s.guesses) s.guesses = std::make_unique<drafts>();
   s.guesses->follow(s.tokens, s.num_context, catch_up, usual_);  // judges the offer before
-  s.guesses->offer(first, std::move(tokens));
+  s.guesses->offer(first, std::move(tokens), std::move(sureness));
 }
 
 // Guesses of the sequences that decode; others only take in their tokens.
@@ -33,7 +35,7 @@ void speculator::collect(const std::vector<sequence*>& planned) {
     // The pass brings one token more than it carries drafts.
     const std::uint32_t to_come = s->request.sampling.max_tokens - s->num_output();
     s->guesses->propose(s->tokens, std::min(options_.max_tokens, to_come - 1), usual_,
-                        options_.from_text, d.offered);
+                        options_.from_text, options_.from_draft, d.offered);
     for (float chance : d.offered.chances)
       candidates_.push_back({chance, static_cast<std::uint32_t>(num_decodes_)});
     if (d.offered.tokens.empty()) ++stats_.unguessed;
@@ -83,6 +85,7 @@ void speculator::grant(decode& d) {
   sequence& s = *d.s;
   const std::uint32_t fits = kv_.grow_for_drafts(s, d.taken);
   if (fits == 0) return;
+  s.verifies_offer = d.offered.offered;
   s.verify.assign(1, s.tokens.back());
   s.verify.insert(s.verify.end(), d.offered.tokens.begin(),
                   d.offered.tokens.begin() + static_cast<std::ptrdiff_t>(fits));
@@ -91,6 +94,7 @@ void speculator::grant(decode& d) {
 
 void speculator::plan(const std::vector<sequence*>& planned, const step_time_model& times,
                       std::uint32_t room) {
+  accepted_in_pass_ = 0;
   if (!enabled()) return;
   collect(planned);
   if (candidates_.empty()) return;
@@ -109,10 +113,32 @@ void speculator::plan(const std::vector<sequence*>& planned, const step_time_mod
 }
 
 void speculator::observe(std::uint32_t prompt_rows, std::uint32_t decode_rows, double seconds) {
-  if (prompt_rows == 0) costs_.observe(decode_rows, seconds);
+  if (prompt_rows > 0) return;
+  costs_.observe(decode_rows, seconds);
+  if (!enabled()) return;
+  const auto decodes = static_cast<std::uint32_t>(num_decodes_);
+  trial_.observe(decodes, decodes + accepted_in_pass_, seconds);
+  note_trial();
 }
 
-void speculator::verified(std::uint32_t drafted, std::uint32_t accepted) {
+void speculator::expect_drafts(bool on) {
+  trial_.expect(on && enabled() && options_.from_draft, options_.try_draft);
+  note_trial();
+}
+
+void speculator::note_trial() {
+  stats_.draft_proven = trial_.proven();
+  if (trial_.wanted() == stats_.draft_wanted) return;
+  stats_.draft_wanted = trial_.wanted();
+  ++(stats_.draft_wanted ? stats_.draft_on : stats_.draft_off);
+}
+
+void speculator::verified(bool offered, std::uint32_t drafted, std::uint32_t accepted) {
+  accepted_in_pass_ += accepted;
+  if (offered) {
+    stats_.draft_drafted += drafted;
+    stats_.draft_accepted += accepted;
+  }
   stats_.drafted += drafted;
   stats_.accepted += accepted;
 }

@@ -8,12 +8,17 @@
 // The choice: rows in the order of their chance; of all prefixes the one that gives most tokens a second by measured
 // costs; none unless it beats the plain pass by a margin. Beside a prompt's chunk a row must save more than it costs.
 //
+// Guesses come from the text itself and from draft models; a sequence takes those of which more are expected to be right.
+// What a draft model costs beyond its rows (it may share cores or memory with this engine) no row shows, so draft_trial
+// compares whole stretches with and without it.
+//
 // Owner and thread: one engine.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "engine/draft_trial.hpp"
 #include "engine/drafts.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/pass_costs.hpp"
@@ -33,8 +38,10 @@ class speculator {
             std::uint32_t room);
   // A pass that took so long in all had these rows; those of prompts apart.
   void observe(std::uint32_t prompt_rows, std::uint32_t decode_rows, double seconds);
-  void verified(std::uint32_t drafted, std::uint32_t accepted);
-  void offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens);
+  void verified(bool offered, std::uint32_t drafted, std::uint32_t accepted);
+  void offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens,
+             std::vector<std::uint8_t> sureness);
+  void expect_drafts(bool on);  // a draft model is there
   const speculation_stats& stats() const { return stats_; }
 
  private:
@@ -52,12 +59,15 @@ class speculator {
   std::size_t best_alone(const step_time_model& times) const;
   std::size_t best_beside_prompts(const step_time_model& times) const;
   void grant(decode& d);
+  void note_trial();
   static double row_seconds(const step_time_model& times, const sequence& s);
 
   speculation_options options_;
   kv_cache& kv_;
   pass_costs costs_;
   hit_rates usual_;
+  draft_trial trial_;
+  std::uint32_t accepted_in_pass_ = 0;
   std::vector<decode> decodes_;
   std::size_t num_decodes_ = 0;  // in use of decodes_, which keeps its memory
   std::vector<candidate> candidates_;

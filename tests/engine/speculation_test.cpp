@@ -54,7 +54,7 @@ TEST(suffix_automaton, memory_grows_with_the_text_and_not_faster) {
 
 guess propose(const drafts& d, std::span<const token_id> tokens, std::uint32_t most) {
   guess g;
-  d.propose(tokens, most, hit_rates(), true, g);
+  d.propose(tokens, most, hit_rates(), true, true, g);
   return g;
 }
 
