@@ -23,6 +23,14 @@ result<int> device_index(std::string_view device) {
 
 }  // namespace
 
+result<void> check_card(const std::string& name, int major, int minor) {
+  if (major == 9 && minor == 0) return {};
+  return fail(ec::unsupported,
+              name + " has compute capability " + std::to_string(major) + "." +
+                  std::to_string(minor) +
+                  "; this build's kernels are for 9.0 (H100, H200, GH200); use --device cpu");
+}
+
 result<device_info> open_device(std::string_view device) {
   device_info info;
   TROUPE_TRY(info.index, device_index(device));
@@ -36,12 +44,7 @@ result<device_info> open_device(std::string_view device) {
   TROUPE_CHECK(
       checked(cudaGetDeviceProperties(&properties, info.index), "asking for the GPU's properties"));
   info.name = properties.name;
-  if (properties.major != 9 || properties.minor != 0) {
-    return fail(ec::unsupported,
-                info.name + " has compute capability " + std::to_string(properties.major) + "." +
-                    std::to_string(properties.minor) +
-                    "; this build's kernels are for 9.0 (H100, H200, GH200); use --device cpu");
-  }
+  TROUPE_CHECK(check_card(info.name, properties.major, properties.minor));
   info.multiprocessors = static_cast<std::uint32_t>(properties.multiProcessorCount);
   info.memory_bytes = properties.totalGlobalMem;
   TROUPE_CHECK(checked(cudaSetDevice(info.index), "choosing the GPU"));

@@ -16,6 +16,9 @@ struct device_info {
   std::uint64_t memory_bytes = 0;
 };
 
+// ec::unsupported: this build has no kernels for the card.
+result<void> check_card(const std::string& name, int major, int minor);
+
 // `device`: "cuda" (number 0) or "cuda:N". ec::unsupported: no driver, an old one, no GPU, or a card without kernels.
 result<device_info> open_device(std::string_view device);
 

@@ -1,20 +1,28 @@
-// CUDA's return codes as result<T>: what failed, and what its reader can do about it.
+// CUDA's return codes as result<T>: what failed, and what its reader can do about it. Nothing here needs a GPU. Any thread.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <chrono>
+#include <functional>
 #include <string_view>
 
 #include "base/result.hpp"
 
 namespace troupe::gpu::cuda {
 
-// `doing` completes "while ...": "allocating 2 GiB for weights".
+// `doing` completes "while ...": "allocating 2 GiB for weights". ec::out_of_memory, unsupported (this machine as it is set
+// up), invalid_argument, internal (a bug here), or device_lost: nothing more can be done with the GPU in this process.
 result<void> checked(cudaError_t code, std::string_view doing);
 
 // The error of a kernel launch just made.
 inline result<void> check_launch(std::string_view kernel) {
   return checked(cudaPeekAtLastError(), kernel);
 }
+
+// Asks `state` until it is no longer cudaErrorNotReady, without giving up the processor: passes last milliseconds.
+// ec::device_lost: it did not end within the limit.
+result<void> wait_for(const std::function<cudaError_t()>& state, std::chrono::milliseconds limit,
+                      std::string_view doing);
 
 }  // namespace troupe::gpu::cuda
