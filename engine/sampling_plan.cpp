@@ -68,35 +68,41 @@ gpu::logit_edit& sampling_plan::edit(std::size_t first, token_id token,
                                   [&](const gpu::logit_edit& e) { return e.token == token; });
   if (found != edits_.end()) return *found;
   edits_.push_back({.token = token});
-  in_output_.push_back(0);
   return edits_.back();
 }
 
 void sampling_plan::add_edits(const sample_request& r) {
   const sampling_params& p = r.params;
   const std::size_t first = edits_.size();
-  in_output_.clear();
-  if (r.counts != nullptr) {
-    for (const token_counts::entry& e : r.counts->entries()) {
-      edits_.push_back({.token = e.token, .repetition = p.repetition_penalty});
-      in_output_.push_back(e.in_output);
-    }
-    for (const token_id t : r.guesses) {
-      gpu::logit_edit& e = edit(first, t, r.counts);
-      e.repetition = p.repetition_penalty;
-      ++in_output_[static_cast<std::size_t>(&e - edits_.data()) - first];
-    }
-  }
+  if (r.counts != nullptr) add_penalties(r);
   for (const auto& [token, bias] : p.logit_bias) edit(first, token, r.counts).bias += bias;
   if (r.index < p.min_tokens) {
     constexpr float never = -std::numeric_limits<float>::infinity();
     for (const token_id t : r.end_tokens) edit(first, t, r.counts).bias = never;
     for (const token_id t : p.stop_token_ids) edit(first, t, r.counts).bias = never;
   }
-  for (std::size_t i = 0; i < in_output_.size(); ++i) {
-    if (in_output_[i] == 0) continue;
-    edits_[first + i].minus =
-        p.frequency_penalty * static_cast<float>(in_output_[i]) + p.presence_penalty;
+}
+
+void sampling_plan::add_penalties(const sample_request& r) {
+  const sampling_params& p = r.params;
+  const auto entries = r.counts->entries();
+  const auto penalty = [&](std::size_t in_output) {
+    return in_output == 0
+               ? 0.0f
+               : p.frequency_penalty * static_cast<float>(in_output) + p.presence_penalty;
+  };
+  const std::size_t first = edits_.size();
+  edits_.resize(first + entries.size());  // a long text has thousands, at every step
+  for (std::size_t i = 0; i < entries.size(); ++i)
+    edits_[first + i] = {entries[i].token, 0, p.repetition_penalty, penalty(entries[i].in_output)};
+  for (std::size_t i = 0; i < r.guesses.size(); ++i) {
+    const token_id token = r.guesses[i];
+    const std::size_t at = r.counts->index_of(token);
+    const auto so_far = r.guesses.begin() + static_cast<std::ptrdiff_t>(i) + 1;
+    const auto guessed = static_cast<std::size_t>(std::count(r.guesses.begin(), so_far, token));
+    gpu::logit_edit& e = edit(first, token, r.counts);
+    e.repetition = p.repetition_penalty;
+    e.minus = penalty(guessed + (at < entries.size() ? entries[at].in_output : 0));
   }
 }
 

@@ -44,11 +44,11 @@ class sampling_plan {
   };
   gpu::logit_edit& edit(std::size_t first, token_id token, const token_counts* counts);
   void add_edits(const sample_request& r);
+  void add_penalties(const sample_request& r);
 
   std::vector<gpu::row_sampling> rows_;
   std::vector<edit_range> ranges_;  // of rows_, in edits_
   std::vector<gpu::logit_edit> edits_;
-  std::vector<std::uint32_t> in_output_;  // of the edits of the row being added
 };
 
 }  // namespace troupe::engine
