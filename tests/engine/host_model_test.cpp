@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "engine/draft_engine.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 #include "tests/engine/harness.hpp"
@@ -19,11 +20,33 @@ std::filesystem::path model_path() {
          ".cache/troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 }
 
-struct served {
+// A device with an arena for its blocks.
+struct device {
   std::unique_ptr<gpu::model_runner> runner;
   std::vector<std::byte> storage;
+  std::span<std::byte> arena;
+};
+
+struct served : device {
   std::unique_ptr<troupe::engine::engine> engine;
 };
+
+device make_device(std::shared_ptr<const model::loaded_model> m, std::uint32_t num_blocks) {
+  device d;
+  gpu::runner_options r;
+  r.device = "cpu";
+  r.num_threads = 2;
+  r.max_batch_tokens = 512;
+  auto runner = gpu::make_runner(m, r);
+  EXPECT_TRUE(runner) << (runner ? "" : to_string(runner.error()));
+  d.runner = std::move(*runner);
+  const std::size_t bytes = num_blocks * d.runner->layout().block_bytes();
+  d.storage.resize(bytes + 64);
+  const std::size_t offset = 64 - reinterpret_cast<std::uintptr_t>(d.storage.data()) % 64;
+  d.arena = std::span(d.storage).subspan(offset, bytes);
+  EXPECT_TRUE(d.runner->attach_kv(d.arena, num_blocks));
+  return d;
+}
 
 class host_model : public ::testing::Test {
  protected:
@@ -35,26 +58,14 @@ class host_model : public ::testing::Test {
   static void TearDownTestSuite() { model_.reset(); }
 
   static served serve(const std::function<void(engine_options&)>& change) {
-    served s;
-    gpu::runner_options r;
-    r.device = "cpu";
-    r.num_threads = 2;
-    r.max_batch_tokens = 512;
-    auto runner = gpu::make_runner(model_, r);
-    EXPECT_TRUE(runner) << (runner ? "" : to_string(runner.error()));
-    s.runner = std::move(*runner);
     engine_options o;
     o.num_blocks = 128;
     o.vocab_size = model_->config.vocab_size;
     o.max_model_len = 2048;
     o.kv_identity = identity;
     change(o);
-    const std::size_t bytes = o.num_blocks * s.runner->layout().block_bytes();
-    s.storage.resize(bytes + 64);
-    const std::size_t offset = 64 - reinterpret_cast<std::uintptr_t>(s.storage.data()) % 64;
-    const auto arena = std::span(s.storage).subspan(offset, bytes);
-    EXPECT_TRUE(s.runner->attach_kv(arena, o.num_blocks));
-    auto made = troupe::engine::engine::make(*s.runner, arena, o);
+    served s{make_device(model_, o.num_blocks), nullptr};
+    auto made = troupe::engine::engine::make(*s.runner, s.arena, o);
     EXPECT_TRUE(made) << (made ? "" : to_string(made.error()));
     s.engine = std::move(*made);
     return s;
@@ -171,6 +182,74 @@ TEST_F(host_model, speculation_changes_no_answer) {
   const auto s = speculative.engine->stats().speculation;
   EXPECT_GT(s.accepted, 10 * prompts);
   EXPECT_GT(s.drafted - s.accepted, 2 * prompts);
+}
+
+// A draft of some of the model's own layers, told of every token and followed by every guess: greedy answers to 200 prompts
+// are those of plain decoding, with guesses from the text beside it. TROUPE_DRAFT_PROMPTS asks for another number.
+TEST_F(host_model, a_draft_changes_no_answer) {
+  const char* wanted = std::getenv("TROUPE_DRAFT_PROMPTS");
+  const std::uint64_t prompts = wanted ? std::strtoull(wanted, nullptr, 10) : 200;
+  constexpr std::uint64_t together = 20;
+  auto some_layers = std::make_shared<model::loaded_model>(*model_);
+  some_layers->weights.layers.resize(4);
+  some_layers->config.num_hidden_layers = 4;
+  draft_options d;
+  d.num_blocks = 128;
+  d.vocab_size = model_->config.vocab_size;
+  d.max_model_len = 2048;
+  d.ahead = 4;
+  auto small = make_device(some_layers, d.num_blocks);
+  auto draft = draft_engine::make(*small.runner, d);
+  ASSERT_TRUE(draft);
+  auto plain = serve([](engine_options& o) { o.speculation.enabled = false; });
+  auto speculative = serve([](engine_options& o) {
+    o.speculation.always = true;
+    o.speculation.max_tokens = 3;
+  });
+  for (std::uint64_t id = 1; id <= prompts && !HasFailure(); id += together) {
+    std::vector<generation_request> requests;
+    for (std::uint64_t k = id; k < id + together; ++k) {
+      requests.push_back(prompt(2 * k + 1, 6 + k % 5));
+      requests.back().sampling.max_tokens = 12;
+      requests.back().sampling.logprobs.reset();
+    }
+    const auto expected = run(plain, requests);
+    std::map<request_id, std::vector<token_output>> got;
+    for (const auto& r : requests) {
+      ASSERT_TRUE(speculative.engine->add(r, {}));
+      const draft_engine::beginning start{static_cast<std::uint32_t>(r.prompt.size()), r.sampling};
+      ASSERT_TRUE((*draft)->follow(raw(r.id), 0, r.prompt, &start));
+    }
+    while (speculative.engine->has_work()) {
+      for (int i = 0; i < 2 && (*draft)->has_work(); ++i) {
+        auto runs = (*draft)->step();
+        ASSERT_TRUE(runs);
+        for (auto& r : *runs)
+          speculative.engine->offer_draft(request_id{r.key}, 0, r.first, r.tokens, r.sureness);
+      }
+      auto report = speculative.engine->step({});
+      ASSERT_TRUE(report);
+      for (auto& e : report->happened.tokens) {
+        std::vector<token_id> news;
+        for (const auto& t : e.tokens) news.push_back(t.token);
+        const std::uint64_t key = raw(e.id);
+        const auto first = requests[(key - 1) / 2 - id].prompt.size() + got[e.id].size();
+        ASSERT_EQ((*draft)->follow(key, static_cast<std::uint32_t>(first), news, nullptr).value(),
+                  std::nullopt);
+        got[e.id].insert(got[e.id].end(), e.tokens.begin(), e.tokens.end());
+      }
+      for (const auto& f : report->happened.finished) (*draft)->drop(raw(f.id));
+      ASSERT_EQ((*draft)->check_invariants(), "");
+    }
+    for (const auto& r : requests) {
+      SCOPED_TRACE("request " + std::to_string(raw(r.id)));
+      expect_equal(got.at(r.id), expected.at(r.id));
+    }
+  }
+  const auto s = speculative.engine->stats().speculation;
+  EXPECT_GT(s.draft_drafted, prompts);
+  EXPECT_GT(s.draft_accepted, 0u);
+  EXPECT_GT(s.drafted, s.draft_drafted) << "the text was asked too";
 }
 
 TEST_F(host_model, knows_the_capital_of_france) {
