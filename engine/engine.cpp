@@ -70,7 +70,7 @@ engine_impl::engine_impl(gpu::model_runner& runner, std::unique_ptr<block_sealer
       can_seal_(options.sealer || runner.kv_memory() == gpu::memory_kind::host ||
                 runner.device_memory() != nullptr),
       kv_({options.num_blocks, runner.layout().block_tokens, options.prefix_caching,
-           options.kv_identity},
+           options.kv_identity, options.journal},
           *sealer_),
       scheduler_(scheduling(options), kv_),
       sampler_(options.vocab_size),

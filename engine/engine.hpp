@@ -29,6 +29,7 @@
 #include "base/result.hpp"
 #include "engine/block_sealer.hpp"
 #include "engine/generation.hpp"
+#include "engine/prefix_journal.hpp"
 #include "engine/speculation.hpp"
 #include "gpu/model_runner.hpp"
 
@@ -56,6 +57,7 @@ struct engine_options {
   std::vector<token_id> end_of_generation;  // of the model
   hash128_t kv_identity;                    // seeds block hashes
   std::uint64_t owner_incarnation = 0;      // goes into fences
+  std::shared_ptr<prefix_journal> journal{};  // follows the prefix cache; may be null
   // Writes fences; nullptr: by the host, or by the runner's device_memory(). A device's arena with
   // neither serves no prefill_only requests.
   std::shared_ptr<block_sealer> sealer;
@@ -211,6 +213,7 @@ class engine {
   // Tokens that a draft model expects: tokens[i] at position first + i of prompt and output. They
   // are only guesses: any may be wrong, late or nonsense, the answer is the same. The first one
   // outside of the vocabulary ends the offer; offers for requests that are gone are ignored.
+  // sureness[i]: the draft's probability of tokens[i], in 255ths; empty: it does not tell.
   virtual void offer_draft(request_id id, attempt try_number, std::uint32_t first,
                            std::vector<token_id> tokens,
                            std::vector<std::uint8_t> sureness = {}) = 0;
@@ -218,7 +221,6 @@ class engine {
   // stats().speculation.draft_wanted says whether its guesses are worth asking for: they are tried
   // for some passes, and go on only while the node decodes faster with them.
   virtual void expect_drafts(bool on) = 0;
-  // sureness[i]: the draft's probability of tokens[i], in 255ths; empty: it does not tell.
 
   virtual void cancel(request_id id,
                       time_point now) = 0;  // idempotent; ends in finished_event(abort)

@@ -9,7 +9,7 @@ kv_cache::kv_cache(const kv_cache_options& options, block_sealer& sealer)
       prefix_caching_(options.prefix_caching),
       kv_identity_(options.kv_identity),
       sealer_(sealer),
-      index_(options.num_blocks, options.block_tokens),
+      index_(options.num_blocks, options.block_tokens, options.journal),
       pool_(options.num_blocks, index_, sealer) {}
 
 hash128_t kv_cache::parent_of(const sequence& s, std::uint32_t i) const {

@@ -18,6 +18,7 @@ struct kv_cache_options {
   std::uint32_t block_tokens = 16;
   bool prefix_caching = true;
   hash128_t kv_identity;
+  std::shared_ptr<prefix_journal> journal{};  // of what the prefix cache holds; may be null
 };
 
 class kv_cache {

@@ -21,8 +21,10 @@ hash128_t chain_hash(const hash128_t& parent, std::span<const token_id> tokens) 
   return h.digest();
 }
 
-prefix_index::prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens)
+prefix_index::prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens,
+                           std::shared_ptr<prefix_journal> journal)
     : block_tokens_(block_tokens),
+      journal_(std::move(journal)),
       hash_(num_blocks),
       parent_(num_blocks),
       tokens_(std::size_t{num_blocks} * block_tokens),
@@ -67,6 +69,7 @@ bool prefix_index::insert(const hash128_t& hash, const hash128_t& parent,
   std::copy(tokens.begin(), tokens.end(), tokens_.begin() + std::ptrdiff_t{block} * block_tokens_);
   present_[block] = true;
   ordered_.insert(block);
+  if (journal_) journal_->stored(hash);
   return true;
 }
 
@@ -75,6 +78,7 @@ void prefix_index::erase(block_id block) {
   blocks_.erase(hash_[block]);
   ordered_.erase(block);
   present_[block] = false;
+  if (journal_) journal_->removed(hash_[block]);
 }
 
 bool prefix_index::consistent() const {

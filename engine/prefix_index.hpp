@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <span>
@@ -15,6 +16,7 @@
 
 #include "base/hash.hpp"
 #include "base/ids.hpp"
+#include "engine/prefix_journal.hpp"
 
 namespace troupe::engine {
 
@@ -23,7 +25,9 @@ hash128_t chain_hash(const hash128_t& parent, std::span<const token_id> tokens);
 
 class prefix_index {
  public:
-  prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens);
+  // `journal`: hears what comes and goes; may be null.
+  prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens,
+               std::shared_ptr<prefix_journal> journal = nullptr);
 
   prefix_index(const prefix_index&) = delete;
   prefix_index& operator=(const prefix_index&) = delete;
@@ -64,6 +68,7 @@ class prefix_index {
   }
 
   std::uint32_t block_tokens_;
+  std::shared_ptr<prefix_journal> journal_;
   std::unordered_map<hash128_t, block_id> blocks_;
   std::vector<hash128_t> hash_, parent_;  // [num_blocks], where present
   std::vector<token_id> tokens_;          // [num_blocks][block_tokens]

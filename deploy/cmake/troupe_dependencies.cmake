@@ -12,6 +12,7 @@ find_package(tl-expected REQUIRED)
 find_package(OpenSSL REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(URING IMPORTED_TARGET liburing)  # without it the KV store reads its file by pread
 
 include(troupe_caf)
 

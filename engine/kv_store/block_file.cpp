@@ -132,6 +132,7 @@ block_file::block_file(int descriptor, bool direct, const block_file_options& op
       record_bytes_(page + rounded(options.payload_bytes)),
       buffer_(static_cast<std::byte*>(std::aligned_alloc(page, record_bytes_))) {
   TROUPE_ASSERT(buffer_ != nullptr);
+  reader_ = record_reader::make(descriptor_, record_bytes_, options.use_io_uring);
   TROUPE_ASSERT(header_sum_at(options.block_tokens) + sizeof(std::uint64_t) <= page);
 }
 
@@ -208,6 +209,8 @@ result<void> block_file::recover(std::uint64_t size) {
     }
   }
   next_sequence_ = latest + 1;
+  if (options_.journal)
+    for (const auto& [hash, r] : by_hash_) options_.journal->stored(hash);
   counters_.recovered = by_hash_.size();
   // A smaller bound than before: what is beyond it is gone.
   const std::uint64_t most = offset_of(static_cast<record_id>(records_.size()));
@@ -235,6 +238,8 @@ void block_file::forget(record_id r) {
   record& x = records_[r];
   if (x.state == record_state::free) return;
   by_hash_.erase(x.key.hash);
+  if (options_.journal && x.state == record_state::present) options_.journal->removed(x.key.hash);
+  unpin(x);
   x.state = record_state::free;
   x.used = false;
 }
@@ -247,7 +252,7 @@ std::optional<record_id> block_file::claim(const block_key& key) {
     const record_id r = hand_;
     record& x = records_[r];
     hand_ = static_cast<record_id>((hand_ + 1) % records_.size());
-    if (x.holds > 0 || x.state == record_state::writing) continue;
+    if (x.holds > 0 || x.pinned || x.state == record_state::writing) continue;
     if (std::exchange(x.used, false)) continue;
     if (x.state == record_state::present) ++counters_.replaced;
     forget(r);
@@ -266,6 +271,7 @@ void block_file::written(record_id r, bool ok) {
   --writing_;
   if (!ok) return forget(r);
   records_[r].state = record_state::present;
+  if (options_.journal) options_.journal->stored(records_[r].key.hash);
   ++counters_.written;
 }
 
@@ -284,9 +290,41 @@ void block_file::unhold(record_id r, bool ok) {
   ++counters_.forgotten;
 }
 
+bool block_file::pin(const hash128_t& hash, bool pinned, time_point until) {
+  auto at = by_hash_.find(hash);
+  if (at == by_hash_.end() || records_[at->second].state != record_state::present) return false;
+  record& x = records_[at->second];
+  if (!pinned) {
+    unpin(x);
+    return true;
+  }
+  if (!x.pinned && 2 * (std::size_t{pinned_} + 1) > records_.size()) return false;
+  if (!std::exchange(x.pinned, true)) ++pinned_;
+  x.pinned_until = until;
+  return true;
+}
+
+void block_file::unpin(record& x) {
+  if (std::exchange(x.pinned, false)) --pinned_;
+}
+
+void block_file::expire(time_point now) {
+  if (pinned_ == 0) return;
+  for (record& x : records_)
+    if (x.pinned && x.pinned_until <= now) unpin(x);
+}
+
+const block_key* block_file::find_key(const hash128_t& hash) const {
+  auto at = by_hash_.find(hash);
+  return at == by_hash_.end() || records_[at->second].state != record_state::present
+             ? nullptr
+             : &records_[at->second].key;
+}
+
 std::vector<record_id> block_file::clear() {
   std::vector<record_id> erased;
   for (record_id r = 0; r < records_.size(); ++r) {
+    unpin(records_[r]);
     if (records_[r].holds > 0 || records_[r].state != record_state::present) continue;
     forget(r);
     erased.push_back(r);
@@ -317,12 +355,33 @@ result<void> block_file::write(record_id r, const block_key& key, std::uint64_t 
 }
 
 result<void> block_file::read(record_id r, const hash128_t& hash, std::span<std::byte> payload) {
+  result<void> outcome;
+  const std::uint64_t offset = offset_of(r);
+  reader_->read({&offset, 1}, [&](std::size_t, result<std::span<const std::byte>> bytes) {
+    outcome = bytes ? take_payload(*bytes, hash, payload)
+                    : result<void>(tl::make_unexpected(bytes.error()));
+  });
+  return outcome;
+}
+
+std::vector<result<void>> block_file::read_many(std::span<const read_piece> pieces) {
+  std::vector<result<void>> outcomes(pieces.size());
+  std::vector<std::uint64_t> offsets;
+  for (const auto& p : pieces) offsets.push_back(offset_of(p.record));
+  reader_->read(offsets, [&](std::size_t i, result<std::span<const std::byte>> bytes) {
+    outcomes[i] = bytes ? take_payload(*bytes, pieces[i].hash, pieces[i].payload)
+                        : result<void>(tl::make_unexpected(bytes.error()));
+  });
+  return outcomes;
+}
+
+result<void> block_file::take_payload(std::span<const std::byte> bytes, const hash128_t& hash,
+                                      std::span<std::byte> payload) const {
   TROUPE_ASSERT(payload.size() == options_.payload_bytes);
-  TROUPE_CHECK(read_at(offset_of(r), record_bytes_));
-  const auto found = decode(buffer_.get(), options_.block_tokens);
+  const auto found = decode(bytes.data(), options_.block_tokens);
   if (!found || found->key.hash != hash)
     return fail(ec::corrupt_file, "a record is not the block that it should be");
-  const std::span<const std::byte> data(buffer_.get() + page, payload.size());
+  const auto data = bytes.subspan(page, payload.size());
   if (transport::payload_checksum(data) != found->payload_sum)
     return fail(ec::corrupt_file, "a block's bytes differ from those that were written");
   std::memcpy(payload.data(), data.data(), data.size());

@@ -11,8 +11,9 @@
 // shows, which every read verifies. On open the record headers are read again; of two records with one hash the later
 // one counts.
 //
-// The file belongs to one KV identity and one process (flock). O_DIRECT where the file system has it.
-// Threads: write, read and erase do nothing but I/O and may run on a thread of their own, one at a time, for records
+// The file belongs to one KV identity and one process (flock). O_DIRECT where the file system has it; reads go through
+// io_uring where the kernel has it (record_reader).
+// Threads: write, read, read_many and erase do nothing but I/O and may run on a thread of their own, one at a time, for records
 // that were claimed or held before; all else on the owner's.
 #pragma once
 
@@ -27,6 +28,7 @@
 
 #include "base/result.hpp"
 #include "engine/kv_store/block_store.hpp"
+#include "engine/kv_store/record_reader.hpp"
 
 namespace troupe::engine {
 
@@ -36,6 +38,8 @@ struct block_file_options {
   hash128_t kv_identity;
   std::string identity_text;  // for people
   std::uint64_t max_bytes = 0;
+  std::shared_ptr<prefix_journal> journal{};  // hears what comes and goes; may be null
+  bool use_io_uring = true;                   // where it is to be had
 };
 
 using record_id = std::uint32_t;
@@ -66,6 +70,10 @@ class block_file {
   void hold(record_id r);
   void unhold(record_id r,
               bool ok);  // not ok: what was read was not what was written; it is forgotten
+  // Keeps a block from being replaced for a while. False: it is not here, or half of all records are pinned already.
+  bool pin(const hash128_t& hash, bool pinned, time_point until);
+  void expire(time_point now);                             // pins
+  const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
   // Forgets all that is not held; returns the records whose headers must be erased.
   std::vector<record_id> clear();
 
@@ -74,11 +82,19 @@ class block_file {
                      std::span<const std::byte> payload);
   // ec::corrupt_file: the record is not this block any more, or its bytes differ from those written.
   result<void> read(record_id r, const hash128_t& hash, std::span<std::byte> payload);
+  struct read_piece {
+    record_id record = 0;
+    hash128_t hash;
+    std::span<std::byte> payload;
+  };
+  // The same for many, several at a time; result i is that of piece i.
+  std::vector<result<void>> read_many(std::span<const read_piece> pieces);
   result<void> erase(record_id r);
 
   std::uint64_t sequence(record_id r) const { return records_[r].sequence; }
   std::uint64_t record_bytes() const { return record_bytes_; }
   bool direct() const { return direct_; }
+  std::string reads_by() const { return reader_->description(); }
   block_file_stats stats() const;
 
  private:
@@ -86,8 +102,10 @@ class block_file {
   struct record {
     record_state state = record_state::free;
     bool used = false;  // since the writer came by
+    bool pinned = false;
     std::uint32_t holds = 0;
     std::uint64_t sequence = 0;
+    time_point pinned_until{};
     block_key key;
   };
   struct buffer_deleter {
@@ -101,17 +119,21 @@ class block_file {
   result<void> write_file_header();
   result<void> recover(std::uint64_t size);
   std::uint64_t offset_of(record_id r) const;
+  result<void> take_payload(std::span<const std::byte> bytes, const hash128_t& hash,
+                            std::span<std::byte> payload) const;
   void forget(record_id r);
+  void unpin(record& x);
 
   const int descriptor_;
   const bool direct_;
   const block_file_options options_;
   const std::uint64_t record_bytes_;
   std::unique_ptr<std::byte, buffer_deleter> buffer_;  // [record_bytes_], aligned
+  std::unique_ptr<record_reader> reader_;
   std::vector<record> records_;
   std::unordered_map<hash128_t, record_id> by_hash_;
   record_id hand_ = 0;
-  std::uint32_t writing_ = 0;  // records
+  std::uint32_t writing_ = 0, pinned_ = 0;  // records
   std::uint64_t next_sequence_ = 1;
   block_file_stats counters_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "base/result.hpp"
 
@@ -118,6 +119,7 @@ void block_store::filled(block_id b, bool ok, time_point now) {
   ++counters_.stored;
   s.state = slot_state::present;
   s.used = now;
+  if (options_.journal) options_.journal->stored(s.key.hash);
   if (++children_[s.key.parent] == 1)
     if (auto parent = by_hash_.find(s.key.parent); parent != by_hash_.end())
       unmake_leaf(parent->second);
@@ -146,6 +148,7 @@ void block_store::remove(block_id b) {
   TROUPE_ASSERT(evictable(s));
   unmake_leaf(b);
   by_hash_.erase(s.key.hash);
+  if (options_.journal) options_.journal->removed(s.key.hash);
   s.state = slot_state::free;
   free_.push_back(b);
   auto siblings = children_.find(s.key.parent);
@@ -187,17 +190,35 @@ std::optional<block_id> block_store::victim(const block_key& newcomer, reuse_cla
 
 // -- operators -----------------------------------------------------------------------------------------------------------
 
-bool block_store::pin(const hash128_t& hash, bool pinned) {
+bool block_store::pin(const hash128_t& hash, bool pinned, time_point until) {
   auto at = by_hash_.find(hash);
-  if (at == by_hash_.end()) return false;
-  slots_[at->second].pinned = pinned;
+  if (at == by_hash_.end() || slots_[at->second].state != slot_state::present) return false;
+  slot& s = slots_[at->second];
+  if (!pinned) {
+    unpin(s);
+    return true;
+  }
+  if (!s.pinned && 2 * (std::size_t{pinned_} + 1) > slots_.size()) return false;
+  if (!std::exchange(s.pinned, true)) ++pinned_;
+  s.pinned_until = until;
   return true;
+}
+
+void block_store::unpin(slot& s) {
+  if (std::exchange(s.pinned, false)) --pinned_;
+}
+
+const block_key* block_store::find_key(const hash128_t& hash) const {
+  auto at = by_hash_.find(hash);
+  return at == by_hash_.end() || slots_[at->second].state != slot_state::present
+             ? nullptr
+             : &slots_[at->second].key;
 }
 
 std::uint32_t block_store::clear() {
   std::uint32_t removed = 0;
   for (block_id b = 0; b < slots_.size(); ++b) {
-    if (slots_[b].leases == 0) slots_[b].pinned = false;
+    if (slots_[b].leases == 0) unpin(slots_[b]);
     if (!evictable(slots_[b])) continue;
     remove(b);
     ++removed;
@@ -210,6 +231,9 @@ void block_store::expire(time_point now) {
   for (const auto& [id, record] : leases_)
     if (record.end <= now) ended.push_back(id);
   for (auto id : ended) release(id);
+  if (pinned_ > 0)
+    for (slot& s : slots_)
+      if (s.pinned && s.pinned_until <= now) unpin(s);
   if (options_.ttl.count() == 0) return;
   for (block_id b = 0; b < slots_.size(); ++b) {
     if (!evictable(slots_[b]) || now - slots_[b].used < options_.ttl) continue;

@@ -18,6 +18,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,6 +29,7 @@
 #include "base/ids.hpp"
 #include "engine/generation.hpp"
 #include "engine/kv_store/reuse_model.hpp"
+#include "engine/prefix_journal.hpp"
 
 namespace troupe::engine {
 
@@ -36,6 +38,7 @@ struct block_store_options {
   std::uint32_t block_tokens = 16;
   std::chrono::seconds ttl{0};  // of what is not used; 0: until it is evicted
   std::chrono::milliseconds lease{5000};
+  std::shared_ptr<prefix_journal> journal{};  // hears what comes and goes; may be null
 };
 
 // What a block is, as its owner or a file names it.
@@ -72,9 +75,11 @@ class block_store {
   bool known(const hash128_t& hash) const { return by_hash_.contains(hash); }
 
   // -- operators -----------------------------------------------------------------------------------------------------
-  bool pin(const hash128_t& hash, bool pinned);  // false: it is not here
-  std::uint32_t clear();                         // all that is neither leased nor filling; how many
-  void expire(time_point now);                   // TTL and leases whose readers vanished
+  // Keeps a block from eviction and TTL for a while. False: it is not here, or half of all blocks are pinned already.
+  bool pin(const hash128_t& hash, bool pinned, time_point until = time_point::max());
+  std::uint32_t clear();        // all that is neither leased nor filling; how many
+  void expire(time_point now);  // TTL, pins, and leases whose readers vanished
+  const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
 
   std::uint64_t generation(block_id b) const { return slots_[b].generation; }
   const block_key& key(block_id b) const { return slots_[b].key; }
@@ -92,7 +97,7 @@ class block_store {
     std::uint32_t leases = 0, leaf = no_leaf;  // place in leaves_
     reuse_class kind = 0;
     std::uint64_t generation = 0, used_request = 0;
-    time_point used{};
+    time_point used{}, pinned_until{};
     block_key key;
   };
   struct lease_record {
@@ -107,6 +112,7 @@ class block_store {
   void expect(const hash128_t& hash, reuse_class kind);
   void make_leaf(block_id b);
   void unmake_leaf(block_id b);
+  void unpin(slot& s);
   void remove(block_id b);  // REQUIRES: evictable; a leaf's parent may become one
   reuse_class kind_of(const block_key& key) const;
 
@@ -122,6 +128,7 @@ class block_store {
   std::deque<hash128_t> expected_order_;
   std::uint64_t random_ =
       0x9E3779B97F4A7C15ull;  // of the samples; a fixed seed: equal histories, equal victims
+  std::uint32_t pinned_ = 0;
   block_store_stats counters_;
 };
 

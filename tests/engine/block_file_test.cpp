@@ -277,5 +277,62 @@ TEST_F(block_file_test, a_full_disk_is_an_error_and_no_block) {
   EXPECT_TRUE(has(1));
 }
 
+// Through io_uring where this machine allows it, and without.
+TEST_F(block_file_test, many_are_read_at_once_and_each_is_verified) {
+  for (bool uring : {true, false}) {
+    std::filesystem::remove(path);
+    auto with = options(40);
+    with.use_io_uring = uring;
+    auto opened = block_file::open(path, with);
+    ASSERT_TRUE(opened);
+    file = std::move(*opened);
+    if (!uring) {
+      EXPECT_NE(file->reads_by().find("pread"), std::string::npos);
+    }
+    for (std::uint32_t n = 0; n < 30; ++n) EXPECT_TRUE(write(n * 10));
+    {  // one byte of the fourth
+      std::fstream raw(path, std::ios::in | std::ios::out | std::ios::binary);
+      raw.seekp(header_bytes + 3 * record_bytes + 4096 + 17);
+      raw.put('\x5a');
+    }
+    std::vector<std::vector<std::byte>> bytes(30, std::vector<std::byte>(payload_bytes));
+    std::vector<block_file::read_piece> pieces;
+    for (std::uint32_t n = 30; n-- > 0;) {
+      const auto r = file->find(key(n * 10).hash, key(n * 10).tokens);
+      ASSERT_TRUE(r);
+      pieces.push_back({*r, key(n * 10).hash, bytes[n]});
+    }
+    const auto outcomes = file->read_many(pieces);
+    ASSERT_EQ(outcomes.size(), 30u);
+    for (std::uint32_t n = 0; n < 30; ++n) {
+      EXPECT_EQ(outcomes[29 - n].has_value(), n != 3) << file->reads_by();
+      if (n != 3) {
+        EXPECT_EQ(bytes[n], payload(n * 10));
+      }
+    }
+    ASSERT_EQ(::truncate(path.c_str(), header_bytes + 20 * record_bytes), 0);
+    const auto shorter = file->read_many(pieces);
+    for (std::uint32_t n = 0; n < 30; ++n) EXPECT_EQ(shorter[29 - n].has_value(), n != 3 && n < 20);
+  }
+}
+
+TEST_F(block_file_test, pinned_blocks_are_passed_over_until_their_time_ends) {
+  open(4);
+  const auto t = time_point{} + std::chrono::seconds(100);
+  for (std::uint32_t n : {1u, 2u, 3u, 4u}) EXPECT_TRUE(write(n * 10));
+  EXPECT_TRUE(file->pin(key(10).hash, true, t + std::chrono::seconds(5)));
+  EXPECT_TRUE(file->pin(key(20).hash, true, time_point::max()));
+  EXPECT_FALSE(file->pin(key(30).hash, true, time_point::max())) << "half is pinned";
+  EXPECT_FALSE(file->pin(key(99).hash, true, time_point::max())) << "it is not here";
+  for (std::uint32_t n = 5; n < 15; ++n) EXPECT_TRUE(write(n * 10));
+  EXPECT_TRUE(has(10));
+  EXPECT_TRUE(has(20));
+  file->expire(t + std::chrono::seconds(6));
+  EXPECT_TRUE(file->pin(key(20).hash, false, {}));
+  for (std::uint32_t n = 15; n < 25; ++n) EXPECT_TRUE(write(n * 10));
+  EXPECT_FALSE(has(10));
+  EXPECT_FALSE(has(20));
+}
+
 }  // namespace
 }  // namespace troupe::engine

@@ -155,16 +155,33 @@ TEST_F(block_store_test, what_a_reader_holds_is_not_evicted_and_a_lease_ends_by_
 }
 
 TEST_F(block_store_test, pinned_blocks_outlive_every_newcomer_until_unpinned) {
-  make(2);
-  const prompt a(0, 2), b(100, 2);
+  make(4);
+  const prompt a(0, 2), b(100, 4);
   request(a);
   insert(a);
   for (const auto& h : a.chain) EXPECT_TRUE(store->pin(h, true));
   EXPECT_FALSE(store->pin(b.chain[0], true));
   request(b);
-  EXPECT_EQ(insert(b), 0u);
+  EXPECT_EQ(insert(b), 2u);
+  EXPECT_EQ(hits(a), 2u);
+  EXPECT_FALSE(store->pin(b.chain[0], true)) << "half of the blocks are pinned";
   for (const auto& h : a.chain) store->pin(h, false);
   EXPECT_EQ(insert(b), 2u);
+}
+
+TEST_F(block_store_test, pins_end_with_their_time) {
+  make(8, std::chrono::seconds(10));
+  const prompt a(0, 3);
+  insert(a);
+  for (const auto& h : a.chain) EXPECT_TRUE(store->pin(h, true, now + std::chrono::seconds(30)));
+  now += std::chrono::seconds(20);
+  store->expire(now);
+  EXPECT_EQ(hits(a), 3u) << "the TTL does not count while they are pinned";
+  EXPECT_EQ(store->stats().pinned, 3u);
+  now += std::chrono::seconds(10);
+  store->expire(now);
+  EXPECT_EQ(store->stats().pinned, 0u);
+  EXPECT_EQ(hits(a), 0u);
 }
 
 TEST_F(block_store_test, unused_blocks_expire) {
