@@ -77,6 +77,7 @@ void engine_impl::plan_sampling(const sequence& s) {
   sample_request next{p, s.num_output(), s.num_tokens()};
   if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
   if (s.counts) next.counts = &*s.counts;
+  next.counts_stay = true;
   for (std::uint32_t i = 0; i < s.verify.size(); ++i, ++next.index, ++next.position) {
     next.guesses = std::span(s.verify).subspan(1, i);
     sampling_.add(next);

@@ -37,7 +37,12 @@ void sampling_plan::add(const sample_request& r) {
     row.random = random_bits(p.seed, p.sequence_index, r.position, draw_purpose::token);
   }
   const std::size_t first = edits_.size();
-  add_edits(r);
+  const bool only_counts =
+      r.counts_stay && r.guesses.empty() && p.logit_bias.empty() && r.index >= p.min_tokens;
+  if (only_counts && r.counts != nullptr)
+    row.edits = r.counts->penalties(p);  // a long text has thousands, at every step
+  else
+    add_edits(r);
   rows_.push_back(row);
   ranges_.push_back({first, edits_.size() - first});
 }
@@ -84,31 +89,24 @@ void sampling_plan::add_edits(const sample_request& r) {
 }
 
 void sampling_plan::add_penalties(const sample_request& r) {
-  const sampling_params& p = r.params;
   const auto entries = r.counts->entries();
-  const auto penalty = [&](std::size_t in_output) {
-    return in_output == 0
-               ? 0.0f
-               : p.frequency_penalty * static_cast<float>(in_output) + p.presence_penalty;
-  };
+  const auto known = r.counts->penalties(r.params);
   const std::size_t first = edits_.size();
-  edits_.resize(first + entries.size());  // a long text has thousands, at every step
-  for (std::size_t i = 0; i < entries.size(); ++i)
-    edits_[first + i] = {entries[i].token, 0, p.repetition_penalty, penalty(entries[i].in_output)};
+  edits_.insert(edits_.end(), known.begin(), known.end());
   for (std::size_t i = 0; i < r.guesses.size(); ++i) {
     const token_id token = r.guesses[i];
     const std::size_t at = r.counts->index_of(token);
     const auto so_far = r.guesses.begin() + static_cast<std::ptrdiff_t>(i) + 1;
     const auto guessed = static_cast<std::size_t>(std::count(r.guesses.begin(), so_far, token));
-    gpu::logit_edit& e = edit(first, token, r.counts);
-    e.repetition = p.repetition_penalty;
-    e.minus = penalty(guessed + (at < entries.size() ? entries[at].in_output : 0));
+    edit(first, token, r.counts) = token_counts::penalty(
+        token, guessed + (at < entries.size() ? entries[at].in_output : 0), r.params);
   }
 }
 
 std::span<const gpu::row_sampling> sampling_plan::rows() {
   for (std::size_t i = 0; i < rows_.size(); ++i)
-    rows_[i].edits = std::span(edits_).subspan(ranges_[i].first, ranges_[i].count);
+    if (ranges_[i].count > 0)
+      rows_[i].edits = std::span(edits_).subspan(ranges_[i].first, ranges_[i].count);
   return rows_;
 }
 

@@ -24,7 +24,9 @@ struct sample_request {
   std::uint32_t position = 0;  // of the token in prompt + output
   // Impossible before params.min_tokens; the model's, if not ignored.
   std::span<const token_id> end_tokens = {};
-  const token_counts* counts = nullptr;    // nullptr: no penalty is on
+  const token_counts* counts = nullptr;  // nullptr: no penalty is on
+  // The counts are there until the row is sampled, and change only after it: then nothing is copied.
+  bool counts_stay = false;
   std::span<const token_id> guesses = {};  // that come before the token, not counted yet
 };
 
@@ -47,7 +49,7 @@ class sampling_plan {
   void add_penalties(const sample_request& r);
 
   std::vector<gpu::row_sampling> rows_;
-  std::vector<edit_range> ranges_;  // of rows_, in edits_
+  std::vector<edit_range> ranges_;  // of rows_, in edits_; empty: none, or those of its counts
   std::vector<gpu::logit_edit> edits_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <map>
 #include <optional>
 #include <utility>
@@ -15,6 +16,9 @@
 namespace troupe::gpu {
 namespace cuda {
 namespace {
+
+// Many times what any does: a GPU that takes longer hangs, and its node must leave.
+constexpr std::chrono::seconds longest_pass{60};
 
 std::uint32_t padded_rows(std::uint32_t rows) {
   if (rows <= 8) return std::bit_ceil(rows);
@@ -54,7 +58,7 @@ class cuda_runner final : public model_runner {
                forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
     pass_.emplace(std::move(pass));
     TROUPE_TRY(samples_, sample_batch::make(std::max(limits_.rows, forward_pass::small_rows),
-                                            config_.vocab_size));
+                                            config_.vocab_size, limits_.multiprocessors));
     return {};
   }
 
@@ -79,7 +83,7 @@ class cuda_runner final : public model_runner {
   result<void> run_graph(const forward_shape& shape);
   result<cudaGraphExec_t> capture(const forward_shape& shape);
   result<void> capture_common();
-  result<void> run_launches(forward_shape shape);
+  result<void> run_launches(forward_shape shape, const batch& b);
   result<void> prepare_results(const batch& b, std::uint32_t logits);
   result<void> take_logits(std::uint32_t first, std::uint32_t count);
   void drop_graphs() {
@@ -171,9 +175,11 @@ result<void> cuda_runner::submit(const batch& b) {
   TROUPE_CHECK(prepare_results(b, logits));
   if (decode) {
     TROUPE_CHECK(run_graph(shape));
+    // What to sample is sent while the layers run.
+    if (pending_samples_) TROUPE_CHECK(samples_.upload(b.sampling, stream_));
     TROUPE_CHECK(take_logits(0, logits));
   } else {
-    TROUPE_CHECK(run_launches(shape));
+    TROUPE_CHECK(run_launches(shape, b));
   }
   if (pending_samples_) TROUPE_CHECK(samples_.fetch(pass_->argmax(), stream_));
   TROUPE_CHECK(checked(cudaEventRecord(ended_, stream_), "ending a forward pass"));
@@ -182,9 +188,10 @@ result<void> cuda_runner::submit(const batch& b) {
 }
 
 // Logits come in pieces of as many rows as their buffer on the device has.
-result<void> cuda_runner::run_launches(forward_shape shape) {
+result<void> cuda_runner::run_launches(forward_shape shape, const batch& b) {
   shape.gather = shape.gather || shape.logits > limits_.logits;
   TROUPE_TRY(const layer_output last, pass_->enqueue_layers(shape, stream_));
+  if (pending_samples_) TROUPE_CHECK(samples_.upload(b.sampling, stream_));
   for (std::uint32_t first = 0; first < shape.logits; first += limits_.logits) {
     const std::uint32_t count = std::min(limits_.logits, shape.logits - first);
     TROUPE_CHECK(pass_->enqueue_logits(shape, last, first, count, stream_));
@@ -237,10 +244,8 @@ result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
 result<void> cuda_runner::prepare_results(const batch& b, std::uint32_t logits) {
   pending_logits_ = logits;
   pending_samples_ = !b.sampling.empty();
-  if (pending_samples_) {
-    TROUPE_ASSERT(b.sampling.size() == logits);
-    return samples_.upload(b.sampling, stream_);
-  }
+  TROUPE_ASSERT(b.sampling.empty() || b.sampling.size() == logits);
+  if (pending_samples_) return {};
   const std::size_t count = std::size_t{logits} * config_.vocab_size;
   if (logits_host_.size() < count) {
     const std::size_t capacity =
@@ -264,7 +269,8 @@ result<step_output> cuda_runner::collect() {
   TROUPE_ASSERT(pending_);
   pending_ = false;
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
-  TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "waiting for a forward pass"));
+  TROUPE_CHECK(
+      wait_for([&] { return cudaEventQuery(ended_); }, longest_pass, "waiting for a forward pass"));
   step_output out;
   float milliseconds = 0;
   if (cudaEventElapsedTime(&milliseconds, began_, ended_) == cudaSuccess)

@@ -29,9 +29,11 @@ sampling_task make_task(const row_sampling& r) {
 
 }  // namespace
 
-result<sample_batch> sample_batch::make(std::uint32_t most_rows, std::uint32_t vocab) {
+result<sample_batch> sample_batch::make(std::uint32_t most_rows, std::uint32_t vocab,
+                                        std::uint32_t multiprocessors) {
   sample_batch b;
   b.vocab_ = vocab;
+  b.multiprocessors_ = multiprocessors;
   b.samples_.reserve(most_rows);
   TROUPE_TRY(b.tasks_, device_buffer<sampling_task>::make(most_rows, "samples"));
   TROUPE_TRY(b.tasks_host_, pinned_buffer<sampling_task>::make(most_rows, "samples"));
@@ -85,6 +87,7 @@ result<void> sample_batch::enqueue(std::uint32_t first, std::uint32_t count, flo
   a.logits = logits;
   a.vocab = vocab_;
   a.first_row = first;
+  a.multiprocessors = multiprocessors_;
   a.tasks = tasks_.data() + (begin - task_rows_.begin());
   a.num_tasks = static_cast<std::uint32_t>(end - begin);
   a.edits = edits_.data();

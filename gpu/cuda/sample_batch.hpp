@@ -15,7 +15,8 @@ namespace troupe::gpu::cuda {
 
 class sample_batch {
  public:
-  static result<sample_batch> make(std::uint32_t most_rows, std::uint32_t vocab);
+  static result<sample_batch> make(std::uint32_t most_rows, std::uint32_t vocab,
+                                   std::uint32_t multiprocessors);
 
   // Begins a pass whose rows of logits are wanted so. The stream has done with the pass before.
   result<void> upload(std::span<const row_sampling> rows, cudaStream_t stream);
@@ -27,7 +28,7 @@ class sample_batch {
   std::span<const row_sample> read();
 
  private:
-  std::uint32_t vocab_ = 0, num_rows_ = 0, num_tasks_ = 0;
+  std::uint32_t vocab_ = 0, multiprocessors_ = 0, num_rows_ = 0, num_tasks_ = 0;
   std::vector<std::uint32_t> task_rows_;  // the row of the pass that a task is about
   std::vector<row_sample> samples_;
   device_buffer<sampling_task> tasks_;

@@ -1,5 +1,5 @@
-// gpu/sampling.hpp on the GPU, for rows that ask for more than the highest logit (rows.hpp has that): one thread block a
-// row, which walks the row a few times. Thresholds (top_k, top_p, the most likely tokens) are found by a histogram over the
+// gpu/sampling.hpp on the GPU, for rows that ask for more than the highest logit (rows.hpp has that): a cluster of up
+// to 8 thread blocks a row, which walks the row a few times. Thresholds (top_k, top_p, the most likely tokens) are found by a histogram over the
 // distance to the largest logit, then among the tokens of the bucket where the threshold lies; where these are too many,
 // ties say, bit by bit.
 //
@@ -31,7 +31,8 @@ struct sampling_task {
 struct sampling_arguments {
   float* logits;  // [..][vocab], rows of the pass from first_row on
   std::uint32_t vocab, first_row;
-  const sampling_task* tasks;  // [num_tasks], of a row one at most
+  std::uint32_t multiprocessors;  // of the card
+  const sampling_task* tasks;     // [num_tasks], of a row one at most
   std::uint32_t num_tasks;
   logit_edit* edits;
   row_sample* samples;

@@ -304,7 +304,7 @@ TEST(sampling_plan, each_token_is_edited_once) {
   p.min_tokens = 4;
   p.stop_token_ids = {8};
   sampling_plan plan;
-  plan.add({p, 4, 0, ends, &counts, guesses});  // after min_tokens
+  plan.add({p, 4, 0, ends, &counts, false, guesses});  // after min_tokens
   plan.add({p, 3, 0, ends, &counts});
   plan.add_score(7, 2);
   const auto rows = plan.rows();
@@ -326,6 +326,33 @@ TEST(sampling_plan, each_token_is_edited_once) {
   EXPECT_EQ(rows[2].given, 7u);
 }
 
+TEST(sampling_plan, counts_that_stay_are_not_copied_and_keep_up) {
+  token_counts counts;
+  const std::vector<token_id> prompt = {4, 2, 4};
+  counts.add_prompt(prompt);
+  sampling_params p = warm();
+  p.frequency_penalty = 0.5f;
+  p.repetition_penalty = 2;
+  sampling_plan lent, copied;
+  for (const token_id next : {2u, 9u, 9u, 2u}) {
+    counts.add_output(next);
+    lent.clear();
+    copied.clear();
+    lent.add({p, 1, 0, {}, &counts, true});
+    copied.add({p, 1, 0, {}, &counts});
+    const auto a = lent.rows()[0].edits, b = copied.rows()[0].edits;
+    EXPECT_EQ(a.data(), counts.penalties(p).data());
+    ASSERT_EQ(a.size(), b.size());
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      EXPECT_EQ(a[i].token, counts.entries()[i].token);
+      EXPECT_EQ(a[i].minus, 0.5f * static_cast<float>(counts.entries()[i].in_output));
+      EXPECT_EQ(a[i].repetition, 2);
+      EXPECT_EQ(b[i].token, a[i].token);
+      EXPECT_EQ(b[i].minus, a[i].minus);
+    }
+  }
+}
+
 // A row of a draft is what a row without one is once the guesses are in the text.
 TEST(sampling_plan, guesses_count_as_output) {
   token_counts counts, later;
@@ -339,7 +366,7 @@ TEST(sampling_plan, guesses_count_as_output) {
   p.presence_penalty = 0.5f;
   p.frequency_penalty = 0.1f;
   sampling_plan plan;
-  plan.add({p, 4, 7, {}, &counts, guesses});
+  plan.add({p, 4, 7, {}, &counts, false, guesses});
   plan.add({p, 4, 7, {}, &later});
   sampler s(30);
   for (std::uint64_t seed = 0; seed < 20; ++seed) {

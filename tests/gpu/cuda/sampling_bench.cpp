@@ -47,7 +47,7 @@ struct kernel_case {
   std::uint32_t edits = 0;
 };
 
-void bench_kernel() {
+void bench_kernel(std::uint32_t multiprocessors) {
   std::vector<kernel_case> cases = {
       {"temperature", drawn(0.8f)},     {"top_p 0.95", drawn(0.8f, 0.95f)},
       {"top_k 50", drawn(0.8f, 1, 50)}, {"top_k 50, top_p 0.95", drawn(0.8f, 0.95f, 50)},
@@ -76,7 +76,7 @@ void bench_kernel() {
       cudaEventCreate(&end);
       for (kernel_case& c : cases) {
         c.row.edits = std::span(edits).first(c.edits);
-        auto batch = need(sample_batch::make(rows, vocab));
+        auto batch = need(sample_batch::make(rows, vocab, multiprocessors));
         const std::vector<row_sampling> wanted(rows, c.row);
         std::vector<float> times;
         for (int i = 0; i < 12; ++i) {
@@ -214,7 +214,7 @@ int main(int argc, char** argv) {
   };
   const auto device = need(open_device("cuda"));
   std::printf("card: %s\n", device.name.c_str());
-  if (wants("kernel")) bench_kernel();
+  if (wants("kernel")) bench_kernel(device.multiprocessors);
   if (wants("engine")) bench_engine(64, 1024);
   std::uint32_t sequences = 0;
   for (int i = 1; i < argc; ++i)

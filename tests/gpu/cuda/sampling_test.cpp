@@ -79,7 +79,9 @@ class sampling_test : public gpu_test {
     const device_array<float> on_device(all);
     const device_array<unsigned long long> argmax(rows.size());
     const auto num_rows = static_cast<std::uint32_t>(rows.size());
-    auto batch = sample_batch::make(num_rows, vocab);
+    // As on cards of other sizes: rows of one thread block, and of eight.
+    auto batch = sample_batch::make(
+        num_rows, vocab, random() % 2 == 0 ? 1u << random() % 10 : device.multiprocessors);
     require(batch);
     require(batch->upload(rows, stream));
     require(find_argmax(on_device.data(), num_rows, vocab, argmax.data(), false, stream));
