@@ -6,6 +6,7 @@
 #include <caf/actor_system.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "actors/cluster.hpp"
 #include "actors/connect.hpp"
@@ -34,6 +35,8 @@ struct node_platform {
   std::function<std::uint64_t()> new_incarnation;  // never 0, never one given before
   std::function<engine::time_point()> now;         // the clock that the engine is driven by
   std::function<engine::time_point()> pass_clock;  // engine_options::pass_clock
+  // Of the blocks that a KV store keeps; empty: what every device of this build makes of the model.
+  std::optional<gpu::kv_layout> store_layout;
 };
 
 node_platform product_platform(caf::actor_system& system);

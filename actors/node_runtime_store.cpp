@@ -21,6 +21,7 @@ result<void> node_runtime::make_store(const node_options& options,
   // The layout that every device of this build uses; a node of another is refused when it joins.
   gpu::kv_layout layout{c.num_hidden_layers, c.num_key_value_heads, c.head_dim,
                         options.runner.block_tokens, gpu::kv_dtype::f16};
+  if (platform_.store_layout) layout = *platform_.store_layout;
   kv_identity_ = kv_identity_of(model, layout);
   info.kv_identity = to_hex(kv_identity_);
   info.identity_text = identity_text_of(info, layout);

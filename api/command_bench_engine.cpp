@@ -3,6 +3,7 @@
 
 #include "api/commands.hpp"
 #include "api/engine_bench.hpp"
+#include "api/profile_bench.hpp"
 #include "api/serving.hpp"
 #include "api/speculation_bench.hpp"
 #include "model/inspect.hpp"
@@ -73,6 +74,10 @@ int run_command(const bench_engine_config& c) {
   if (!described) return complain(described.error(), exit_model);
   auto loaded = model::open_model(*path);
   if (!loaded) return complain(loaded.error(), exit_model);
+  if (!c.profile.empty())
+    return write_profile(c, *loaded,
+                         described->architecture + " " +
+                             (described->types.empty() ? "" : described->types.front().type));
   auto options = c.runner;
   options.max_batch_tokens = 512;
   auto runner = gpu::make_runner(*loaded, options);

@@ -153,6 +153,7 @@ struct bench_engine_config {
   gpu::runner_options runner;
   std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16};
   bool speculation = false;
+  std::filesystem::path profile;  // measured for `troupe simulate` and written there
   std::uint32_t repetitions = 5;
   std::string output = "md";  // md, json
 };

@@ -383,6 +383,15 @@ TEST(failover, decode_vanishes_and_the_text_goes_on) {
   EXPECT_GT(t.migrated, 0u);
 }
 
+// An ECC error, a failed kernel, a GPU off the bus: its passes fail from then on, the node leaves.
+TEST(failover, a_decodes_device_fails_and_the_text_goes_on) {
+  auto s = with_requests(cluster(2, 1), 8, 28, milliseconds(5));
+  s.device = device_kind::hashes;
+  const auto t = sweep(s, at_any_moment({fault_kind::lose_device, {}, {}, 1, 0}, 80));
+  expect_all_answered(t);
+  EXPECT_GT(t.migrated, 0u);
+}
+
 TEST(failover, a_stopped_decode_is_dead_and_harmless_when_it_returns) {
   auto s = with_requests(cluster(2, 1), 8, 28, milliseconds(5));
   s.faults.push_back({fault_kind::pause, milliseconds(30), milliseconds(30'000), 1, 0});

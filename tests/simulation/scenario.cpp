@@ -93,6 +93,45 @@ void dwell_on_pulls(random& r, scenario& s) {
   }
 }
 
+// See emphasis::stores. By a chance of its own, so that schedules without stores stay what they are.
+void dwell_on_stores(random& r, scenario& s) {
+  s.num_stores = r.between(1, 2);
+  s.store_blocks = r.between(6, 40);
+  s.num_blocks = r.between(14, 24);
+  s.fabric.gigabytes_per_second = 1e-5 * static_cast<double>(1 + r.below(20));
+  s.network.duplicate = r.below(3) == 0 ? 0.3 : 0;
+  const auto count = s.requests.size();
+  for (std::size_t i = 0; i < count; ++i) {
+    auto& q = s.requests[i];
+    q.prompt_tokens = r.between(10, 36);
+    auto again = q;
+    again.at += milliseconds(r.below(4000));
+    again.prompt_tokens = r.between(10, 36);
+    s.requests.push_back(again);
+  }
+  std::sort(s.requests.begin(), s.requests.end(),
+            [](const request& a, const request& b) { return a.at < b.at; });
+  if (s.faults.empty()) return;
+  if (r.below(2) == 0) s.faults.clear();
+  const auto faults = r.between(1, 5);
+  for (std::uint32_t i = 0; i < faults; ++i) {
+    fault f;
+    const fault_kind kinds[] = {
+        fault_kind::kill,        fault_kind::vanish,   fault_kind::pause,   fault_kind::cut,
+        fault_kind::cut_fabric,  fault_kind::cut_both, fault_kind::weather, fault_kind::drain,
+        fault_kind::spoil_store, fault_kind::partition};
+    f.kind = kinds[r.below(10)];
+    const auto& during = s.requests[r.below(s.requests.size())];
+    f.at = during.at + milliseconds(r.below(80));
+    f.duration = milliseconds(1 + r.below(r.below(2) == 0 ? 100 : 3000));
+    f.a = s.num_engines() + 1 + static_cast<std::uint32_t>(r.below(s.num_stores));
+    f.b = 1 + static_cast<std::uint32_t>(r.below(s.num_engines()));
+    const bool other_way = f.kind != fault_kind::spoil_store && r.below(2) == 0;
+    if (other_way) std::swap(f.a, f.b);
+    s.faults.push_back(f);
+  }
+}
+
 }  // namespace
 
 const char* to_string(fault_kind k) {
@@ -121,6 +160,8 @@ const char* to_string(fault_kind k) {
       return "slow device";
     case fault_kind::kill_client:
       return "kill client";
+    case fault_kind::spoil_store:
+      return "spoil store";
   }
   return "?";
 }
@@ -128,6 +169,7 @@ const char* to_string(fault_kind k) {
 std::string scenario::process_name(std::uint32_t index) const {
   if (index == 0) return "server";
   if (index <= num_decode) return "decode-" + std::to_string(index - 1);
+  if (is_store(index)) return "store-" + std::to_string(index - 1 - num_engines());
   return "prefill-" + std::to_string(index - 1 - num_decode);
 }
 
@@ -135,6 +177,10 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
   random r(seed * 0x9E3779B97F4A7C15ull + 1);
   scenario s;
   s.seed = seed;
+  s.origin = "troupe_simulate --seed " + std::to_string(seed) + (with_faults ? "" : " --calm") +
+             (on == emphasis::pulls    ? " --pulls"
+              : on == emphasis::stores ? " --stores"
+                                       : "");
   s.device = r.below(16) == 0 ? device_kind::tiny_model : device_kind::hashes;
   s.num_decode = r.between(1, 3);
   s.num_prefill = r.between(0, 2);
@@ -166,7 +212,13 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
   }
   std::sort(s.requests.begin(), s.requests.end(),
             [](const request& a, const request& b) { return a.at < b.at; });
-  if (!with_faults) return s;
+  random of_stores(seed * 0xC2B2AE3D27D4EB4Full + 3);
+  const bool stores =
+      on == emphasis::stores || (on == emphasis::by_seed && of_stores.below(4) == 0);
+  if (!with_faults) {
+    if (stores) dwell_on_stores(of_stores, s);
+    return s;
+  }
   s.max_waiting = r.between(3, 16);
   if (r.below(3) == 0) s.network.duplicate = 0.05 + 0.2 * r.fraction();
   for (std::uint32_t i = 0; i < 5; ++i)  // no more nodes than that
@@ -176,6 +228,7 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
   for (std::uint32_t i = 0; i < faults; ++i)
     s.faults.push_back(make_fault(r, s, span + milliseconds(500)));
   if (on == emphasis::pulls || (on == emphasis::by_seed && r.below(3) == 0)) dwell_on_pulls(r, s);
+  if (stores) dwell_on_stores(of_stores, s);
   std::sort(s.faults.begin(), s.faults.end(),
             [](const fault& a, const fault& b) { return a.at < b.at; });
   return s;
@@ -184,8 +237,9 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
 std::string describe(const scenario& s) {
   std::ostringstream o;
   o << "seed " << s.seed << ": " << s.num_decode << " decode, " << s.num_prefill << " prefill, "
-    << s.num_blocks << " blocks of " << s.block_tokens << ", chunks of " << s.max_prefill_chunk
-    << ", lease " << s.lease.count() << " ms, prefix cache " << (s.prefix_caching ? "on" : "off")
+    << s.num_stores << " stores of " << s.store_blocks << ", " << s.num_blocks << " blocks of "
+    << s.block_tokens << ", chunks of " << s.max_prefill_chunk << ", lease " << s.lease.count()
+    << " ms, prefix cache " << (s.prefix_caching ? "on" : "off")
     << (s.device == device_kind::hashes ? ", hash device" : ", tiny model") << '\n';
   for (std::size_t i = 0; i < s.requests.size(); ++i) {
     const auto& q = s.requests[i];

@@ -26,11 +26,12 @@ enum class fault_kind : std::uint8_t {
   lose_device,  // every pass of node a fails from now on
   slow_device,  // passes of node a take up to 300 ms more for `duration`
   kill_client,  // a client is gone
+  spoil_store,  // bits of KV store a's memory flip
 };
-inline constexpr int num_fault_kinds = 12;
+inline constexpr int num_fault_kinds = 12;  // of any cluster
 const char* to_string(fault_kind k);
 
-// Processes by index: 0 is the server (directory, router, gateway), then decode nodes, then prefill nodes; clients
+// Processes by index: 0 is the server (directory, router, gateway), then decode nodes, prefill nodes, KV stores; clients
 // are numbered by themselves.
 struct fault {
   fault_kind kind = fault_kind::kill;
@@ -54,9 +55,11 @@ struct clock_skew {
 };
 
 struct scenario {
-  std::uint64_t seed = 1;  // of everything that the data below does not say
+  std::uint64_t seed = 1;                     // of everything that the data below does not say
+  std::string origin = "a schedule by hand";  // how to come by it again
   device_kind device = device_kind::hashes;
-  std::uint32_t num_decode = 1, num_prefill = 1, num_clients = 1;
+  std::uint32_t num_decode = 1, num_prefill = 1, num_stores = 0, num_clients = 1;
+  std::uint32_t store_blocks = 24;
   std::uint32_t num_blocks = 64, block_tokens = 4, max_num_seqs = 8, max_prefill_chunk = 8;
   std::uint32_t max_num_batched_tokens = 32, max_waiting = 16;
   milliseconds lease{3000};
@@ -68,13 +71,16 @@ struct scenario {
   std::vector<request> requests;
   std::vector<fault> faults;
 
-  std::uint32_t num_nodes() const { return num_decode + num_prefill; }
+  std::uint32_t num_engines() const { return num_decode + num_prefill; }
+  std::uint32_t num_nodes() const { return num_engines() + num_stores; }
+  bool is_store(std::uint32_t index) const { return index > num_engines(); }
   std::string process_name(std::uint32_t index) const;
 };
 
 // What a seed's schedule dwells on: everything a little, or pulls: long prompts, slow links, faults of prefill nodes
 // while their blocks are read, canceled readers, repeated messages.
-enum class emphasis : std::uint8_t { by_seed, everything, pulls };
+// Or KV stores: prompts that begin alike, small caches, faults of stores and of nodes that come back with nothing.
+enum class emphasis : std::uint8_t { by_seed, everything, pulls, stores };
 scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on = emphasis::by_seed);
 std::string describe(const scenario& s);
 

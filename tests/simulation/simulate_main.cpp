@@ -15,8 +15,10 @@ using namespace troupe::simulation;
 struct settings {
   std::uint64_t first = 1, count = 1000, seed = 0;
   double minutes = 0;
-  bool trace = false, calm = false, keep_going = false, pulls = false;
-  emphasis on() const { return pulls ? emphasis::pulls : emphasis::by_seed; }
+  bool trace = false, calm = false, keep_going = false, pulls = false, stores = false;
+  emphasis on() const {
+    return stores ? emphasis::stores : pulls ? emphasis::pulls : emphasis::by_seed;
+  }
 };
 
 int show_one(const settings& c) {
@@ -72,6 +74,7 @@ int main(int argc, char** argv) {
   app.add_flag("--trace", c.trace, "With --seed: tell everything that happens");
   app.add_flag("--calm", c.calm, "Without faults");
   app.add_flag("--pulls", c.pulls, "Dwell on pulls and prefill nodes, as the mutation tests do");
+  app.add_flag("--stores", c.stores, "Dwell on KV stores");
   app.add_flag("--keep-going", c.keep_going, "List violations instead of stopping at the first");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_level(spdlog::level::off);

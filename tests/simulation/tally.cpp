@@ -19,6 +19,9 @@ void tally::add(const scenario& s, const outcome& o) {
   fence_failures += o.fence_failures;
   leases_expired += o.leases_expired;
   preemptions += o.preemptions;
+  blocks_stored += o.blocks_stored;
+  store_evictions += o.store_evictions;
+  store_hits += o.store_hits;
   violations += o.violation.empty() ? 0 : 1;
   virtual_seconds += static_cast<double>(o.virtual_time.count()) * 1e-3;
   for (const auto& f : s.faults) ++faults[to_string(f.kind)];
@@ -37,7 +40,9 @@ std::string tally::table(double seconds) const {
     << connection_lost << " lost their server, " << client_gone << " lost their client\n"
     << blocks_pulled << " blocks pulled by requests that ended, " << fence_failures
     << " pieces not verified, " << leases_expired << " leases expired, " << preemptions
-    << " preemptions\nerrors:";
+    << " preemptions\n"
+    << blocks_stored << " blocks taken by stores, " << store_evictions << " evicted there, "
+    << store_hits << " requests began with a store's blocks\nerrors:";
   for (const auto& [code, n] : failures) o << ' ' << code << ' ' << n;
   o << "\nfaults:";
   for (const auto& [kind, n] : faults) o << ' ' << kind << ' ' << n << ';';

@@ -4,6 +4,7 @@
 #include <caf/send.hpp>
 
 #include "base/log.hpp"
+#include "tests/simulation/abort_note.hpp"
 #include "tests/simulation/skewed_fabric.hpp"
 
 namespace troupe::simulation {
@@ -27,7 +28,8 @@ world::world(const scenario& s, const run_options& options)
       events_(time_point(std::chrono::hours(1))),
       network_(system_, events_, chance_, trace_),
       fabric_(transport::make_sim_network(s.seed, events_.now())),
-      begin_(events_.now()) {
+      begin_(events_.now()),
+      store_layout_(make_device(s.device, s.block_tokens, {})->layout()) {
   spdlog::set_level(spdlog::level::off);  // faults by the thousand; the trace tells what matters
   scheduler_.clock().current_time = events_.now();
   network_.weather = s.network;
@@ -164,6 +166,7 @@ actors::node_platform world::platform_of(node& n) {
   p.new_incarnation = [this, &n] { return n.start = (next_start_++ << 32) | n.index; };
   p.now = [this, index] { return to_local(index, events_.now()); };
   p.pass_clock = [this] { return events_.now(); };
+  p.store_layout = store_layout_;
   return p;
 }
 
@@ -178,7 +181,9 @@ void world::start_node(std::uint32_t index) {
   n.process = network_.start(name, name);
   actors::node_options o;
   o.name = name;
-  o.role = index <= scenario_.num_decode ? "decode" : "prefill";
+  o.role = index <= scenario_.num_decode ? "decode"
+           : scenario_.is_store(index)   ? "kv-store"
+                                         : "prefill";
   o.model_name = "tiny";
   o.engine.max_num_seqs = scenario_.max_num_seqs;
   o.engine.max_num_batched_tokens = scenario_.max_num_batched_tokens;
@@ -188,6 +193,7 @@ void world::start_node(std::uint32_t index) {
   o.engine.lease = scenario_.lease;
   o.engine.prefix_caching = scenario_.prefix_caching;
   o.runner.block_tokens = scenario_.block_tokens;
+  o.store.memory_bytes = scenario_.store_blocks * store_layout_.block_bytes();
   o.network.host = name;
   o.network.port = port;
   auto started = actors::node_runtime::start(
@@ -332,6 +338,7 @@ outcome world::run() {
 }
 
 outcome run(const scenario& s, const run_options& options) {
+  const abort_note note(s);
   world w(s, options);
   return w.run();
 }

@@ -36,6 +36,7 @@ struct outcome {
   std::map<std::string, std::uint32_t> paths;     // by which blocks travelled
   std::uint64_t blocks_pulled = 0, fence_failures = 0, leases_expired = 0, preemptions = 0;
   std::uint64_t messages = 0;
+  std::uint64_t blocks_stored = 0, store_evictions = 0, store_hits = 0;  // hits: requests
 };
 
 struct run_options {
@@ -51,7 +52,7 @@ class world {
   outcome run();
 
  private:
-  struct node {  // a decode or prefill process, over its restarts
+  struct node {  // a decode, prefill or store process, over its restarts; a store has no engine
     std::uint32_t index = 0;
     process_id process = 0;
     std::unique_ptr<actors::node_runtime> runtime;
@@ -87,6 +88,13 @@ class world {
   void cut_all(std::uint32_t index, time_point until);
   process_id process_of(std::uint32_t index) const;
 
+  // -- KV stores (world_stores.cpp)
+  void check_store(const node& n);
+  void check_quiet_store(const node& n);
+  void check_quiet_store_client(const node& n);
+  void spoil_store(const node& n);
+  void sum_store(const node& n);
+
   // -- invariants (world_invariants.cpp)
   void check_node(const node& n);
   void check_fabric();
@@ -109,6 +117,7 @@ class world {
   process_network network_;
   std::unique_ptr<transport::sim_network> fabric_;
   const time_point begin_;
+  const gpu::kv_layout store_layout_;
 
   process_id server_ = 0;
   actors::server_actors server_actors_;
@@ -124,6 +133,7 @@ class world {
   std::string violation_;
   milliseconds impaired_{0};  // how long the way between clients and server was not open
   std::uint64_t blocks_pulled_ = 0, fence_failures_ = 0, leases_expired_ = 0, preemptions_ = 0;
+  std::uint64_t blocks_stored_ = 0, store_evictions_ = 0;
 };
 
 }  // namespace troupe::simulation

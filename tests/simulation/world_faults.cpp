@@ -54,6 +54,7 @@ void world::end_node(std::uint32_t index, bool silent, milliseconds restart_afte
     preemptions_ += s.preemptions;
     n.driver->stop();
   }
+  sum_store(n);
   end_process(n.process, silent);
   fabric_->kill(incarnation{n.start}, silent ? std::nullopt : std::optional<nanoseconds>(notice));
   n.runtime.reset();
@@ -172,6 +173,9 @@ void world::inflict(const fault& f) {
       return;
     case fault_kind::slow_device:
       if (n != nullptr) n->slow_until = until;
+      return;
+    case fault_kind::spoil_store:
+      if (n != nullptr) spoil_store(*n);
       return;
     case fault_kind::kill_client:
       for (auto& [id, c] : clients_.at(f.a).book->conversations) c->client_gone = !c->over();

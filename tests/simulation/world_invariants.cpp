@@ -4,20 +4,10 @@
 #include "actors/decode.hpp"
 #include "actors/prefill.hpp"
 #include "actors/wire.hpp"
+#include "tests/simulation/actor_state.hpp"
 #include "tests/simulation/world.hpp"
 
 namespace troupe::simulation {
-namespace {
-
-// The state of an actor of ours; the simulator's thread is the only one.
-template <class State, class Handle>
-const State* state_of(const caf::strong_actor_ptr& actor) {
-  if (!actor) return nullptr;
-  auto* a = dynamic_cast<caf::stateful_actor<State, typename Handle::base>*>(actor->get());
-  return a == nullptr || a->getf(caf::abstract_actor::is_terminated_flag) ? nullptr : &a->state;
-}
-
-}  // namespace
 
 void world::violated(const std::string& what) {
   if (!violation_.empty()) return;
@@ -44,6 +34,7 @@ void world::check_node(const node& n) {
 // No block is free while an operation may still write into it.
 void world::check_fabric() {
   for (auto& [index, n] : nodes_) {
+    if (scenario_.is_store(index)) check_store(n);
     if (!n.runtime || n.driver == nullptr) continue;
     std::size_t targeted = 0;
     for (const auto& bytes : fabric_->targets(incarnation{n.start})) {
@@ -130,6 +121,11 @@ void world::check_quiescence() {
   for (auto& [index, n] : nodes_) {
     const auto name = scenario_.process_name(index);
     if (!n.runtime) return violated(name + " was not started again");
+    if (scenario_.is_store(index)) {
+      check_quiet_store(n);
+      continue;
+    }
+    check_quiet_store_client(n);
     const auto s = n.driver->looked_at().stats();
     if (s.running + s.waiting + s.waiting_remote + s.held > 0)
       return violated(name + ": requests are left: " + std::to_string(s.running) + " running, " +
@@ -165,6 +161,7 @@ void world::settle(outcome& out) {
   out.virtual_time = std::chrono::duration_cast<milliseconds>(events_.now() - begin_);
   out.messages = network_.messages();
   for (auto& [index, n] : nodes_) {
+    sum_store(n);
     if (n.driver == nullptr) continue;
     const auto s = n.driver->stats();
     fence_failures_ += s.fence_failures;
@@ -174,6 +171,8 @@ void world::settle(outcome& out) {
   out.fence_failures = fence_failures_;
   out.leases_expired = leases_expired_;
   out.preemptions = preemptions_;
+  out.blocks_stored = blocks_stored_;
+  out.store_evictions = store_evictions_;
   for (const auto& c : conversations_) {
     if (c->client_gone) {
       ++out.client_gone;
@@ -183,6 +182,7 @@ void world::settle(outcome& out) {
       const auto reason = static_cast<engine::finish_reason>(c->end->reason);
       out.blocks_pulled += c->end->blocks_pulled;
       if (c->end->migrations > 0) ++out.migrated;
+      if (c->end->transfer_bytes > 0 && c->end->blocks_pulled == 0) ++out.store_hits;
       if (c->end->blocks_pulled > 0) ++out.paths[c->end->transfer_path];
       if (reason == engine::finish_reason::abort) {
         ++out.canceled;
