@@ -231,9 +231,6 @@ void add_bench(builder& b) {
   e->add_option(
       "--profile", g.profile,
       "Measure what troupe simulate wants to know, passes and pulls, and write this file");
-  e->add_option(
-      "--profile", g.profile,
-      "Measure what troupe simulate wants to know, passes and pulls, and write this file");
   e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
   e->add_option("-o,--output", g.output, "md or json")->check(CLI::IsMember({"md", "json"}));
 
