@@ -59,10 +59,12 @@ class stopwatch {
     TROUPE_CHECK(runner.attach_kv(arena, e.num_blocks));
     TROUPE_TRY(s.engine_, engine::engine::make(runner, arena, e));
     s.longest_ = longest;
+    s.rows_ = o.max_batch_tokens;
     return s;
   }
 
   std::uint32_t longest() const { return longest_; }
+  std::uint32_t rows() const { return rows_; }  // of one pass at most
 
   result<void> add(std::uint32_t prompt, std::uint32_t output) {
     engine::generation_request r;
@@ -91,7 +93,7 @@ class stopwatch {
  private:
   std::unique_ptr<std::byte, arena_deleter> memory_;
   std::unique_ptr<engine::engine> engine_;
-  std::uint32_t vocab_ = 0, longest_ = 0, seed_ = 12345;
+  std::uint32_t vocab_ = 0, longest_ = 0, rows_ = 0, seed_ = 12345;
   std::uint64_t ids_ = 0;
 };
 
@@ -129,7 +131,9 @@ result<void> measure_prompts(stopwatch& w, const profile_bench_options& o,
 // The median step in which `count` sequences decode and nothing else, after prompts of so many tokens.
 result<double> decode_step(stopwatch& w, std::uint32_t count, std::uint32_t prompt,
                            std::uint32_t steps_wanted) {
-  for (std::uint32_t i = 0; i < count; ++i) TROUPE_CHECK(w.add(prompt, steps_wanted + 1));
+  // The first go on decoding while the last prompts are read.
+  const std::uint32_t meanwhile = count * prompt / (w.rows() / 2) + 4;
+  for (std::uint32_t i = 0; i < count; ++i) TROUPE_CHECK(w.add(prompt, steps_wanted + meanwhile));
   TROUPE_TRY(const auto steps, w.run());
   std::vector<double> seconds;
   for (const auto& s : steps)
@@ -141,7 +145,7 @@ result<double> decode_step(stopwatch& w, std::uint32_t count, std::uint32_t prom
 result<void> measure_decodes(stopwatch& w, const profile_bench_options& o,
                              actors::device_profile& p) {
   const std::uint32_t steps = std::min(32u, 4 * o.repetitions);
-  const std::uint32_t near = 16, far = std::min(o.context, w.longest() - steps - 1);
+  const std::uint32_t near = 16, far = std::min(o.context, w.longest() - steps - 64);
   TROUPE_TRY(const double at_near, decode_step(w, 4, near, steps));
   TROUPE_TRY(const double at_far, decode_step(w, 4, far, steps));
   p.decode_context_seconds = std::max(0.0, (at_far - at_near) / (4.0 * (far - near)));

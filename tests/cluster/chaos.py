@@ -4,8 +4,10 @@
     tests/cluster/chaos.py [--seconds 600] [--seed N] [--clients 4]
 
 The hosts are network namespaces with addresses of their own on one bridge (needs root): one with the gateway and a decode
-node, one with a prefill node, two with a decode node each. Faults: SIGKILL (the harness starts the node again), SIGSTOP,
-a cable pulled out, packets lost in one direction only, a link of 20 Mbit/s. Prints what was done and what came of the
+node, one with a prefill node, two with a decode node each, and on one of these a KV store whose disk has room for a
+fraction of what it keeps: it is full from the first minute on. Faults: SIGKILL (the harness starts the node again), SIGSTOP,
+a cable pulled out, packets lost in one direction only, a link of 20 Mbit/s, memory that the system refuses (RLIMIT_AS, as
+few machines lend a test their cgroups). Prints what was done and what came of the
 requests; exits 1 when an answer was wrong, a request outlived its bound, or something was left behind.
 """
 
@@ -18,6 +20,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -26,13 +29,15 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from troupe_process import BINARY, MODEL, is_alive  # noqa: E402
+from troupe_process import BINARY, MODEL, is_alive, metric  # noqa: E402
 
 NET = "10.231.77"
 PORT, CLUSTER_PORT = 8100, 7100
 REQUEST_SECONDS = 40  # what a request may take by its own limit
 BOUND = REQUEST_SECONDS + 8  # and after it nobody may wait any longer
 CLONE_NEWNET = 0x40000000
+NODES = 5
+DISK_BYTES = 4 << 20  # of the store's disk: some ten blocks
 TEXT = "Every actor of the troupe knew the play by heart, and yet no evening was like another. "
 
 
@@ -124,6 +129,16 @@ class Node:
             self.popen.wait(10)
             self.start()
 
+    def refuse_memory(self, spare):
+        """From now on the process gets no more than so many bytes beyond what it has; until it ends or is forgiven."""
+        with self.lock, contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            size = int(pathlib.Path(f"/proc/{self.popen.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.prlimit(self.popen.pid, resource.RLIMIT_AS, (size + spare, resource.RLIM_INFINITY))
+
+    def lend_memory(self):
+        with self.lock, contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self.popen.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
     def signal(self, number):
         with self.lock, contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, number)
@@ -152,9 +167,12 @@ class Lab:
         self.switch = f"{self.prefix}-s"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="troupe-chaos-"))
         self.nodes, self.hosts = [], []
+        self.disk, self.disk_refusals = self.folder / "disk", 0
 
     def __enter__(self):
         try:
+            self.disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "troupe-chaos", self.disk], check=True, timeout=20)
             ip("netns", "add", self.switch)
             ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
             ip("-n", self.switch, "link", "set", "bridge", "up")
@@ -169,7 +187,10 @@ class Lab:
                                      (self.hosts[3], "decode", "decode-farther")):
                 self.nodes.append(Node(self, host, name, "node", MODEL, "--role", role, "--name", name, "--join",
                                        f"{gate.address}:{CLUSTER_PORT}", "--cluster-host", host.address, *common))
-            self.wait(lambda: len(self.ready()) == 4, 60, "all nodes are ready")
+            self.nodes.append(Node(self, self.hosts[3], "store", "node", MODEL, "--role", "kv-store", "--name", "store", "--join",
+                                   f"{gate.address}:{CLUSTER_PORT}", "--cluster-host", self.hosts[3].address, "--cluster-secret-file",
+                                   secret, "--kv-store-memory", "64M", "--kv-store-disk", self.disk))
+            self.wait(lambda: len(self.ready()) == NODES, 60, "all nodes are ready")
             return self
         except BaseException:
             self.__exit__(None, None, None)
@@ -180,6 +201,13 @@ class Lab:
             node.stop()
         for name in [*(host.namespace for host in self.hosts), self.switch]:
             ip("netns", "del", name, check=False)
+        subprocess.run(["umount", self.disk], capture_output=True, timeout=20)
+
+    def note_disk(self):
+        """The store counts anew after each start: the largest count is kept."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            refused = metric(self.get("/metrics"), "troupe_store_disk_write_failures_total") or 0
+            self.disk_refusals = max(self.disk_refusals, int(refused))
 
     def get(self, path, timeout=5):
         with inside(self.hosts[0].namespace):
@@ -299,7 +327,7 @@ class Load:
 def one_fault(lab, choice, nap):
     node = choice.choice(lab.nodes)
     gate, duration = lab.hosts[0], choice.uniform(1, 7)
-    kind = choice.choice(["SIGKILL", "SIGKILL", "SIGSTOP", "cable", "one way out", "one way in", "slow link"])
+    kind = choice.choice(["SIGKILL", "SIGKILL", "SIGSTOP", "cable", "one way out", "one way in", "slow link", "no memory"])
     if kind == "SIGKILL":
         node.kill()
     elif kind == "SIGSTOP":
@@ -318,6 +346,10 @@ def one_fault(lab, choice, nap):
         gate.lose_packets_to(node.host)
         nap(duration)
         gate.reach(node.host)
+    elif kind == "no memory":
+        node.refuse_memory(choice.choice((0, 1 << 20, 16 << 20)))
+        nap(duration)
+        node.lend_memory()
     else:
         node.host.slow()
         nap(duration)
@@ -327,7 +359,7 @@ def one_fault(lab, choice, nap):
 
 def nothing_left(lab):
     nodes = lab.ready()
-    return len(nodes) == 4 and all(node["running"] + node["waiting"] + node["blocks"]["used"] + node["blocks"]["quarantined"] == 0 for node in nodes)
+    return len(nodes) == NODES and all(node["running"] + node["waiting"] + node["blocks"]["used"] + node["blocks"]["quarantined"] == 0 for node in nodes)
 
 
 def run_chaos(seconds, seed, clients=4):
@@ -341,6 +373,7 @@ def run_chaos(seconds, seed, clients=4):
                 faults[one_fault(lab, choice, time.sleep)] += 1
                 for node in lab.nodes:
                     node.keep_alive()
+                lab.note_disk()
                 time.sleep(choice.uniform(0.3, 2))
         try:
             started = time.monotonic()
@@ -355,12 +388,16 @@ def run_chaos(seconds, seed, clients=4):
         except AssertionError as error:
             load.wrong.append(str(error))
             quiet = float("nan")
+        lab.note_disk()
+        if lab.disk_refusals == 0:
+            load.wrong.append("the store's full disk was not counted in troupe_store_disk_write_failures_total")
         if not is_alive(lab.gateway.popen.pid):
             load.wrong.append("the gateway ended")
         gaps = sorted(load.gaps) or [0.0]
         lines = [f"{seconds} s, seed {seed}, {clients} clients, logs in {lab.folder}",
                  "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())),
                  "requests: " + ", ".join(f"{count} {what}" for what, count in load.outcomes.most_common()),
+                 f"the store's full disk refused {lab.disk_refusals} writes or more",
                  f"longest silence of a request: median {gaps[len(gaps) // 2]:.2f} s, p99 {gaps[int(len(gaps) * 0.99)]:.2f} s, most {gaps[-1]:.2f} s",
                  f"quiet {quiet:.1f} s after the last fault; wrong: {len(load.wrong)}"]
         return lines, load.wrong

@@ -3,6 +3,7 @@
 
 #include <set>
 
+#include "tests/simulation/abort_note.hpp"
 #include "tests/simulation/shrink.hpp"
 #include "tests/simulation/tally.hpp"
 
@@ -15,9 +16,10 @@ constexpr std::uint64_t thinned = 20;
 constexpr std::uint64_t thinned = 1;
 #endif
 
-void hold(std::uint64_t first, std::uint64_t count, bool with_faults, tally* sum = nullptr) {
+void hold(std::uint64_t first, std::uint64_t count, bool with_faults, tally* sum = nullptr,
+          emphasis on = emphasis::by_seed) {
   for (auto seed = first; seed < first + count; ++seed) {
-    const auto s = make_scenario(seed, with_faults);
+    const auto s = make_scenario(seed, with_faults, on);
     const auto out = run(s);
     if (sum != nullptr) sum->add(s, out);
     if (out.violation.empty()) continue;
@@ -55,6 +57,37 @@ TEST_P(faults, no_wrong_token_nobody_stuck_nothing_left) {
   EXPECT_GT(sum.answered, sum.failed) << "most requests survive";
 }
 INSTANTIATE_TEST_SUITE_P(simulation, faults, ::testing::Range(0, 8));
+
+// Two ranges, so that they run beside each other.
+class stores : public ::testing::TestWithParam<int> {};
+TEST_P(stores, are_of_use_and_never_to_blame_for_a_token) {
+  constexpr std::uint64_t each = 200;
+  tally sum;
+  hold(5000 + each * static_cast<std::uint64_t>(GetParam()), each / thinned, true, &sum,
+       emphasis::stores);
+  EXPECT_GT(sum.blocks_stored, 10 * each / thinned);
+  EXPECT_GT(sum.store_evictions, 0u);
+  EXPECT_GT(sum.store_hits, each / thinned / 4);
+  EXPECT_GT(sum.fence_failures, 0u) << "spoiled blocks are found";
+}
+INSTANTIATE_TEST_SUITE_P(simulation, stores, ::testing::Range(0, 2));
+
+TEST(simulation, stores_without_faults_answer_every_request) {
+  tally sum;
+  hold(1, 200 / thinned, false, &sum, emphasis::stores);
+  EXPECT_EQ(sum.answered, sum.requests);
+  EXPECT_GT(sum.store_hits, sum.requests / 20);
+}
+
+TEST(simulation, an_assertion_of_the_product_names_its_schedule) {
+  const auto s = make_scenario(4711, true, emphasis::pulls);
+  EXPECT_DEATH(
+      {
+        const abort_note note(s);
+        TROUPE_ASSERT(s.seed == 0);
+      },
+      "again: troupe_simulate --seed 4711 --pulls");
+}
 
 TEST(simulation, a_failing_schedule_is_made_small) {
   // Too few blocks for a longer prompt: its request fails although nothing did, which the rule for calm schedules forbids.
