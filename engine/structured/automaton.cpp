@@ -1,0 +1,87 @@
+#include "engine/structured/automaton.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace troupe::engine::structured {
+namespace {
+
+std::uint64_t key_of(std::uint32_t at, std::int32_t below) {
+  return (std::uint64_t{at} << 32) | static_cast<std::uint32_t>(below);
+}
+
+}  // namespace
+
+automaton::automaton(grammar g, std::size_t max_bytes)
+    : grammar_(std::move(g)), max_bytes_(max_bytes) {
+  std::vector<node> stacks;
+  for (const std::uint32_t first : grammar_.rules[grammar_.root]) expand(first, none, stacks);
+  start_ = intern(stacks);
+}
+
+automaton::node automaton::make_node(std::uint32_t at, node below) {
+  const auto [found, is_new] =
+      node_ids_.try_emplace(key_of(at, below), static_cast<node>(nodes_.size()));
+  if (is_new) {
+    nodes_.push_back({at, below});
+    bytes_ += sizeof(stack_node) + 48;
+  }
+  return found->second;
+}
+
+// The stacks with a byte to match on top that (at, below) leads to. visited_ holds what was expanded for this state.
+void automaton::expand(std::uint32_t first, node under, std::vector<node>& out) {
+  todo_.emplace_back(first, under);
+  while (!todo_.empty()) {
+    auto [at, below] = todo_.back();
+    todo_.pop_back();
+    if (!visited_.insert(key_of(at, below)).second) continue;
+    const grammar::symbol symbol = grammar_.symbols[at];
+    if (symbol.is == grammar::kind::bytes) {
+      out.push_back(make_node(at, below));
+    } else if (symbol.is == grammar::kind::end) {
+      if (below == none)
+        out.push_back(none);
+      else
+        todo_.emplace_back(nodes_[static_cast<std::size_t>(below)].at,
+                           nodes_[static_cast<std::size_t>(below)].below);
+    } else {
+      // At the end of an alternative nothing needs to be remembered, so repetitions do not pile up.
+      if (grammar_.symbols[at + 1].is != grammar::kind::end) below = make_node(at + 1, below);
+      for (const std::uint32_t alternative : grammar_.rules[symbol.index])
+        todo_.emplace_back(alternative, below);
+    }
+  }
+}
+
+automaton::state automaton::intern(std::vector<node>& stacks) {
+  if (stacks.empty()) return dead;
+  std::sort(stacks.begin(), stacks.end());
+  stacks.erase(std::unique(stacks.begin(), stacks.end()), stacks.end());
+  const auto found = state_ids_.find(stacks);
+  if (found != state_ids_.end()) return found->second;
+  if (full()) return dead;
+  const auto id = static_cast<state>(stacks_.size());
+  bytes_ += 2 * stacks.size() * sizeof(node) + 256 * sizeof(state) + 160;
+  stacks_.push_back(stacks);
+  steps_.push_back(std::make_unique<std::array<state, 256>>());
+  steps_.back()->fill(unknown);
+  state_ids_.emplace(stacks, id);
+  return id;
+}
+
+automaton::state automaton::find_next(state from, std::uint8_t byte) {
+  std::vector<node> reached;
+  visited_.clear();
+  for (std::size_t i = 0; i < stacks_[static_cast<std::size_t>(from)].size(); ++i) {
+    const node n = stacks_[static_cast<std::size_t>(from)][i];
+    if (n == none) continue;
+    const auto [at, below] = nodes_[static_cast<std::size_t>(n)];
+    if (grammar_.sets[grammar_.symbols[at].index][byte]) expand(at + 1, below, reached);
+  }
+  const state to = intern(reached);
+  (*steps_[static_cast<std::size_t>(from)])[byte] = to;
+  return to;
+}
+
+}  // namespace troupe::engine::structured

@@ -1,0 +1,72 @@
+// Which bytes may come next: a grammar's stacks, followed byte by byte.
+//
+// A state is the set of stacks that the text so far leads to. Stacks are linked nodes, each made once, so equal states are
+// one number, and what a byte leads to is found once and remembered: after a few answers a step is a look into a table.
+// What is remembered is bounded; at the bound `dead` is the answer and full() tells (the caller ends the request).
+//
+// Owner and thread: one engine.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/structured/grammar.hpp"
+
+namespace troupe::engine::structured {
+
+class automaton {
+ public:
+  using state = std::int32_t;
+  static constexpr state dead = -1;
+
+  explicit automaton(grammar g, std::size_t max_bytes = std::size_t{64} << 20);
+
+  state start() const { return start_; }
+  state next(state from, std::uint8_t byte) {
+    if (from == dead) return dead;
+    const state known = (*steps_[static_cast<std::size_t>(from)])[byte];
+    return known != unknown ? known : find_next(from, byte);
+  }
+  // The text may end here; nothing else is possible here.
+  bool accepts(state s) const {
+    return s != dead && stacks_[static_cast<std::size_t>(s)].front() == none;
+  }
+  bool only_ends(state s) const {
+    return accepts(s) && stacks_[static_cast<std::size_t>(s)].size() == 1;
+  }
+  std::size_t bytes() const { return bytes_; }
+  bool full() const { return bytes_ >= max_bytes_; }
+
+ private:
+  using node = std::int32_t;
+  static constexpr node none = -1;  // the empty stack
+  static constexpr state unknown = -2;
+  struct stack_node {
+    std::uint32_t at;  // the symbol to match next
+    node below;        // what follows when its alternative ends
+  };
+
+  node make_node(std::uint32_t at, node below);
+  void expand(std::uint32_t at, node below, std::vector<node>& out);
+  state intern(std::vector<node>& stacks);
+  state find_next(state from, std::uint8_t byte);
+
+  const grammar grammar_;
+  const std::size_t max_bytes_;
+  std::size_t bytes_ = 0;
+  std::vector<stack_node> nodes_;
+  std::unordered_map<std::uint64_t, node> node_ids_;
+  std::vector<std::vector<node>> stacks_;  // of each state: sorted, `none` first
+  std::map<std::vector<node>, state> state_ids_;
+  std::vector<std::unique_ptr<std::array<state, 256>>> steps_;
+  std::vector<std::pair<std::uint32_t, node>> todo_;  // scratch of expand
+  std::unordered_set<std::uint64_t> visited_;
+  state start_ = dead;
+};
+
+}  // namespace troupe::engine::structured

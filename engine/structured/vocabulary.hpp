@@ -1,0 +1,46 @@
+// The bytes of every token of a vocabulary, and which tokens may come next in a state of an automaton.
+//
+// Tokens are kept in the order of their bytes with the length that each shares with the one before it: a walk through all
+// of them takes one step of the automaton for each byte that is not shared, and passes over everything that begins with
+// what is impossible. Tokens without bytes (special ones) are never allowed; those that end an answer are where it may end.
+//
+// vocabulary: immutable; any thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/ids.hpp"
+#include "engine/structured/automaton.hpp"
+
+namespace troupe::engine::structured {
+
+using token_mask = std::vector<std::uint64_t>;  // bit t % 64 of word t / 64
+
+inline bool allows(std::span<const std::uint64_t> mask, token_id token) {
+  return (mask[token / 64] >> (token % 64) & 1) != 0;
+}
+
+class vocabulary {
+ public:
+  vocabulary(std::uint32_t size, const std::function<std::string(token_id)>& bytes_of,
+             std::span<const token_id> end_of_generation);
+
+  std::string_view bytes(token_id token) const;
+  bool ends(token_id token) const;
+  token_mask allowed(automaton& a, automaton::state s) const;
+  // Where a token leads; dead if it is impossible.
+  automaton::state next(automaton& a, automaton::state s, token_id token) const;
+  std::uint32_t size() const { return static_cast<std::uint32_t>(begin_.size() - 1); }
+
+ private:
+  std::string text_;                  // the tokens' bytes, by token id
+  std::vector<std::uint32_t> begin_;  // [size + 1]
+  std::vector<token_id> order_, end_of_generation_;
+  std::vector<std::uint32_t> shared_;  // [order_]: bytes shared with the one before
+};
+
+}  // namespace troupe::engine::structured
