@@ -159,6 +159,8 @@ struct sampling_wire {  // engine::sampling_params; *_bits are IEEE 754 bit patt
   std::vector<std::uint32_t> stop_token_ids;
   bool ignore_eos = false;
   std::uint32_t min_tokens = 0, max_tokens = 0;
+  std::uint8_t format_kind = 0;  // engine::structured::answer_format
+  std::string format_source;
 };
 template <class Inspector>
 auto inspect(Inspector& f, sampling_wire& x) {
@@ -166,7 +168,7 @@ auto inspect(Inspector& f, sampling_wire& x) {
            x.min_p_bits, x.repetition_penalty_bits, x.presence_penalty_bits,
            x.frequency_penalty_bits, x.bias_tokens, x.bias_bits, x.seed, x.sequence_index,
            x.logprobs, x.prompt_logprobs, x.stop_token_ids, x.ignore_eos, x.min_tokens,
-           x.max_tokens);
+           x.max_tokens, x.format_kind, x.format_source);
 }
 
 struct generate_request {

@@ -155,6 +155,14 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.kv_identity = kv_identity_;
   e.owner_incarnation = info.start;
   e.pass_clock = platform_.pass_clock;
+  e.vocabulary = [tokenizer, size = e.vocab_size, ends = e.end_of_generation] {
+    return std::make_shared<const engine::structured::vocabulary>(
+        size,
+        [&](token_id t) {
+          return t < tokenizer->vocab_size() ? tokenizer->token_bytes(t, false) : std::string();
+        },
+        ends);
+  };
   TROUPE_TRY(auto engine, engine::engine::make(*runner_, arena_.span(), e));
 
   // The actors first: the loop's hooks and the puller's events are messages to them.

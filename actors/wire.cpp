@@ -58,6 +58,8 @@ sampling_wire to_wire(const engine::sampling_params& p) {
   w.ignore_eos = p.ignore_eos;
   w.min_tokens = p.min_tokens;
   w.max_tokens = p.max_tokens;
+  w.format_kind = static_cast<std::uint8_t>(p.format.kind);
+  w.format_source = p.format.source;
   return w;
 }
 
@@ -80,6 +82,7 @@ engine::sampling_params from_wire(const sampling_wire& w) {
   p.ignore_eos = w.ignore_eos;
   p.min_tokens = w.min_tokens;
   p.max_tokens = w.max_tokens;
+  p.format = {static_cast<engine::structured::format_kind>(w.format_kind), w.format_source};
   return p;
 }
 

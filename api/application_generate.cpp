@@ -2,6 +2,7 @@
 #include <ctime>
 #include <random>
 
+#include "api/answer_format_fields.hpp"
 #include "api/application_call.hpp"
 #include "api/json_input.hpp"
 
@@ -66,6 +67,7 @@ void application::start_job(call& c, answer_plan plan) {
 void application::chat_completions(call& c) {
   auto plan = [&]() -> api_result<answer_plan> {
     API_TRY(auto body, parse_json(c.request.body));
+    keep_schema_order(body, c.request.body);
     API_TRY(auto request, parse_chat(body, limits_));
     answer_plan out;
     API_TRY(out.head, head_for(request.common, true));
@@ -85,6 +87,7 @@ void application::chat_completions(call& c) {
 void application::completions(call& c) {
   auto plan = [&]() -> api_result<answer_plan> {
     API_TRY(auto body, parse_json(c.request.body));
+    keep_schema_order(body, c.request.body);
     API_TRY(auto request, parse_completion(body, limits_));
     answer_plan out;
     API_TRY(out.head, head_for(request.common, false));

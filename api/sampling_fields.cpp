@@ -2,6 +2,7 @@
 // OpenAI's and vLLM's names.
 #include <limits>
 
+#include "api/answer_format_fields.hpp"
 #include "api/request.hpp"
 
 namespace troupe::api {
@@ -56,22 +57,6 @@ void read_logit_bias(field_reader& in, const request_limits& limits,
 
 // Anything that would bend the answer and that we cannot do.
 void refuse_unsupported(field_reader& in) {
-  static constexpr const char* structured[] = {
-      "guided_json",        "guided_regex", "guided_choice", "guided_grammar",
-      "structured_outputs", "grammar",      "json_schema"};
-  for (const char* name : structured)
-    if (in.find(name))
-      in.fail(unsupported_field(
-          name, std::string(name) + " is not supported yet: structured output is missing."));
-  if (const auto* format = in.find("response_format")) {
-    const auto type = format->is_object() ? format->find("type") : format->end();
-    if (!format->is_object() || type == format->end() || !type->is_string())
-      in.fail(bad_field("response_format", "response_format must be an object with a type.",
-                        "invalid_type"));
-    else if (*type != "text")
-      in.fail(unsupported_field("response_format",
-                                "Only response_format {\"type\":\"text\"} is supported yet."));
-  }
   for (const char* name : {"bad_words", "suffix", "truncate_prompt_tokens", "logits_processors",
                            "prompt_embeds", "allowed_token_ids"}) {
     const auto* value = in.find(name);
@@ -129,6 +114,7 @@ void read_sampling(field_reader& in, const request_limits& limits, common_reques
   }
   read_logit_bias(in, limits, p.logit_bias);
   read_stops(in, limits, to.stop);
+  read_answer_format(in, p.format);
   refuse_unsupported(in);
 }
 

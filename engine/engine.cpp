@@ -74,7 +74,8 @@ engine_impl::engine_impl(gpu::model_runner& runner, std::unique_ptr<block_sealer
           *sealer_),
       scheduler_(scheduling(options), kv_),
       sampler_(options.vocab_size),
-      speculator_(options.speculation, kv_) {
+      speculator_(options.speculation, kv_),
+      formats_(options.vocabulary) {
   if (!options_.pass_clock) options_.pass_clock = clock::now;
 }
 
@@ -117,7 +118,22 @@ result<void> engine_impl::check_request(const generation_request& r) const {
   return {};
 }
 
-std::unique_ptr<sequence> engine_impl::make_sequence(generation_request&& r, time_point now) {
+// The state that the output so far leads to.
+result<void> engine_impl::follow_format(sequence& s) {
+  const structured::answer_format& wanted = s.request.sampling.format;
+  if (wanted.kind == structured::format_kind::text) return {};
+  TROUPE_TRY(s.format, formats_.get(wanted));
+  s.format_state = s.format->start();
+  for (const token_id t : std::span(s.tokens).subspan(s.num_prompt))
+    s.format_state = s.format->next(s.format_state, t);
+  if (s.format_state == structured::automaton::dead)
+    return fail(ec::invalid_argument,
+                "output: the tokens so far are not of the form of the answer");
+  return {};
+}
+
+result<std::unique_ptr<sequence>> engine_impl::make_sequence(generation_request&& r,
+                                                             time_point now) {
   auto s = std::make_unique<sequence>();
   s->num_prompt = static_cast<std::uint32_t>(r.prompt.size());
   s->num_context = static_cast<std::uint32_t>(r.prompt.size() + r.output.size());
@@ -137,13 +153,14 @@ std::unique_ptr<sequence> engine_impl::make_sequence(generation_request&& r, tim
   s->age = next_age_++;
   s->queued_since = now;
   s->usage.prompt_tokens = s->num_prompt;
+  TROUPE_CHECK(follow_format(*s));
   return s;
 }
 
 result<void> engine_impl::add(generation_request request, time_point now) {
   TROUPE_CHECK(check_request(request));
   changed(now);
-  auto owned = make_sequence(std::move(request), now);
+  TROUPE_TRY(auto owned, make_sequence(std::move(request), now));
   sequence& s = *owned;
   sequences_.emplace(s.request.id, std::move(owned));
   scheduler_.add_waiting(&s);
@@ -154,8 +171,10 @@ result<void> engine_impl::add(generation_request request, time_point now) {
 
 // A resumed request may have had everything but its end.
 void engine_impl::finish_if_nothing_to_do(sequence& s) {
-  const bool has_all = !s.request.prefill_only && s.num_output() >= s.request.sampling.max_tokens;
-  if (has_all && !s.wants_prompt_logprobs) finish(s, finish_reason::length);
+  if (s.request.prefill_only || s.wants_prompt_logprobs) return;
+  if (s.num_output() >= s.request.sampling.max_tokens) return finish(s, finish_reason::length);
+  if (s.format && s.num_output() > 0 && s.format->only_ends(s.format_state))
+    finish(s, finish_reason::stop);
 }
 
 sequence* engine_impl::find(request_id id) const {
@@ -199,8 +218,17 @@ void engine_impl::deliver(sequence& s, token_output token) {
       pending_.tokens.back().try_number != s.request.try_number)
     pending_.tokens.push_back({s.request.id, s.request.try_number, {}});
   pending_.tokens.back().tokens.push_back(std::move(token));
-  if (!s.request.prefill_only && s.num_output() >= s.request.sampling.max_tokens)
-    finish(s, finish_reason::length);
+  if (s.format) {
+    s.format_state = s.format->next(s.format_state, s.tokens.back());
+    if (s.format_state == structured::automaton::dead && !s.request.prefill_only)
+      return finish(s, finish_reason::error,
+                    {ec::out_of_memory,
+                     "the form of the answer needs more memory to follow than a request may take: "
+                     "nest less, or bound its repetitions"});
+  }
+  if (s.request.prefill_only) return;
+  if (s.format && s.format->only_ends(s.format_state)) return finish(s, finish_reason::stop);
+  if (s.num_output() >= s.request.sampling.max_tokens) finish(s, finish_reason::length);
 }
 
 // Ends a request in whatever state it is. Its blocks go, those under a pull into quarantine.

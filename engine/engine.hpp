@@ -31,6 +31,7 @@
 #include "engine/generation.hpp"
 #include "engine/prefix_journal.hpp"
 #include "engine/speculation.hpp"
+#include "engine/structured/compiled_format.hpp"
 #include "gpu/model_runner.hpp"
 
 namespace troupe::engine {
@@ -54,9 +55,9 @@ struct engine_options {
       30'000};  // how long blocks of a prefill_only request wait for their reader
   bool prefix_caching = true;
   speculation_options speculation;
-  std::vector<token_id> end_of_generation;  // of the model
-  hash128_t kv_identity;                    // seeds block hashes
-  std::uint64_t owner_incarnation = 0;      // goes into fences
+  std::vector<token_id> end_of_generation;    // of the model
+  hash128_t kv_identity;                      // seeds block hashes
+  std::uint64_t owner_incarnation = 0;        // goes into fences
   std::shared_ptr<prefix_journal> journal{};  // follows the prefix cache; may be null
   // Writes fences; nullptr: by the host, or by the runner's device_memory(). A device's arena with
   // neither serves no prefill_only requests.
@@ -64,6 +65,8 @@ struct engine_options {
   // Measures passes for the chunk size, nothing else; empty: the steady clock. A simulation passes
   // its own.
   std::function<time_point()> pass_clock;
+  // The bytes of tokens, for answers of a given form; empty: such requests are refused.
+  structured::vocabulary_source vocabulary;
 };
 
 // A block as its owner describes it to a reader; with it the reader can tell whether what it pulled

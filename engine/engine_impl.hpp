@@ -61,7 +61,8 @@ class engine_impl final : public engine {
 
   // engine.cpp
   result<void> check_request(const generation_request& r) const;
-  std::unique_ptr<sequence> make_sequence(generation_request&& r, time_point now);
+  result<std::unique_ptr<sequence>> make_sequence(generation_request&& r, time_point now);
+  result<void> follow_format(sequence& s);
   sequence* find(request_id id) const;
   sequence* find(request_id id, attempt try_number) const;
   bool is_end_token(const sequence& s, token_id t) const;
@@ -104,6 +105,7 @@ class engine_impl final : public engine {
   scheduler scheduler_;
   sampler sampler_;
   speculator speculator_;
+  structured::format_cache formats_;
   step_time_model times_;
 
   std::unordered_map<request_id, std::unique_ptr<sequence>> sequences_;

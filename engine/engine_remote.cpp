@@ -12,7 +12,7 @@ result<remote_reservation> engine_impl::add_remote(generation_request request, t
     return fail(ec::unsupported,
                 "prefill_only and prompt_logprobs requests are computed where they are");
   TROUPE_CHECK(check_request(request));
-  auto owned = make_sequence(std::move(request), now);
+  TROUPE_TRY(auto owned, make_sequence(std::move(request), now));
   sequence& s = *owned;
   if (!kv_.admit_remote(s, scheduler_.blocks_spoken_for()))
     return fail(ec::out_of_memory,

@@ -78,8 +78,14 @@ void engine_impl::plan_sampling(const sequence& s) {
   if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
   if (s.counts) next.counts = &*s.counts;
   next.counts_stay = true;
+  auto state = s.format_state;
+  if (s.format) next.allowed = s.format->allowed(state);
   for (std::uint32_t i = 0; i < s.verify.size(); ++i, ++next.index, ++next.position) {
     next.guesses = std::span(s.verify).subspan(1, i);
+    if (s.format && i > 0) {
+      state = s.format->next(state, s.verify[i]);
+      next.allowed = s.format->allowed(state);  // none behind a guess that cannot be right
+    }
     sampling_.add(next);
   }
   if (!s.verify.empty()) return;
@@ -119,7 +125,9 @@ result<void> engine_impl::run_pass(step_report& report) {
   TROUPE_CHECK(sealer_->flush());  // blocks that this pass writes
   const time_point start = options_.pass_clock();
   asked_ = sampling_.rows();
-  TROUPE_TRY(output_, runner_.forward({rows_, asked_}));
+  const bool here = sampling_.is_restricted();
+  TROUPE_TRY(output_,
+             runner_.forward({rows_, here ? std::span<const gpu::row_sampling>() : asked_}));
   const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();
   report.worked = true;
   measure(size, report, seconds);

@@ -12,6 +12,7 @@
 
 #include "base/ids.hpp"
 #include "base/result.hpp"
+#include "engine/structured/answer_format.hpp"
 
 namespace troupe::engine {
 
@@ -39,6 +40,8 @@ struct sampling_params {
   bool ignore_eos = false;
   std::uint32_t min_tokens = 0;  // end-of-generation and stop tokens are impossible before
   std::uint32_t max_tokens = 16;
+  // What form the answer must have. When nothing can follow any more, the answer ends.
+  structured::answer_format format;
 };
 // ec::invalid_argument with the field's name first in the detail ("temperature: must be in [0,
 // 2]").

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -20,7 +21,8 @@ result<token_output> read_sample(const gpu::row_sample& sample, const gpu::row_s
     return fail(ec::internal, "the model produced a logit that is not a finite number");
   if (sample.status == gpu::sample_status::nothing_left)
     return fail(ec::internal,
-                "no token is left to choose from: penalties, logit_bias or min_tokens exclude all");
+                "no token is left to choose from: penalties, logit_bias, min_tokens and the form "
+                "of the answer exclude all");
   token_output out;
   out.index = index;
   out.token = sample.token;
@@ -54,10 +56,15 @@ gpu::row_sample sampler::sample(std::span<const float> logits, const gpu::row_sa
   }
   if (how.logprobs) add_logprobs(logits, how.num_top, out);
   std::span<const float> used = logits;
-  if (!how.edits.empty()) {
+  if (!how.edits.empty() || !how.allowed.empty()) {
     std::copy(logits.begin(), logits.end(), processed_.begin());
     for (const gpu::logit_edit& e : how.edits)
       processed_[e.token] = gpu::edited(processed_[e.token], e);
+    for (std::size_t w = 0; w < how.allowed.size(); ++w)
+      for (std::uint64_t no = ~how.allowed[w]; no != 0; no &= no - 1) {
+        const std::size_t token = w * 64 + static_cast<std::size_t>(std::countr_zero(no));
+        if (token < vocab_size_) processed_[token] = -infinity;
+      }
     used = processed_;
     scan(used);
   }

@@ -21,6 +21,7 @@ void sampling_plan::clear() {
   rows_.clear();
   ranges_.clear();
   edits_.clear();
+  masks_.clear();
 }
 
 void sampling_plan::add(const sample_request& r) {
@@ -43,6 +44,10 @@ void sampling_plan::add(const sample_request& r) {
     row.edits = r.counts->penalties(p);  // a long text has thousands, at every step
   else
     add_edits(r);
+  if (r.allowed) {
+    row.allowed = *r.allowed;
+    masks_.push_back(r.allowed);
+  }
   rows_.push_back(row);
   ranges_.push_back({first, edits_.size() - first});
 }

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "engine/generation.hpp"
+#include "engine/structured/vocabulary.hpp"
 #include "engine/token_counts.hpp"
 #include "gpu/sampling.hpp"
 
@@ -28,6 +30,7 @@ struct sample_request {
   // The counts are there until the row is sampled, and change only after it: then nothing is copied.
   bool counts_stay = false;
   std::span<const token_id> guesses = {};  // that come before the token, not counted yet
+  std::shared_ptr<const structured::token_mask> allowed = nullptr;  // nullptr: any token
 };
 
 class sampling_plan {
@@ -39,6 +42,8 @@ class sampling_plan {
 
   // [rows added]; valid until something is added.
   std::span<const gpu::row_sampling> rows();
+  // Some rows may give only some tokens, which devices do not know of.
+  bool is_restricted() const { return !masks_.empty(); }
 
  private:
   struct edit_range {
@@ -51,6 +56,7 @@ class sampling_plan {
   std::vector<gpu::row_sampling> rows_;
   std::vector<edit_range> ranges_;  // of rows_, in edits_; empty: none, or those of its counts
   std::vector<gpu::logit_edit> edits_;
+  std::vector<std::shared_ptr<const structured::token_mask>> masks_;  // that rows_ point to
 };
 
 }  // namespace troupe::engine

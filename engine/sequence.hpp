@@ -12,6 +12,7 @@
 #include "base/ids.hpp"
 #include "engine/drafts.hpp"
 #include "engine/generation.hpp"
+#include "engine/structured/compiled_format.hpp"
 #include "engine/token_counts.hpp"
 
 namespace troupe::engine {
@@ -59,7 +60,9 @@ struct sequence {
   std::uint32_t rows = 0;        // of the step being planned
   std::vector<token_id> verify;  // of this step, with drafts: the last token, then they; else empty
   bool verifies_offer = false;   // they come from a draft model
-  std::unique_ptr<drafts> guesses;  // where speculation is on
+  std::unique_ptr<drafts> guesses;                      // where speculation is on
+  std::shared_ptr<structured::compiled_format> format;  // where one is asked for
+  structured::automaton::state format_state = structured::automaton::dead;  // after the output
   time_point lease_end = time_point::max();
   bool was_admitted = false;  // at least once
   bool was_remote = false;    // a peer may still bring its first token

@@ -48,6 +48,9 @@ struct row_sampling {
   std::uint32_t top_k = 0;            // 0: all
   std::uint64_t random = 0;           // uniform: the token whose share of the weights holds it
   std::span<const logit_edit> edits;  // of each token one at most
+  // Bit t % 64 of word t / 64: whether token t can be chosen; empty: each can. Devices need not know it: a batch with such
+  // rows is asked for logits.
+  std::span<const std::uint64_t> allowed = {};
 };
 inline constexpr std::uint32_t max_top = 20;
 

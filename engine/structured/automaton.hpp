@@ -24,7 +24,7 @@ class automaton {
   using state = std::int32_t;
   static constexpr state dead = -1;
 
-  explicit automaton(grammar g, std::size_t max_bytes = std::size_t{64} << 20);
+  explicit automaton(grammar g, std::size_t max_bytes = std::size_t{16} << 20);
 
   state start() const { return start_; }
   state next(state from, std::uint8_t byte) {

@@ -176,22 +176,36 @@ void grammar_builder::define(rule r, rule as) {
 }
 
 // Rules that have an alternative of such rules only, and of bytes where `with_bytes`: those that can match nothing at all, or
-// some text.
+// some text. Each symbol is counted down once.
 std::vector<bool> grammar_builder::derivable(bool with_bytes) const {
   const grammar& g = grammar_;
   std::vector<bool> found(g.rules.size());
-  const auto counts = [&](const symbol& x) {
-    return x.is == kind::rule ? bool{found[x.index]} : x.is == kind::bytes && with_bytes;
+  std::vector<std::uint32_t> todo, owner,
+      missing;  // of alternatives: whose they are, symbols not derivable yet
+  std::vector<std::vector<std::uint32_t>> named_in(
+      g.rules.size());  // alternatives, once an occurrence
+  const auto derive = [&](std::uint32_t r) {
+    if (found[r]) return;
+    found[r] = true;
+    todo.push_back(r);
   };
-  for (bool changed = true; changed;) {
-    changed = false;
-    for (std::size_t r = g.rules.size(); r-- > 0;) {
-      if (found[r]) continue;
-      for (std::uint32_t at : g.rules[r]) {
-        while (counts(g.symbols[at])) ++at;
-        if (g.symbols[at].is == kind::end) found[r] = changed = true;
+  for (std::uint32_t r = 0; r < g.rules.size(); ++r)
+    for (std::uint32_t at : g.rules[r]) {
+      const auto alternative = static_cast<std::uint32_t>(owner.size());
+      owner.push_back(r);
+      missing.push_back(0);
+      for (; g.symbols[at].is != kind::end; ++at) {
+        if (g.symbols[at].is == kind::bytes && with_bytes) continue;
+        ++missing.back();
+        if (g.symbols[at].is == kind::rule) named_in[g.symbols[at].index].push_back(alternative);
       }
+      if (missing.back() == 0) derive(r);
     }
+  while (!todo.empty()) {
+    const std::uint32_t r = todo.back();
+    todo.pop_back();
+    for (const std::uint32_t alternative : named_in[r])
+      if (--missing[alternative] == 0) derive(owner[alternative]);
   }
   return found;
 }

@@ -43,6 +43,7 @@ TEST(wire, sampling_keeps_every_field) {
   p.ignore_eos = true;
   p.min_tokens = 4;
   p.max_tokens = 512;
+  p.format = {engine::structured::format_kind::regex, "a+"};
   const auto q = from_wire(round_trip(to_wire(p)));
   EXPECT_EQ(q.temperature, p.temperature);
   EXPECT_EQ(q.top_p, p.top_p);
@@ -60,6 +61,7 @@ TEST(wire, sampling_keeps_every_field) {
   EXPECT_EQ(q.ignore_eos, p.ignore_eos);
   EXPECT_EQ(q.min_tokens, p.min_tokens);
   EXPECT_EQ(q.max_tokens, p.max_tokens);
+  EXPECT_EQ(q.format, p.format);
 }
 
 // CAF 0.17.6 hangs on an infinity and mangles NaN and denormals when it serializes floats.

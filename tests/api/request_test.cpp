@@ -1,6 +1,8 @@
 // Every field with hostile values: each is a 400 that names the field.
 #include "api/request.hpp"
 
+#include "api/answer_format_fields.hpp"
+
 #include <gtest/gtest.h>
 
 namespace troupe::api {
@@ -67,12 +69,20 @@ const std::vector<hostile> both{
       "{\"99999999999999999999\":1}", "{\" 1\":1}", "{\"0x1\":1}"}},
     {"cache_salt", {"\"\"", "1", "[]"}},
     {"response_format",
-     {"1", "{}", "\"json\"", "{\"type\":1}", "{\"type\":\"json_object\"}",
-      "{\"type\":\"json_schema\",\"json_schema\":{}}"}},
-    {"guided_json", {"{}", "\"x\""}},
-    {"guided_regex", {"\"a*\""}},
-    {"grammar", {"\"root ::= x\""}},
-    {"structured_outputs", {"{}"}},
+     {"1", "{}", "\"json\"", "{\"type\":1}", "{\"type\":\"xml\"}",
+      "{\"type\":\"json_schema\",\"json_schema\":{}}",
+      "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"type\":\"strange\"}}}",
+      "{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"not\":{}}}}",
+      "{\"type\":\"json_object\",\"schema\":1}"}},
+    {"guided_json", {"1", "[]", "\"x\"", "{\"enum\":[]}"}},
+    {"json_schema", {"1", "\"{\""}},
+    {"guided_regex", {"1", "\"(\"", "\"(?=a)\""}},
+    {"guided_choice", {"\"a\"", "[]", "[1]", "[\"\"]"}},
+    {"guided_grammar", {"1", "\"root\""}},
+    {"grammar", {"\"root ::= x\"", "\"root ::= root\""}},
+    {"structured_outputs",
+     {"1", "{\"regex\":\"(\"}", "{\"regex\":\"a\",\"json_object\":true}",
+      "{\"structural_tag\":\"x\"}"}},
     {"bad_words", {"[\"x\"]"}},
     {"suffix", {"\"x\""}},
     {"use_beam_search", {"true", "1"}},
@@ -158,6 +168,39 @@ TEST(request, unknown_and_harmless_fields_are_ignored) {
   body["tools"] = json::array(), body["tool_choice"] = "none",
   body["response_format"] = {{"type", "text"}};
   EXPECT_TRUE(parse_chat(body, limits));
+}
+
+TEST(request, forms_of_the_answer_arrive) {
+  using engine::structured::format_kind;
+  const auto parsed = [](const char* fields) {
+    std::string raw = R"({"prompt":"x",)" + std::string(fields) + "}";
+    json body = json::parse(raw);
+    keep_schema_order(body, raw);
+    auto c = parse_completion(body, limits);
+    EXPECT_TRUE(c) << fields << ": " << (c ? "" : c.error().message);
+    return c ? c->common.sampling.format : engine::structured::answer_format{};
+  };
+  const std::string schema =
+      R"({"type":"object","properties":{"z":{"type":"null"},"a":{"type":"null"}}})";
+  for (
+      const std::string& field :
+      {R"("response_format":{"type":"json_schema","json_schema":{"name":"n","strict":true,"schema":)" +
+           schema + "}}",
+       R"("response_format":{"type":"json_object","schema":)" + schema + "}",
+       R"("guided_json":)" + schema, R"("guided_json":)" + json(schema).dump(),
+       R"("json_schema":)" + schema, R"("structured_outputs":{"json":)" + schema + "}"}) {
+    const auto f = parsed(field.c_str());
+    EXPECT_EQ(f.kind, format_kind::json_schema) << field;
+    EXPECT_EQ(f.source, schema) << "properties stay in the order of the schema";
+  }
+  EXPECT_EQ(parsed(R"("response_format":{"type":"json_object"})").kind, format_kind::json_object);
+  EXPECT_EQ(parsed(R"("response_format":{"type":"text"},"grammar":"")").kind, format_kind::text);
+  EXPECT_EQ(parsed(R"("guided_regex":"a+")"),
+            (engine::structured::answer_format{format_kind::regex, "a+"}));
+  EXPECT_EQ(parsed(R"("guided_choice":["b","a"])"),
+            (engine::structured::answer_format{format_kind::choice, R"(["b","a"])"}));
+  EXPECT_EQ(parsed(R"("grammar":"root ::= \"a\"")").kind, format_kind::grammar);
+  EXPECT_EQ(parsed(R"("structured_outputs":{"choice":["x"]})").kind, format_kind::choice);
 }
 
 TEST(request, fields_arrive) {

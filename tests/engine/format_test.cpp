@@ -1,0 +1,143 @@
+// Answers of a given form out of the engine: they are of that form, and the same however the work was cut and mixed.
+#include "tests/engine/harness.hpp"
+
+namespace troupe::engine::testing {
+namespace {
+
+using structured::answer_format;
+using structured::format_kind;
+
+// Token 1 ends the text; the others are single characters.
+constexpr std::string_view alphabet = "  0123456789abcdefghijklmnop{}[]\":,-+.";
+
+std::string text_of(const std::vector<token_id>& tokens) {
+  std::string text;
+  for (const token_id t : tokens) text += alphabet[t];
+  return text;
+}
+
+void know_words(engine_options& o) {
+  o.vocabulary = [size = o.vocab_size] {
+    const token_id ends[] = {end_of_text};
+    return std::make_shared<const structured::vocabulary>(
+        size,
+        [](token_id t) {
+          return t == 0 || t >= alphabet.size() ? std::string() : std::string(1, alphabet[t]);
+        },
+        ends);
+  };
+}
+
+bool is_of(const answer_format& format, const std::string& text) {
+  structured::automaton a(*structured::compile(format));
+  auto s = a.start();
+  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
+  return a.accepts(s);
+}
+
+const answer_format forms[] = {
+    {format_kind::regex, "[0-9]{3}(ab|c)+"},
+    {format_kind::json_schema,
+     R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"array","items":{"enum":["a","bc",7]},"maxItems":5}},"required":["a","b"]})"},
+    {format_kind::choice, R"(["abc","abd","b"])"},
+    {format_kind::grammar, "root ::= \"[\" (root (\",\" root){0,2})? \"]\""},
+};
+
+std::vector<generation_request> requests() {
+  std::vector<generation_request> all;
+  for (std::uint64_t id = 1; id <= 16; ++id) {
+    auto r = make_request(id, make_prompt(id, 9 + id), 60);
+    r.sampling.format = forms[id % std::size(forms)];
+    if (id % 3 != 0) {
+      r.sampling.temperature = 1.5f;
+      r.sampling.seed = id;
+    }
+    if (id % 5 == 0) r.sampling.repetition_penalty = 1.2f;
+    all.push_back(std::move(r));
+  }
+  return all;
+}
+
+std::map<std::uint64_t, std::vector<token_id>> answers(engine_fixture& f,
+                                                       const std::vector<generation_request>& all) {
+  for (const auto& r : all) {
+    const auto added = f.engine->add(r, f.now);
+    EXPECT_TRUE(added) << (added ? "" : to_string(added.error()));
+  }
+  f.run();
+  std::map<std::uint64_t, std::vector<token_id>> out;
+  for (const auto& r : all) out[raw(r.id)] = f.of(raw(r.id)).ids();
+  return out;
+}
+
+TEST(format, answers_are_of_the_form_and_do_not_depend_on_the_batch) {
+  const auto all = requests();
+  std::map<std::uint64_t, std::vector<token_id>> alone;
+  int whole = 0;
+  for (const auto& r : all) {
+    engine_fixture f(64, {}, [](engine_options& o) {
+      know_words(o);
+      o.speculation.enabled = false;
+    });
+    alone.merge(answers(f, {r}));
+    const auto& end = f.of(raw(r.id)).end;
+    ASSERT_TRUE(end);
+    const std::string text = text_of(alone[raw(r.id)]);
+    if (end->reason == finish_reason::stop) {
+      EXPECT_TRUE(is_of(r.sampling.format, text)) << text;
+      ++whole;
+    }
+  }
+  EXPECT_GT(whole, 10);
+  engine_fixture together(48, {}, [](engine_options& o) {
+    know_words(o);
+    o.speculation.always = true;
+  });
+  EXPECT_EQ(answers(together, all), alone);
+
+  // Another node goes on after some tokens.
+  engine_fixture other(64, {}, know_words);
+  for (auto r : all) {
+    const auto& expected = alone[raw(r.id)];
+    const std::size_t delivered = expected.size() / 2;
+    r.try_number = 1;
+    r.output.assign(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(delivered));
+    ASSERT_TRUE(other.engine->add(r, other.now));
+    other.run();
+    const auto rest = other.of(raw(r.id), 1).ids();
+    EXPECT_TRUE(std::equal(rest.begin(), rest.end(),
+                           expected.begin() + static_cast<std::ptrdiff_t>(delivered),
+                           expected.end()))
+        << text_of(rest) << " after " << text_of(r.output);
+  }
+}
+
+TEST(format, an_answer_ends_when_nothing_can_follow) {
+  engine_fixture f(16, {}, know_words);
+  auto r = make_request(1, make_prompt(1, 5), 50);
+  r.sampling.format = {format_kind::choice, R"(["abc"])"};
+  r.sampling.ignore_eos = true;
+  EXPECT_EQ(text_of(answers(f, {r})[1]), "abc");
+  EXPECT_EQ(f.of(1).end->reason, finish_reason::stop);
+}
+
+TEST(format, what_cannot_be_followed_is_refused_when_it_is_added) {
+  engine_fixture f(16, {}, know_words);
+  auto r = make_request(1, make_prompt(1, 5), 8);
+  r.sampling.format = {format_kind::regex, "("};
+  EXPECT_EQ(f.engine->add(r, f.now).error().code, ec::invalid_argument);
+  EXPECT_EQ(f.engine->add_remote(r, f.now).error().code, ec::invalid_argument);
+  r.sampling.format = {format_kind::regex, "b+"};
+  r.output = {12};  // an a
+  EXPECT_EQ(f.engine->add(r, f.now).error().code, ec::invalid_argument);
+  r.sampling.format.kind = static_cast<format_kind>(77);
+  EXPECT_EQ(f.engine->add(r, f.now).error().code, ec::invalid_argument);
+  EXPECT_FALSE(f.engine->has_work());
+  engine_fixture without(16);
+  r.output.clear();
+  r.sampling.format = {format_kind::regex, "b+"};
+  EXPECT_EQ(without.engine->add(r, without.now).error().code, ec::unsupported);
+}
+
+}  // namespace
+}  // namespace troupe::engine::testing
