@@ -1,5 +1,6 @@
 #include "actors/cluster.hpp"
 
+#include <algorithm>
 #include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
 #include <random>
@@ -10,7 +11,10 @@
 #include "actors/placement.hpp"
 #include "actors/server_actors.hpp"
 #include "actors/system.hpp"
+#include "actors/wire.hpp"
 #include "base/log.hpp"
+#include "model/tokenizer.hpp"
+#include "model/vocabulary.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -56,7 +60,8 @@ class server : public serve_process {
   std::optional<error> failure() const override;
 
  private:
-  void start_gateway(const serve_options& options, const model::loaded_model& model);
+  void start_gateway(const serve_options& options,
+                     std::shared_ptr<const model::loaded_model> model);
   result<void> publish(const serve_options& options);
   std::vector<child_command> commands(const serve_options& options,
                                       std::span<const placement> placed) const;
@@ -74,10 +79,15 @@ class server : public serve_process {
   std::unique_ptr<children> children_;
 };
 
-void server::start_gateway(const serve_options& options, const model::loaded_model& model) {
+void server::start_gateway(const serve_options& options,
+                           std::shared_ptr<const model::loaded_model> model) {
   membership_options m;
-  m.expected_model = to_hex(model.digest);
+  m.expected_model = to_hex(model->digest);
   m.expected_model_text = "model " + options.model_name + " " + m.expected_model.substr(0, 12);
+  m.expected_vocabulary = [model] {
+    const auto tokenizer = model::tokenizer::make(*model);
+    return tokenizer ? to_hex(model::vocabulary_digest(**tokenizer)) : std::string();
+  };
   gateway_options g;
   g.admission = {options.max_queued, options.max_queue_wait};
   auto actors = spawn_server(system_, m, g, neighbours_, product_connector(system_));
@@ -134,6 +144,17 @@ std::vector<child_command> server::commands(const serve_options& options,
   add("decode", options.num_decode, placed.subspan(options.num_prefill));
   add("prefill", options.num_prefill, placed.first(options.num_prefill));
   add("kv-store", options.num_kv_store, {});
+  const auto drafts_from = static_cast<std::ptrdiff_t>(all.size());
+  add("draft", options.num_draft, {});
+  for (auto c = all.begin() + drafts_from; c != all.end(); ++c) {
+    c->arguments[1] = options.draft_model.string();
+    if (!options.draft_device.empty())
+      c->arguments.insert(c->arguments.end(), {"--device", options.draft_device});
+    if (options.draft_threads == 0) continue;
+    const auto threads = std::find(c->arguments.begin(), c->arguments.end(), "--threads");
+    if (threads != c->arguments.end()) c->arguments.erase(threads, threads + 2);
+    c->arguments.insert(c->arguments.end(), {"--threads", std::to_string(options.draft_threads)});
+  }
   return all;
 }
 
@@ -141,23 +162,31 @@ result<void> server::run(const serve_options& options,
                          std::shared_ptr<const model::loaded_model> model) {
   TROUPE_TRY(const auto placed,
              place_nodes(options.runner, options.num_prefill + options.num_decode));
-  start_gateway(options, *model);
+  start_gateway(options, model);
   TROUPE_CHECK(publish(options));
   if (!options.single_process) {
     children_ = std::make_unique<children>(commands(options, placed));
     return {};
   }
+  std::shared_ptr<const model::loaded_model> draft_model;
+  if (options.num_draft > 0) {
+    TROUPE_TRY(draft_model, model::open_model(options.draft_model));
+  }
   std::size_t next_place = 0;
   for (const auto& [role, count] :
        {std::pair("kv-store", options.num_kv_store), std::pair("prefill", options.num_prefill),
-        std::pair("decode", options.num_decode)}) {
+        std::pair("decode", options.num_decode), std::pair("draft", options.num_draft)}) {
+    const bool drafts = role == std::string_view("draft");
     for (std::uint32_t i = 0; i < count; ++i) {
       node_options n;
       n.name = std::string(role) + "-" + std::to_string(i);
       n.role = role;
-      n.model_name = options.model_name;
+      n.model_name = drafts ? options.draft_model.stem().string() : options.model_name;
       n.runner = options.runner;
-      if (role != std::string_view("kv-store")) {
+      if (drafts) {
+        if (!options.draft_device.empty()) n.runner.device = options.draft_device;
+        if (options.draft_threads > 0) n.runner.num_threads = options.draft_threads;
+      } else if (role != std::string_view("kv-store")) {
         n.runner.device = placed[next_place].device;
         n.runner.gpu_memory_fraction = placed[next_place++].gpu_memory_fraction;
       }
@@ -165,7 +194,8 @@ result<void> server::run(const serve_options& options,
       n.store = options.store;
       n.network = options.network;
       n.network.port = 0;
-      TROUPE_TRY(auto node, node_runtime::start(system_, product_platform(system_), n, model,
+      TROUPE_TRY(auto node, node_runtime::start(system_, product_platform(system_), n,
+                                                drafts ? draft_model : model,
                                                 join_target{directory_, {}, 0}, neighbours_));
       nodes_.push_back(std::move(node));
     }
@@ -205,6 +235,11 @@ server::~server() {
 }
 
 }  // namespace
+
+result<void> check_role(const std::string& role) {
+  TROUPE_TRY([[maybe_unused]] const auto known, parse_role(role));
+  return {};
+}
 
 result<std::unique_ptr<node_process>> node_process::start(const node_options& options) {
   TROUPE_CHECK(check(options.network));

@@ -52,7 +52,7 @@ struct network_settings {
 
 struct node_options {
   std::string name;  // empty: "<role>-<process id>"
-  std::string role;  // "prefill", "decode" or "kv-store"
+  std::string role;  // "prefill", "decode", "kv-store" or "draft"
   std::filesystem::path model;
   std::string model_name;
   gpu::runner_options runner;
@@ -66,7 +66,10 @@ struct node_options {
 struct serve_options {
   std::filesystem::path model;
   std::string model_name;
-  std::uint32_t num_prefill = 1, num_decode = 1, num_kv_store = 0;
+  std::uint32_t num_prefill = 1, num_decode = 1, num_kv_store = 0, num_draft = 0;
+  std::filesystem::path draft_model;  // of drafts: a smaller model of the same vocabulary
+  std::string draft_device;           // empty: as the others
+  unsigned draft_threads = 0;         // 0: as the others
   bool single_process = false;      // every role in this process
   std::uint32_t max_queued = 1024;  // requests that wait for a node; one more is refused
   std::chrono::milliseconds max_queue_wait{30'000};  // predicted: a longer one is refused at once
@@ -77,6 +80,9 @@ struct serve_options {
   std::filesystem::path binary = "/proc/self/exe";  // children run `binary node --role ...`
   std::vector<std::string> node_arguments;  // further arguments of children: log level and the like
 };
+
+// ec::invalid_argument: there is no such role for a node.
+result<void> check_role(const std::string& role);
 
 // A node: one role in this process until it is stopped.
 class node_process {

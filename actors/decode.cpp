@@ -50,6 +50,9 @@ void decode_state::generate(const generate_request& r) {
     connect_peer(r.prefill);
     ask_prefill(r.id);
   }
+  if (node->draft_client)
+    self->send(caf::actor_cast<draft_client_actor>(node->draft_client),
+               draft_begin{r.id, r.try_number, std::make_shared<const generate_request>(r)});
   auto request = to_engine(r, node->now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();

@@ -36,6 +36,13 @@ void gateway_state::connect_node(const node_info& info) {
           connected(caf::actor_cast<caf::strong_actor_ptr>(a));
         },
         failed);
+  else if (info.kind == role::draft)
+    connect_to<draft_actor>(
+        self, context->connector, info.host, info.port, context->options.connect_timeout,
+        [connected](const draft_actor& a) {
+          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
+        },
+        failed);
   else
     connect_to<prefill_actor>(
         self, context->connector, info.host, info.port, context->options.connect_timeout,

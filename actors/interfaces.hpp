@@ -60,6 +60,16 @@ struct blocks_loaded {  // the disk's thread: blocks were read into the arena
   std::uint64_t id = 0;
   std::vector<bool> ok;
 };
+struct draft_begin {  // decode to the draft client: a request that the engine was given
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::shared_ptr<const generate_request> request;
+};
+// The draft loop's thread to its actor: what a pass guessed, what it cannot follow.
+struct draft_happened {
+  std::vector<draft_guess> guesses;
+  std::vector<draft_behind> behind;
+};
 struct submit_generation {  // a door to the gateway service
   std::uint64_t id = 0;
   std::shared_ptr<generation> what;
@@ -111,6 +121,13 @@ CAF_ADD_TYPE_ID(troupe, (troupe::actors::clear_request))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefix_wanted))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_pulled))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::blocks_loaded))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_follow))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_drop))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_guess))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_guesses))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_behind))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_begin))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_happened))
 CAF_END_TYPE_ID_BLOCK(troupe)
 
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::engine_happened)
@@ -122,6 +139,8 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::submit_generation)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::prefix_wanted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::store_pulled)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::blocks_loaded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::draft_begin)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::draft_happened)
 
 namespace troupe::actors {
 
@@ -191,6 +210,19 @@ using store_client_actor =
                      caf::reacts_to<store_found>, caf::reacts_to<prefix_wanted>,     // INTERNAL
                      caf::reacts_to<engine_happened>, caf::reacts_to<store_pulled>,  // INTERNAL
                      caf::reacts_to<link_lost>, caf::reacts_to<caf::tick_atom>>;     // INTERNAL
+
+// Guesses what the sequences of decode nodes will be.
+using draft_actor =
+    caf::typed_actor<caf::reacts_to<draft_follow>,  // answered with draft_guesses or draft_behind
+                     caf::reacts_to<draft_drop>,
+                     caf::replies_to<metrics_request>::with<std::string>,
+                     caf::reacts_to<drain_request>, caf::reacts_to<draft_happened>>;  // INTERNAL
+
+// A decode node's dealings with drafts.
+using draft_client_actor =
+    caf::typed_actor<caf::reacts_to<membership>, caf::reacts_to<draft_guesses>,
+                     caf::reacts_to<draft_behind>, caf::reacts_to<draft_begin>,  // INTERNAL
+                     caf::reacts_to<engine_happened>>;                           // INTERNAL
 
 // A door's end of the gateway: turns messages into calls of a generation_sink.
 using service_actor =

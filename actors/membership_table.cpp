@@ -13,20 +13,35 @@ std::string about(const node_info& n) {
 
 }  // namespace
 
-std::optional<join_reply> membership_table::refuse_identity(const node_info& info) const {
+// A draft's model is another one; what its token ids mean must be the same.
+std::optional<join_reply> membership_table::refuse_draft(const node_info& info) {
+  if (!vocabulary_)
+    vocabulary_ = options_.expected_vocabulary ? options_.expected_vocabulary() : std::string();
+  if (vocabulary_->empty() || *vocabulary_ == info.vocabulary) return std::nullopt;
+  return join_reply{ec::identity_mismatch,
+                    "this cluster serves " + options_.expected_model_text + ", vocabulary " +
+                        vocabulary_->substr(0, 12) + ", but draft " + about(info) +
+                        " has another vocabulary, " + info.vocabulary.substr(0, 12) +
+                        ": a draft must be a model of the same tokenizer"};
+}
+
+std::optional<join_reply> membership_table::refuse_identity(const node_info& info) {
   if (info.protocol != protocol_version)
     return join_reply{ec::identity_mismatch, "node " + info.name + " speaks protocol " +
                                                  std::to_string(info.protocol) + ", this cluster " +
                                                  std::to_string(protocol_version) +
                                                  ": run the same build on every node"};
   if (info.kind == role::gateway) return std::nullopt;
+  if (info.kind == role::draft) return refuse_draft(info);
   if (!options_.expected_model.empty() && info.model_digest != options_.expected_model)
     return join_reply{ec::identity_mismatch, "this cluster serves " + options_.expected_model_text +
                                                  ", but node " + about(info) +
                                                  " does not: start it with the cluster's model"};
   for (const auto& [name, r] : nodes_) {
     const auto& other = r.m.info;
-    if (name == info.name || other.kind == role::gateway || r.m.state == node_state::lost) continue;
+    if (name == info.name || other.kind == role::gateway || other.kind == role::draft ||
+        r.m.state == node_state::lost)
+      continue;
     if (other.kv_identity != info.kv_identity)
       return join_reply{ec::identity_mismatch,
                         "KV blocks of node " + about(info) + " cannot be exchanged with node " +

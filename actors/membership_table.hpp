@@ -6,6 +6,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,6 +18,8 @@ namespace troupe::actors {
 struct membership_options {
   std::string expected_model;  // hex digest that nodes must serve; empty: the first node decides
   std::string expected_model_text;  // the same for people
+  // Hex digest of the vocabulary that drafts must have, found out when the first one comes; empty: any will do.
+  std::function<std::string()> expected_vocabulary;
   std::chrono::milliseconds lost_after{3000};
   std::chrono::milliseconds forget_after{60'000};
 };
@@ -41,11 +44,13 @@ class membership_table {
     member m;
     time_point last_heard;
   };
-  std::optional<join_reply> refuse_identity(const node_info& info) const;
+  std::optional<join_reply> refuse_identity(const node_info& info);
+  std::optional<join_reply> refuse_draft(const node_info& info);
 
   const membership_options options_;
   std::uint64_t version_ = 0;
-  std::map<std::string, record> nodes_;  // by name
+  std::optional<std::string> vocabulary_;  // expected_vocabulary(), once asked for
+  std::map<std::string, record> nodes_;    // by name
 };
 
 }  // namespace troupe::actors

@@ -15,7 +15,7 @@
 namespace troupe::actors {
 
 // Peers of another protocol version are refused when they join.
-inline constexpr std::uint32_t protocol_version = 2;
+inline constexpr std::uint32_t protocol_version = 3;
 
 enum class role : std::uint8_t { gateway, prefill, decode, kv_store, draft };
 enum class node_state : std::uint8_t { joining, ready, draining, lost };
@@ -29,7 +29,7 @@ struct node_info {
   std::uint16_t port = 0;
   std::string transport_address;  // fabric::local_address(); empty for a gateway
   std::string model_name;
-  std::string model_digest;   // hex; nodes of one cluster serve one model
+  std::string model_digest;   // hex; nodes of one cluster serve one model, but for drafts
   std::string kv_identity;    // hex of the KV identity: blocks can be exchanged when equal
   std::string identity_text;  // both of the above, for people
   std::string device;
@@ -38,12 +38,14 @@ struct node_info {
   std::uint32_t max_model_len = 0;
   std::uint32_t max_num_seqs = 0;  // sequences that it runs at once
   std::uint32_t protocol = protocol_version;
+  std::string vocabulary;  // hex: of what its token ids mean; a draft's must be the cluster's
 };
 template <class Inspector>
 auto inspect(Inspector& f, node_info& x) {
   return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port,
            x.transport_address, x.model_name, x.model_digest, x.kv_identity, x.identity_text,
-           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.max_num_seqs, x.protocol);
+           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.max_num_seqs, x.protocol,
+           x.vocabulary);
 }
 
 struct node_load {
@@ -385,6 +387,62 @@ struct clear_request {};  // a store forgets what nobody reads; answered with th
 template <class Inspector>
 auto inspect(Inspector& f, clear_request&) {
   return f(caf::meta::type_name("clear_request"));
+}
+
+// -- draft: decode tells what its sequences hold, the draft guesses what follows ---------------------------------------
+// The target's tokens from position `first` on; those before it were told earlier.
+struct draft_follow {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t first = 0;
+  std::vector<std::uint32_t> tokens;
+  std::uint32_t num_prompt = 0;  // the prompt's: output begins there
+  sampling_wire sampling;        // with first == 0: guesses are drawn as the target draws
+};
+template <class Inspector>
+auto inspect(Inspector& f, draft_follow& x) {
+  return f(caf::meta::type_name("draft_follow"), x.id, x.try_number, x.first, x.tokens,
+           x.num_prompt, x.sampling);
+}
+
+struct draft_drop {  // the sequence has ended; idempotent
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, draft_drop& x) {
+  return f(caf::meta::type_name("draft_drop"), x.id, x.try_number);
+}
+
+struct draft_guess {  // tokens[i] is meant for position first + i
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t first = 0;
+  std::vector<std::uint32_t> tokens;
+  std::vector<std::uint8_t> sureness;  // the draft's probability of each, in 255ths
+};
+template <class Inspector>
+auto inspect(Inspector& f, draft_guess& x) {
+  return f(caf::meta::type_name("draft_guess"), x.id, x.try_number, x.first, x.tokens, x.sureness);
+}
+
+struct draft_guesses {  // of one pass of the draft
+  std::vector<draft_guess> all;
+};
+template <class Inspector>
+auto inspect(Inspector& f, draft_guesses& x) {
+  return f(caf::meta::type_name("draft_guesses"), x.all);
+}
+
+// The draft does not know the sequence from position `known` on: tell it again.
+struct draft_behind {
+  std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
+  std::uint32_t known = 0;
+};
+template <class Inspector>
+auto inspect(Inspector& f, draft_behind& x) {
+  return f(caf::meta::type_name("draft_behind"), x.id, x.try_number, x.known);
 }
 
 // -- operators ---------------------------------------------------------------------------------------------------------

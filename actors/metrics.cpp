@@ -133,10 +133,11 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
           counter("troupe_kv_leases_expired_total", "Leases that ended without a release")),
       checksum_failures_(
           counter("troupe_kv_checksum_failures_total", "Pulled blocks whose fence did not match")),
-      drafted_(counter("troupe_spec_drafted_tokens_total", "Guessed tokens that passes checked")),
-      accepted_(counter("troupe_spec_accepted_tokens_total", "Of them, those that were right")),
       draft_length_(gauge("troupe_spec_draft_length",
                           "Guesses of a sequence in a pass that carried any, mean of late")),
+      draft_wanted_(gauge("troupe_spec_draft_wanted",
+                          "1 while a draft model is asked for guesses: decoding is faster with it, "
+                          "or that is being tried")),
       leases_(gauge("troupe_kv_leases", "Requests whose blocks are held for a reader")),
       store_tokens_(counter("troupe_store_fetched_tokens_total",
                             "Prompt tokens whose KV came from a KV store")),
@@ -163,6 +164,17 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
   for (const char* state : {"running", "waiting", "waiting_remote", "held"})
     requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state",
                               {{"state", state}});
+  for (const char* source : {"text", "draft"}) {
+    drafted_[source] = &counter("troupe_spec_drafted_tokens_total",
+                                "Guessed tokens that passes checked, by who guessed",
+                                {{"source", source}});
+    accepted_[source] = &counter("troupe_spec_accepted_tokens_total",
+                                 "Of them, those that were right", {{"source", source}});
+  }
+  for (const char* outcome : {"in_time", "late", "malformed"})
+    guesses_[outcome] = &counter("troupe_spec_draft_guesses_total",
+                                 "Runs of tokens that draft nodes sent, by what came of them",
+                                 {{"outcome", outcome}});
   for (const char* choice : {"drafted", "declined", "unguessed"})
     speculation_[choice] =
         &counter("troupe_spec_decodes_total",
@@ -222,8 +234,13 @@ void node_metrics::update(const engine::engine_stats& now) {
   advance(prefix_hits_, last_.prefix_hits, now.prefix_hits);
   advance(leases_expired_, last_.leases_expired, now.leases_expired);
   const auto &before = last_.speculation, &spec = now.speculation;
-  advance(drafted_, before.drafted, spec.drafted);
-  advance(accepted_, before.accepted, spec.accepted);
+  advance(*drafted_.at("text"), before.drafted - before.draft_drafted,
+          spec.drafted - spec.draft_drafted);
+  advance(*drafted_.at("draft"), before.draft_drafted, spec.draft_drafted);
+  advance(*accepted_.at("text"), before.accepted - before.draft_accepted,
+          spec.accepted - spec.draft_accepted);
+  advance(*accepted_.at("draft"), before.draft_accepted, spec.draft_accepted);
+  draft_wanted_.Set(spec.draft_wanted ? 1 : 0);
   advance(*speculation_.at("drafted"), before.speculated, spec.speculated);
   advance(*speculation_.at("declined"), before.declined, spec.declined);
   advance(*speculation_.at("unguessed"), before.unguessed, spec.unguessed);
@@ -272,7 +289,7 @@ gateway_metrics::gateway_metrics(const std::string& node)
   for (const char* outcome : {"resumed", "failed"})
     migrations_[outcome] = &counter(
         "troupe_migrations_total", "Requests moved to another decode node", {{"outcome", outcome}});
-  for (const char* r : {"prefill", "decode", "kv-store"})
+  for (const char* r : {"prefill", "decode", "kv-store", "draft"})
     for (const char* s : {"joining", "ready", "draining", "lost"})
       workers_[{r, s}] =
           &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});

@@ -57,6 +57,8 @@ class node_metrics : public process_metrics {
   void on_store_fetch(const std::string& outcome, std::uint64_t tokens, double seconds,
                       double saved_seconds);
 
+  void on_guess(const std::string& outcome);  // of a draft node: in_time, late, malformed
+
   prometheus::Gauge& model_load_seconds;
   prometheus::Gauge &weight_bytes, &kv_bytes;
   prometheus::Histogram& store_lookup_seconds;
@@ -70,8 +72,8 @@ class node_metrics : public process_metrics {
   std::map<std::string, prometheus::Gauge*> requests_;
   prometheus::Counter &prefill_tokens_, &decode_tokens_, &preemptions_, &evictions_,
       &prefix_queries_, &prefix_hits_, &leases_expired_, &checksum_failures_;
-  prometheus::Counter &drafted_, &accepted_;
-  prometheus::Gauge& draft_length_;
+  std::map<std::string, prometheus::Counter*> drafted_, accepted_, guesses_;
+  prometheus::Gauge &draft_length_, &draft_wanted_;
   std::map<std::string, prometheus::Counter*> speculation_;
   prometheus::Gauge& leases_;
   std::map<transport::path, prometheus::Histogram*> pull_seconds_;

@@ -73,6 +73,7 @@ node_agent_actor::behavior_type agent_state::make_behavior() {
       [this](const membership& m) {
         if (context->role) self->send(context->role, m);
         if (context->store_client) self->send(context->store_client, m);
+        if (context->draft_client) self->send(context->draft_client, m);
         const auto& info = context->node->info;
         bool listed = false;
         for (const auto& n : m.members)

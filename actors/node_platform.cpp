@@ -23,6 +23,7 @@ result<std::uint16_t> publish(caf::actor_system& system, role kind,
     return system.middleman().publish(typed, network.port, network.host.c_str(), reuse_address);
   };
   auto port = kind == role::decode     ? as(caf::actor_cast<decode_actor>(actor))
+              : kind == role::draft    ? as(caf::actor_cast<draft_actor>(actor))
               : kind == role::kv_store ? as(caf::actor_cast<kv_store_actor>(actor))
                                        : as(caf::actor_cast<prefill_actor>(actor));
   if (!port)

@@ -7,6 +7,8 @@
 #include <fstream>
 
 #include "actors/decode.hpp"
+#include "actors/draft.hpp"
+#include "actors/draft_client.hpp"
 #include "actors/kv_identity.hpp"
 #include "actors/node_agent.hpp"
 #include "actors/prefill.hpp"
@@ -14,6 +16,7 @@
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 #include "model/tokenizer.hpp"
+#include "model/vocabulary.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -84,7 +87,8 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
     TROUPE_CHECK(node->make_store(options, *model));
   } else {
     TROUPE_CHECK(node->make_device(options, model));
-    TROUPE_CHECK(node->make_engine(options, *model));
+    TROUPE_CHECK(info.kind == role::draft ? node->make_draft(options, *model)
+                                          : node->make_engine(options, *model));
   }
   TROUPE_CHECK(node->publish(options));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
@@ -138,6 +142,7 @@ result<void> node_runtime::make_engine(const node_options& options,
                                        const model::loaded_model& model) {
   const auto& info = services_->info;
   TROUPE_TRY(auto tokenizer, model::tokenizer::make(model));
+  services_->info.vocabulary = to_hex(model::vocabulary_digest(*tokenizer));
   engine::engine_options e;
   e.num_blocks = info.num_blocks;
   e.vocab_size = model.config.vocab_size;
@@ -168,6 +173,11 @@ result<void> node_runtime::make_engine(const node_options& options,
   // The actors first: the loop's hooks and the puller's events are messages to them.
   store_client_actor client = system_.spawn(store_client, services_, kv_identity_);
   services_->store_client = caf::actor_cast<caf::strong_actor_ptr>(client);
+  draft_client_actor drafts;
+  if (info.kind == role::decode) {
+    drafts = system_.spawn(draft_client, services_);
+    services_->draft_client = caf::actor_cast<caf::strong_actor_ptr>(drafts);
+  }
   role_ = info.kind == role::decode
               ? caf::actor_cast<caf::strong_actor_ptr>(system_.spawn(decode, services_))
               : caf::actor_cast<caf::strong_actor_ptr>(system_.spawn(prefill, services_));
@@ -178,11 +188,12 @@ result<void> node_runtime::make_engine(const node_options& options,
       if (auto strong = weak.lock())
         caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
   };
-  auto on_events = [actor = caf::actor_cast<engine_listener>(role_),
-                    client](engine::events&& happened_now) {
+  auto on_events = [actor = caf::actor_cast<engine_listener>(role_), client,
+                    drafts](engine::events&& happened_now) {
     const bool computed = !happened_now.computed.empty();
     const engine_happened happened{std::make_shared<const engine::events>(std::move(happened_now))};
     if (computed) caf::anon_send(client, happened);
+    if (drafts) caf::anon_send(drafts, happened);
     caf::anon_send(actor, happened);
   };
   engine_driver::hooks hooks;
@@ -210,9 +221,10 @@ void node_runtime::start_agent(const join_target& target) {
   context->directory = target.directory;
   context->directory_host = target.host;
   context->directory_port = target.port;
-  if (services_->info.kind != role::prefill)
+  if (services_->info.kind == role::decode || services_->info.kind == role::kv_store)
     context->role = caf::actor_cast<membership_listener>(role_);
   context->store_client = caf::actor_cast<membership_listener>(services_->store_client);
+  context->draft_client = caf::actor_cast<membership_listener>(services_->draft_client);
   context->on_refused = [this](const error& e) { fail_with(e); };
   context->on_drained = [this] { drained_ = true; };
   auto agent = system_.spawn(node_agent, context);
@@ -239,7 +251,8 @@ node_runtime::~node_runtime() {
   // Wait for the actors, since their handlers use what is destroyed next.
   caf::scoped_actor self{system_};
   auto client = services_->store_client;
-  for (auto* actor : {&agent_, &role_, &client}) {
+  auto drafts = services_->draft_client;
+  for (auto* actor : {&agent_, &role_, &client, &drafts}) {
     if (!*actor) continue;
     auto handle = caf::actor_cast<caf::actor>(*actor);
     self->send_exit(handle, caf::exit_reason::user_shutdown);
@@ -248,6 +261,8 @@ node_runtime::~node_runtime() {
   }
   // The loop's thread ends before the arena goes with the fabric; pulls that end meanwhile still find the loop.
   if (services_->loop) services_->loop->stop();
+  if (draft_ && draft_->loop) draft_->loop->stop();
+  services_->draft_client = nullptr;
   services_->store_client = nullptr;  // the services and the client refer to each other
   if (fabric_) fabric_->close();
   services_->loop.reset();

@@ -25,6 +25,8 @@ struct join_target {
 
 std::uint64_t default_kv_memory();  // bytes: a fifth of what is free, at most 1 GiB
 
+struct draft_context;
+
 class node_runtime {
  public:
   static result<std::unique_ptr<node_runtime>> start(
@@ -39,6 +41,7 @@ class node_runtime {
   std::vector<caf::strong_actor_ptr> actors() const {
     std::vector<caf::strong_actor_ptr> all{role_, agent_};
     if (services_->store_client) all.push_back(services_->store_client);
+    if (services_->draft_client) all.push_back(services_->draft_client);
     return all;
   }
   void drain();
@@ -51,6 +54,7 @@ class node_runtime {
       : system_(system), platform_(std::move(platform)) {}
   result<void> make_device(const node_options& options,
                            std::shared_ptr<const model::loaded_model> model);
+  result<void> make_draft(const node_options& options, const model::loaded_model& model);
   result<void> make_store(const node_options& options, const model::loaded_model& model);
   result<void> make_engine(const node_options& options, const model::loaded_model& model);
   result<void> publish(const node_options& options);
@@ -64,6 +68,7 @@ class node_runtime {
   std::unique_ptr<transport::fabric> fabric_;
   transport::region arena_;
   hash128_t kv_identity_;
+  std::shared_ptr<draft_context> draft_;  // of a draft node
   caf::strong_actor_ptr role_, agent_;
   std::atomic<bool> drained_{false};
   mutable std::mutex mutex_;

@@ -44,6 +44,7 @@ struct node_services {
   std::unique_ptr<block_puller> puller;
   std::unique_ptr<engine_driver> loop;  // last: its thread uses the others
 
+  caf::strong_actor_ptr draft_client;        // of a decode node
   caf::strong_actor_ptr store_client;        // null in a store
   std::atomic<bool> store_ready{false};      // some KV store can be asked
   std::function<node_load()> load_of_store;  // in a store, which has no engine

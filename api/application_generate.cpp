@@ -94,7 +94,12 @@ void application::completions(call& c) {
     API_CHECK(check_admission());
     for (auto& p : request.prompts) {
       answer_plan::prompt prompt;
-      API_TRY(prompt.tokens, tokenize_prompt(*model_, p, request.add_special_tokens));
+      if (request.suffix.empty()) {
+        API_TRY(prompt.tokens, tokenize_prompt(*model_, p, request.add_special_tokens));
+      } else {
+        API_TRY(prompt.tokens,
+                tokenize_infill(*model_, p.text, request.suffix, request.add_special_tokens));
+      }
       API_TRY(prompt.max_tokens, answer_length(*model_, prompt.tokens.size(),
                                                request.common.max_tokens, 16, "prompt"));
       if (request.echo)

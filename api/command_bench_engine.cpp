@@ -2,8 +2,8 @@
 #include <nlohmann/json.hpp>
 
 #include "api/commands.hpp"
-#include "api/engine_bench.hpp"
 #include "api/profile_bench.hpp"
+#include "api/engine_bench.hpp"
 #include "api/serving.hpp"
 #include "api/speculation_bench.hpp"
 #include "model/inspect.hpp"
@@ -35,13 +35,20 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
   std::vector<std::uint32_t> parallel{1};
   for (auto p : c.parallel)
     if (p > 1) parallel.push_back(p);
+  draft_choice draft{nullptr, std::chrono::milliseconds(c.draft_delay_ms), c.runner};
+  if (!c.draft_model.empty()) {
+    auto opened = model::open_model(c.draft_model);
+    if (!opened) return complain(opened.error(), exit_model);
+    draft.model = std::move(*opened);
+  }
   auto speeds = bench_speculation(runner, m, {}, c.generate.empty() ? 128 : c.generate.front(),
-                                  parallel, c.repetitions, c.runner.num_threads == 1);
+                                  parallel, c.repetitions, c.runner.num_threads == 1, draft);
   if (!speeds) return complain(speeds.error(), exit_device);
   if (c.output == "json") {
     auto all = nlohmann::ordered_json::array();
     for (const auto& s : *speeds)
       all.push_back({{"workload", s.workload},
+                     {"source", s.source},
                      {"parallel", s.parallel},
                      {"plain_ts", s.plain},
                      {"speculative_ts", s.speculative},
@@ -54,12 +61,13 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
     return exit_clean;
   }
   std::printf(
-      "| workload | sequences | plain t/s | speculative t/s | ratio | drafted | accepted | equal "
-      "answers |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+      "| workload | guesses | sequences | plain t/s | speculative t/s | ratio | drafted | accepted "
+      "| equal "
+      "answers |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (const auto& s : *speeds)
-    std::printf("| %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %u/%u |\n", s.workload.c_str(),
-                s.parallel, s.plain, s.speculative, s.speculative / s.plain, s.drafted, s.accepted,
-                s.equal, s.answers);
+    std::printf("| %s | %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %u/%u |\n", s.workload.c_str(),
+                s.source.c_str(), s.parallel, s.plain, s.speculative, s.speculative / s.plain,
+                s.drafted, s.accepted, s.equal, s.answers);
   return exit_clean;
 }
 

@@ -82,10 +82,12 @@ void add_engine(CLI::App& a, actors::engine_settings& e, std::string& kv_memory)
   a.add_option("--lease-ms", e.lease, "How long a prefill node holds blocks for their reader")
       ->group("Engine");
   a.add_option_function<std::string>(
-       "--speculation", [&e](const std::string& how) { e.speculation.enabled = how != "off"; },
-       "Guess tokens from prompt and output, check several in a pass: same text, sooner")
-      ->check(CLI::IsMember({"ngram", "off"}))
-      ->default_str("ngram")
+       "--speculation", [&e](const std::string& how) { set_speculation(e.speculation, how); },
+       "Guess tokens and check several in a pass: same text, sooner. From prompt and output "
+       "(ngram), by draft nodes even where that is slower (draft), or whatever is found faster "
+       "(auto)")
+      ->check(CLI::IsMember({"auto", "ngram", "draft", "off"}))
+      ->default_str("auto")
       ->group("Engine");
   a.add_option("--speculative-tokens", e.speculation.max_tokens,
                "Guesses of one sequence in a pass at most; how many pay is measured")
@@ -228,9 +230,13 @@ void add_bench(builder& b) {
   e->add_flag("--compare-speculation", g.speculation,
               "Compare decoding plain and with guesses on built-in texts, -n tokens at most; with "
               "--threads 1 by CPU time");
-  e->add_option(
-      "--profile", g.profile,
-      "Measure what troupe simulate wants to know, passes and pulls, and write this file");
+  e->add_option("--draft-model", g.draft_model,
+                "With --compare-speculation: compare guesses of this model too");
+  e->add_option("--draft-delay-ms", g.draft_delay_ms,
+                "As if it were behind a link that takes so long each way")
+      ->check(CLI::Range(0, 1000));
+  e->add_option("--profile", g.profile,
+                "Measure what troupe simulate wants to know, passes and pulls, and write this file");
   e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
   e->add_option("-o,--output", g.output, "md or json")->check(CLI::IsMember({"md", "json"}));
 
@@ -254,6 +260,7 @@ void add_serve(builder& b) {
   serve->add_option("--kv-store", b.serve.kv_store, "KV stores to start")
       ->check(CLI::Range(0, 64))
       ->group("Cluster");
+  add_drafts(*serve, b.serve);
   serve->add_flag("--single-process", b.serve.single_process, "All roles in this process")
       ->group("Cluster");
   add_network(*serve, b.serve.node, "Port at which nodes join; 0: any free one");
@@ -277,7 +284,7 @@ void add_serve(builder& b) {
 void add_node(builder& b) {
   auto* node = add_command(b.app, "node", "One role in this process, in the cluster of a server");
   add_model(*node, b.node.model, true);
-  node->add_option("--role", b.node.role, "prefill, decode or kv-store")->group("Cluster");
+  node->add_option("--role", b.node.role, "prefill, decode, kv-store or draft")->group("Cluster");
   node->add_option("--join", b.node.join, "HOST:PORT of the server's cluster port")
       ->group("Cluster");
   node->add_option("--name", b.node.name, "Name of this node (default: its role and process id)")
@@ -368,6 +375,7 @@ void build(builder& b) {
   add_ask(b, b.run, "run", "Ask one question", b.kv_memory[2]);
   add_ask(b, b.chat, "chat", "Talk to a model", b.kv_memory[3]);
   add_readers(b);
+  add_model_makers(b);
   add_simulate(b);
   add_command(b.app, "version", "Print the version");
   add_bench(b);

@@ -21,6 +21,8 @@ struct builder {
   status_config status;
   drain_config drain;
   simulate_config simulate;
+  quantize_config quantize;
+  prune_config prune;
   bench_serve_config bench_serve;
   bench_engine_config bench_engine;
   bench_kv_config bench_kv;
@@ -32,5 +34,9 @@ struct builder {
 
 void build(builder& b);
 void add_simulate(builder& b);  // command_flags_simulate.cpp
+
+// command_flags_models.cpp
+void add_drafts(CLI::App& serve, serve_config& c);
+void add_model_makers(builder& b);  // quantize, prune
 
 }  // namespace troupe::api

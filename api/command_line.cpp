@@ -106,6 +106,8 @@ any_command take(builder& b, const CLI::App& a) {
   if (name == "status") return std::move(b.status);
   if (name == "drain") return std::move(b.drain);
   if (name == "simulate") return std::move(b.simulate);
+  if (name == "quantize") return std::move(b.quantize);
+  if (name == "prune") return std::move(b.prune);
   return version_config{};
 }
 

@@ -15,6 +15,8 @@ int run_command(const status_config& c);
 int run_command(const cache_config& c);
 int run_command(const drain_config& c);
 int run_command(const simulate_config& c);
+int run_command(const quantize_config& c);
+int run_command(const prune_config& c);
 int run_command(const version_config& c);
 int run_command(const bench_serve_config& c);
 int run_command(const bench_engine_config& c);

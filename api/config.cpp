@@ -33,6 +33,14 @@ result<void> validate(serve_config& c) {
   if (c.decode == 0)
     return fail(ec::invalid_argument,
                 "--decode 0: at least one decode node is needed; more can join with `troupe node`");
+  if (!c.draft_model.empty() && c.draft == 0) c.draft = 1;
+  std::error_code ignored;
+  if (c.draft > 0 && c.draft_model.empty())
+    return fail(ec::invalid_argument,
+                "--draft needs --draft-model FILE, a smaller model of the same vocabulary: "
+                "`troupe prune` makes one of the model's own layers");
+  if (c.draft > 0 && !std::filesystem::exists(c.draft_model, ignored))
+    return fail(ec::not_found, "--draft-model: '" + c.draft_model.string() + "' does not exist");
   if (c.prefill + c.decode > 64)
     return fail(ec::invalid_argument,
                 "--prefill, --decode: at most 64 nodes can be started on one host");
@@ -40,8 +48,8 @@ result<void> validate(serve_config& c) {
 }
 
 result<void> validate(node_config& c) {
-  if (c.role != "prefill" && c.role != "decode" && c.role != "kv-store")
-    return fail(ec::invalid_argument, "--role '" + c.role + "': use prefill, decode or kv-store");
+  if (auto known = actors::check_role(c.role); !known)
+    return fail(ec::invalid_argument, "--role: " + known.error().detail);
   if (c.join.empty())
     return fail(ec::invalid_argument,
                 "--join is missing: the HOST:PORT that `troupe serve` prints as its cluster port");
@@ -90,6 +98,18 @@ result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string&
   return std::pair(std::move(host), port);
 }
 
+std::string speculation_text(const engine::speculation_options& o) {
+  if (!o.enabled || (!o.from_text && !o.from_draft)) return "off";
+  return o.from_text && o.from_draft ? "auto" : o.from_text ? "ngram" : "draft";
+}
+
+void set_speculation(engine::speculation_options& o, const std::string& how) {
+  o.enabled = how != "off";
+  o.from_text = how == "auto" || how == "ngram";
+  o.from_draft = how == "auto" || how == "draft";
+  o.try_draft = how != "draft";
+}
+
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log) {
   const auto& e = s.engine;
   std::vector<std::string> flags{"--isa",
@@ -130,7 +150,7 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   }
   if (s.runner.exact) flags.emplace_back("--exact");
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
-  if (!e.speculation.enabled) flags.insert(flags.end(), {"--speculation", "off"});
+  flags.insert(flags.end(), {"--speculation", speculation_text(e.speculation)});
   add("--speculative-tokens", e.speculation.max_tokens);
   if (s.network.insecure) flags.emplace_back("--insecure-cluster");
   if (!s.secret_file.empty()) {

@@ -51,7 +51,10 @@ struct serve_config {
   model_choice model;
   node_settings node;
   http_settings http;
-  std::uint32_t prefill = 1, decode = 1, kv_store = 0;
+  std::uint32_t prefill = 1, decode = 1, kv_store = 0, draft = 0;
+  std::filesystem::path draft_model;  // of drafts; given alone it means one
+  std::string draft_device;           // empty: as the others
+  unsigned draft_threads = 0;
   bool single_process = false;
   std::uint32_t max_queued = 1024, max_queue_wait_s = 30;
   std::uint32_t drain_timeout_s = 60;
@@ -132,6 +135,20 @@ struct simulate_config {
   actors::plan_options plan;  // the profiles are read later
 };
 
+// `troupe quantize`: a model file with its weights in another type.
+struct quantize_config {
+  std::filesystem::path in, out;
+  std::string type;            // of matrices; "keep": as they are
+  std::string embedding_type;  // of embeddings and output; empty: the same
+};
+
+// `troupe prune`: a model of some layers of another.
+struct prune_config {
+  std::filesystem::path in, out;
+  std::string layers;      // "0-9,28,29"
+  std::uint32_t keep = 0;  // or so many, chosen for a draft
+};
+
 struct version_config {};
 
 struct bench_serve_config {
@@ -153,7 +170,9 @@ struct bench_engine_config {
   gpu::runner_options runner;
   std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16};
   bool speculation = false;
-  std::filesystem::path profile;  // measured for `troupe simulate` and written there
+  std::filesystem::path profile;      // measured for `troupe simulate` and written there
+  std::filesystem::path draft_model;  // compared too
+  std::uint32_t draft_delay_ms = 0;   // of a link to it, each way
   std::uint32_t repetitions = 5;
   std::string output = "md";  // md, json
 };
@@ -166,7 +185,8 @@ struct bench_kv_config {
 using any_command =
     std::variant<serve_config, node_config, launch_config, ask_config, inspect_config,
                  tokenize_config, status_config, cache_config, drain_config, simulate_config,
-                 version_config, bench_serve_config, bench_engine_config, bench_kv_config>;
+                 quantize_config, prune_config, version_config, bench_serve_config,
+                 bench_engine_config, bench_kv_config>;
 
 result<void> validate(serve_config& c);
 result<void> validate(node_config& c);
@@ -177,6 +197,9 @@ std::filesystem::path default_model_path();
 // "HOST:PORT"; IPv6 addresses in brackets.
 result<std::pair<std::string, std::uint16_t>> parse_host_port(const std::string& text,
                                                               const std::string& flag);
+// --speculation: auto, ngram, draft or off.
+std::string speculation_text(const engine::speculation_options& o);
+void set_speculation(engine::speculation_options& o, const std::string& how);
 // Flags that make a node like these settings.
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log);
 // "1.5GiB", "512M", "1000000" to bytes.

@@ -4,6 +4,8 @@
 #include <array>
 #include <map>
 
+#include "actors/cluster.hpp"
+
 namespace troupe::api {
 namespace {
 
@@ -112,8 +114,8 @@ result<std::vector<launch_entry>> parse_launch_file(std::string_view text) {
     TROUPE_TRY(flags node, read_flags(*nodes->get_as<toml::table>(i), "[[node]] "));
     const std::string host = take(node, "on"), count_text = take(node, "count", "1"),
                       role = take(node, "role");
-    if (role != "prefill" && role != "decode" && role != "kv-store")
-      return bad("a [[node]] has role '" + role + "': use prefill, decode or kv-store");
+    if (auto known = actors::check_role(role); !known)
+      return bad("a [[node]]: " + known.error().detail);
     if (count_text.find_first_not_of("0123456789") != std::string::npos || count_text.size() > 2)
       return bad("a [[node]] has count " + count_text + ": use 0 to 99");
     node.try_emplace("cluster-host", std::vector<std::string>{host.empty() ? reach : host});

@@ -143,6 +143,20 @@ void read_prompts(field_reader& in, const request_limits& limits, std::vector<te
   }
 }
 
+// Text behind the cursor, for models that fill in the middle.
+void read_suffix(field_reader& in, completion_request& to) {
+  const auto* suffix = in.find("suffix");
+  if (!suffix) return;
+  if (!suffix->is_string())
+    return in.fail(bad_field("suffix", "suffix must be a string.", "invalid_type"));
+  to.suffix = suffix->get<std::string>();
+  if (to.suffix.empty()) return;
+  if (to.echo) return in.fail(bad_field("suffix", "suffix and echo exclude each other."));
+  for (const auto& p : to.prompts)
+    if (p.is_tokens)
+      return in.fail(bad_field("suffix", "suffix needs prompts that are text, not token ids."));
+}
+
 api_result<completion_request> parse_completion(const nlohmann::json& body,
                                                 const request_limits& limits) {
   field_reader in(body);
@@ -151,6 +165,7 @@ api_result<completion_request> parse_completion(const nlohmann::json& body,
   read_prompts(in, limits, out.prompts);
   in.boolean("echo", out.echo);
   in.boolean("add_special_tokens", out.add_special_tokens);
+  read_suffix(in, out);
   // OpenAI's completions take a number; true and false are chat's, but some clients send them here
   // too.
   if (const auto* logprobs = in.find("logprobs"); logprobs && logprobs->is_boolean()) {
@@ -172,6 +187,8 @@ api_result<completion_request> parse_completion(const nlohmann::json& body,
 
 api_result<chat_request> parse_chat(const nlohmann::json& body, const request_limits& limits) {
   field_reader in(body);
+  if (const auto* suffix = in.find("suffix"); suffix && *suffix != "")
+    in.fail(unsupported_field("suffix", "suffix is supported by /v1/completions only."));
   chat_request out;
   read_common(in, limits, out.common);
   read_chat_fields(in, limits, out);

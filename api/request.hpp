@@ -60,6 +60,7 @@ struct text_or_tokens {
 struct completion_request {
   common_request common;
   std::vector<text_or_tokens> prompts;
+  std::string suffix;  // what follows the answer; empty: nothing is known of it
   bool echo = false;
   bool add_special_tokens = true;
 };

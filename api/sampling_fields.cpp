@@ -57,7 +57,7 @@ void read_logit_bias(field_reader& in, const request_limits& limits,
 
 // Anything that would bend the answer and that we cannot do.
 void refuse_unsupported(field_reader& in) {
-  for (const char* name : {"bad_words", "suffix", "truncate_prompt_tokens", "logits_processors",
+  for (const char* name : {"bad_words", "truncate_prompt_tokens", "logits_processors",
                            "prompt_embeds", "allowed_token_ids"}) {
     const auto* value = in.find(name);
     if (value && !(value->is_string() && value->get_ref<const std::string&>().empty()) &&

@@ -84,6 +84,19 @@ api_result<std::vector<token_id>> tokenize_prompt(const served_model& m,
   return ids;
 }
 
+api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const std::string& prompt,
+                                                  const std::string& suffix,
+                                                  bool add_special_tokens) {
+  if (!m.infill)
+    return tl::make_unexpected(unsupported_field(
+        "suffix",
+        "This model's vocabulary has no tokens for filling in the middle (such as <fim_prefix>): "
+        "serve a model for code that has them, or leave suffix out."));
+  if (surely_too_long(m, prompt.size() + suffix.size()))
+    return tl::make_unexpected(too_long(m, "prompt", "The prompt and the suffix are longer."));
+  return model::infill_prompt(*m.tokenizer, *m.infill, prompt, suffix, add_special_tokens);
+}
+
 api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
                                                 const chat_request& request) {
   if (!m.chat_template)

@@ -11,6 +11,7 @@
 
 #include "api/request.hpp"
 #include "model/chat_template.hpp"
+#include "model/infill.hpp"
 #include "model/tokenizer.hpp"
 
 namespace troupe::api {
@@ -18,6 +19,7 @@ namespace troupe::api {
 struct served_model {
   std::vector<std::string> names;  // the first is the one shown in answers
   std::shared_ptr<const model::tokenizer> tokenizer;
+  std::optional<model::infill_tokens> infill;                 // none: suffix is refused
   std::shared_ptr<const model::chat_template> chat_template;  // null: only /v1/completions works
   std::uint32_t max_model_len = 0;                            // prompt and answer together
   std::string architecture;
@@ -34,6 +36,10 @@ void measure_tokens(served_model& m);
 // At least one token, or an error. `field` is the parameter that errors name.
 api_result<std::vector<token_id>> tokenize_prompt(const served_model& m,
                                                   const text_or_tokens& prompt,
+                                                  bool add_special_tokens);
+// What belongs between the prompt and the suffix, neither of which is empty.
+api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const std::string& prompt,
+                                                  const std::string& suffix,
                                                   bool add_special_tokens);
 api_result<std::vector<token_id>> tokenize_chat(const served_model& m, const chat_request& request);
 

@@ -96,6 +96,7 @@ serving_result<std::shared_ptr<const served_model>> make_served_model(const open
   auto m = std::make_shared<served_model>();
   m->names = opened.names;
   m->tokenizer = std::move(*tokenizer);
+  m->infill = model::find_infill_tokens(*m->tokenizer, *opened.loaded->meta);
   m->chat_template = chat_template_of(*opened.loaded);
   m->max_model_len = opened.max_model_len;
   m->architecture = opened.loaded->config.architecture;
@@ -113,6 +114,10 @@ serving_result<void> serving::start_cluster(const serve_config& config,
   options.num_prefill = config.prefill;
   options.num_decode = config.decode;
   options.num_kv_store = config.kv_store;
+  options.num_draft = config.draft;
+  if (config.draft > 0) options.draft_model = std::filesystem::absolute(config.draft_model);
+  options.draft_device = config.draft_device;
+  options.draft_threads = config.draft_threads;
   options.store = config.node.store;
   options.single_process = config.single_process;
   options.max_queued = config.max_queued;

@@ -6,6 +6,7 @@
 #include <map>
 #include <new>
 
+#include "api/draft_companion.hpp"
 #include "api/speculation_prompts.hpp"
 #include "engine/engine.hpp"
 #include "engine/philox.hpp"
@@ -32,7 +33,14 @@ struct arena_deleter {
 struct bench {
   std::function<time_point()> now;
   std::unique_ptr<std::byte, arena_deleter> memory;
-  std::unique_ptr<engine::engine> plain, speculative;
+  std::unique_ptr<engine::engine> plain;
+  std::unique_ptr<draft_companion> draft;
+  struct source {
+    std::string name;
+    std::unique_ptr<engine::engine> engine;
+    bool drafts = false;
+  };
+  std::vector<source> sources;
   std::uint64_t next_id = 0;
 };
 
@@ -50,8 +58,8 @@ struct outcome {
 
 result<bench> make_bench(gpu::model_runner& runner, const model::loaded_model& model,
                          const engine::speculation_options& speculation,
-                         std::uint32_t most_parallel, bool cpu_time) {
-  bench b{cpu_time ? cpu_clock : engine::clock::now, nullptr, nullptr, nullptr};
+                         std::uint32_t most_parallel, bool cpu_time, const draft_choice& draft) {
+  bench b{cpu_time ? cpu_clock : engine::clock::now, nullptr, nullptr, nullptr, {}};
   const auto& layout = runner.layout();
   engine::engine_options o;
   o.num_blocks = most_parallel * layout.blocks_for(max_model_len) + 16;
@@ -75,18 +83,34 @@ result<bench> make_bench(gpu::model_runner& runner, const model::loaded_model& m
   }
   TROUPE_CHECK(runner.attach_kv(arena, o.num_blocks));
   TROUPE_TRY(b.plain, engine::engine::make(runner, arena, o));
-  o.speculation = speculation;
-  TROUPE_TRY(b.speculative, engine::engine::make(runner, arena, o));
+  const auto add = [&](const char* name, bool text, bool drafts, bool tries) -> result<void> {
+    o.speculation = speculation;
+    o.speculation.from_text = text;
+    o.speculation.from_draft = drafts;
+    o.speculation.try_draft = tries;
+    TROUPE_TRY(auto e, engine::engine::make(runner, arena, o));
+    e->expect_drafts(drafts);
+    b.sources.push_back({name, std::move(e), drafts});
+    return {};
+  };
+  TROUPE_CHECK(add("text", true, false, true));
+  if (!draft.model) return b;
+  TROUPE_TRY(b.draft, draft_companion::make(draft.model, draft.runner, max_model_len, most_parallel,
+                                            draft.delay));
+  TROUPE_CHECK(add("draft", false, true, false));
+  TROUPE_CHECK(add("both", true, true, true));
   return b;
 }
 
 // The time counts from the last request's first token: reading prompts is not what is compared.
-result<outcome> run(bench& b, engine::engine& e, std::vector<engine::generation_request> requests) {
+result<outcome> run(bench& b, engine::engine& e, draft_companion* draft,
+                    std::vector<engine::generation_request> requests) {
   outcome out;
   std::map<request_id, std::size_t> index;
   for (auto& r : requests) {
     r.id = request_id{++b.next_id};
     index[r.id] = index.size();
+    if (draft != nullptr) draft->begin(r);
     TROUPE_CHECK(e.add(std::move(r), {}));
   }
   out.answers.resize(index.size());
@@ -95,6 +119,7 @@ result<outcome> run(bench& b, engine::engine& e, std::vector<engine::generation_
     const bool decoding = begun == index.size();
     const auto start = b.now();
     TROUPE_TRY(const engine::step_report report, e.step({}));
+    if (draft != nullptr) draft->exchange(e, report.happened);
     if (decoding) out.decode_seconds += std::chrono::duration<double>(b.now() - start).count();
     for (const auto& t : report.happened.tokens) {
       auto& answer = out.answers[index.at(t.id)];
@@ -145,13 +170,14 @@ double median(std::vector<double> v) {
 }
 
 // Answers of one workload, `parallel` at a time; the copies of a prompt differ by their seed.
-result<speculation_speed> compare(bench& b, const workload& w, std::uint32_t parallel,
-                                  std::uint32_t repetitions) {
+result<speculation_speed> compare(bench& b, bench::source& from, const workload& w,
+                                  std::uint32_t parallel, std::uint32_t repetitions) {
   speculation_speed out;
   out.workload = w.name;
+  out.source = from.name;
   out.parallel = parallel;
   std::vector<double> plain, speculative;
-  const auto before = b.speculative->stats();
+  const auto before = from.engine->stats();
   for (std::uint32_t r = 0; r < repetitions; ++r) {
     outcome sums[2];
     for (std::size_t first = 0; first < w.requests.size(); ++first) {
@@ -163,7 +189,9 @@ result<speculation_speed> compare(bench& b, const workload& w, std::uint32_t par
       std::vector<std::vector<token_id>> answers[2];
       for (const int kind : {0, 1}) {
         const int which = (kind + static_cast<int>(r + first)) % 2;  // neither always goes first
-        TROUPE_TRY(const outcome one, run(b, which ? *b.speculative : *b.plain, together));
+        TROUPE_TRY(const outcome one,
+                   run(b, which ? *from.engine : *b.plain,
+                       which && from.drafts ? b.draft.get() : nullptr, together));
         sums[which].decode_seconds += one.decode_seconds;
         sums[which].decoded += one.decoded;
         answers[which] = one.answers;
@@ -177,7 +205,7 @@ result<speculation_speed> compare(bench& b, const workload& w, std::uint32_t par
     plain.push_back(static_cast<double>(sums[0].decoded) / sums[0].decode_seconds);
     speculative.push_back(static_cast<double>(sums[1].decoded) / sums[1].decode_seconds);
   }
-  const auto after = b.speculative->stats();
+  const auto after = from.engine->stats();
   const auto generated = static_cast<double>(after.decode_tokens - before.decode_tokens);
   out.drafted =
       static_cast<double>(after.speculation.drafted - before.speculation.drafted) / generated;
@@ -193,21 +221,24 @@ result<speculation_speed> compare(bench& b, const workload& w, std::uint32_t par
 result<std::vector<speculation_speed>> bench_speculation(
     gpu::model_runner& runner, const model::loaded_model& model,
     const engine::speculation_options& speculation, std::uint32_t tokens,
-    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time) {
+    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time,
+    const draft_choice& draft) {
   const std::uint32_t most = std::max(1u, *std::max_element(parallel.begin(), parallel.end()));
   TROUPE_TRY(const auto workloads, make_workloads(model, std::min(tokens, max_model_len - 400)));
-  TROUPE_TRY(bench b, make_bench(runner, model, speculation, most, cpu_time));
+  TROUPE_TRY(bench b, make_bench(runner, model, speculation, most, cpu_time, draft));
   std::vector<speculation_speed> out;
-  for (const workload& w : workloads)  // warm up: costs are learned, pages are touched
-    for (auto* e : {b.plain.get(), b.speculative.get()}) {
-      auto short_one = w.requests.front();
-      short_one.sampling.max_tokens = 24;
-      TROUPE_CHECK(run(b, *e, {short_one}));
-    }
+  for (const workload& w : workloads) {  // warm up: costs are learned, pages are touched
+    auto short_one = w.requests.front();
+    short_one.sampling.max_tokens = 24;
+    TROUPE_CHECK(run(b, *b.plain, nullptr, {short_one}));
+    for (auto& s : b.sources)
+      TROUPE_CHECK(run(b, *s.engine, s.drafts ? b.draft.get() : nullptr, {short_one}));
+  }
   for (const std::uint32_t p : parallel)
-    for (const workload& w : workloads) {
-      TROUPE_TRY(out.emplace_back(), compare(b, w, p, repetitions));
-    }
+    for (const workload& w : workloads)
+      for (auto& from : b.sources) {
+        TROUPE_TRY(out.emplace_back(), compare(b, from, w, p, repetitions));
+      }
   return out;
 }
 

@@ -2,8 +2,10 @@
 // decoded plain and with drafts in turn, by the same runner, and their tokens compared. One thread.
 //
 // With a device of one thread, its CPU time counts instead of the wall clock: other programs on the machine disturb less.
+// What a draft model computes does not count then, as if it had a device of its own.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -18,16 +20,24 @@ namespace troupe::api {
 
 struct speculation_speed {
   std::string workload;
+  std::string source;                    // of guesses: text, draft (always on), both (as served)
   std::uint32_t parallel = 1;            // sequences decoded together
   double plain = 0, speculative = 0;     // tokens a second of decoding, medians
   double drafted = 0, accepted = 0;      // tokens a token generated
   std::uint32_t answers = 0, equal = 0;  // of one repetition, and how many are the plain ones
 };
 
+struct draft_choice {
+  std::shared_ptr<const model::loaded_model> model;  // null: no draft is compared
+  std::chrono::milliseconds delay{0};                // of a link to it, each way
+  gpu::runner_options runner;
+};
+
 // Answers of `tokens` tokens at most; each workload `repetitions` times plain and with drafts.
 result<std::vector<speculation_speed>> bench_speculation(
     gpu::model_runner& runner, const model::loaded_model& model,
     const engine::speculation_options& speculation, std::uint32_t tokens,
-    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time);
+    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time,
+    const draft_choice& draft = {});
 
 }  // namespace troupe::api

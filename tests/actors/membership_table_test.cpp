@@ -75,6 +75,31 @@ TEST_F(membership_table_test, refuses_another_kv_layout_and_names_both) {
   EXPECT_NE(reply.detail.find("KV L"), std::string::npos);
 }
 
+TEST_F(membership_table_test, a_draft_needs_the_vocabulary_and_not_the_model) {
+  auto o = options();
+  int asked = 0;
+  o.expected_vocabulary = [&asked] {
+    ++asked;
+    return std::string("V");
+  };
+  membership_table t(o);
+  auto draft = node("d", 2);
+  draft.kind = role::draft;
+  draft.model_digest = "S";
+  draft.kv_identity = "KS";
+  draft.identity_text = "model S, KV KS";
+  draft.vocabulary = "V";
+  EXPECT_EQ(t.join(draft, t0).code, ec::none);
+  EXPECT_EQ(t.join(node("a", 1), t0).code, ec::none) << "its KV is compared with nobody's";
+  draft.name = "e";
+  draft.vocabulary = "W";
+  const auto reply = t.join(draft, t0);
+  EXPECT_EQ(reply.code, ec::identity_mismatch);
+  for (const char* part : {"model M", "vocabulary V", "model S", "W"})
+    EXPECT_NE(reply.detail.find(part), std::string::npos) << reply.detail;
+  EXPECT_EQ(asked, 1);
+}
+
 TEST_F(membership_table_test, refuses_another_protocol) {
   auto other = node("b", 2);
   other.protocol = protocol_version + 1;

@@ -54,7 +54,7 @@ struct tiny_cluster : ::testing::Test {
       std::uint32_t n = 0;
       for (const auto& node : (*s)->service().status().nodes)
         n += node.state == "ready" && node.role != "gateway";
-      return n == o.num_prefill + o.num_decode + o.num_kv_store;
+      return n == o.num_prefill + o.num_decode + o.num_kv_store + o.num_draft;
     });
     EXPECT_TRUE(ready);
     return ready ? std::move(*s) : nullptr;

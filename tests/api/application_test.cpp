@@ -374,6 +374,24 @@ TEST(application, template_errors_and_missing_templates_are_400) {
   EXPECT_EQ(e.post("/v1/completions", {{"prompt", "x"}})->response.status, 200);
 }
 
+TEST(application, a_suffix_needs_a_vocabulary_for_it) {
+  door plain;
+  const auto refused = plain.post("/v1/completions", {{"prompt", "a"}, {"suffix", "z"}});
+  EXPECT_EQ(refused->response.status, 400);
+  EXPECT_EQ(json_of(*refused)["error"]["param"], "suffix");
+  EXPECT_NE(refused->response.body.find("<fim_prefix>"), std::string::npos);
+  EXPECT_EQ(plain.post("/v1/completions", {{"prompt", "a"}, {"suffix", ""}})->response.status, 200);
+
+  auto coder = std::make_shared<served_model>(*toy_model());
+  coder->infill = model::infill_tokens{1, 2, 3};
+  door d([](const auto&) { return script{}; }, {}, coder);
+  const auto x = d.post("/v1/completions",
+                        {{"prompt", "ab"}, {"suffix", "yz"}, {"add_special_tokens", false}});
+  EXPECT_EQ(x->response.status, 200) << x->response.body;
+  EXPECT_EQ(d.service.submitted().at(0).prompt,
+            (std::vector<token_id>{1, 'a', 'b', 2, 'y', 'z', 3}));
+}
+
 TEST(application, unknown_models_are_404) {
   door d;
   for (const char* path : {"/v1/chat/completions", "/v1/completions", "/tokenize"}) {

@@ -84,7 +84,6 @@ const std::vector<hostile> both{
      {"1", "{\"regex\":\"(\"}", "{\"regex\":\"a\",\"json_object\":true}",
       "{\"structural_tag\":\"x\"}"}},
     {"bad_words", {"[\"x\"]"}},
-    {"suffix", {"\"x\""}},
     {"use_beam_search", {"true", "1"}},
     {"prompt_logprobs", {"1", "true"}},
 };
@@ -131,6 +130,7 @@ TEST(request, hostile_values_of_chat) {
         {"1", "[]", "{\"messages\":[]}", "{\"tokenize\":true}", "{\"chat_template\":\"x\"}"}},
        {"add_generation_prompt", {"1"}},
        {"continue_final_message", {"1"}},
+       {"suffix", {"\"x\"", "1"}},
        {"echo", {"true"}}});
 }
 
@@ -142,7 +142,17 @@ TEST(request, hostile_values_of_completions) {
                     "[18446744073709551615]", "[[1],[1000]]", "true"}},
                   {"logprobs", {"-1", "21", "1e9", "\"2\""}},
                   {"echo", {"1", "\"true\""}},
+                  {"suffix", {"1", "[\"x\"]"}},
                   {"add_special_tokens", {"1"}}});
+  json between = completion_base;
+  between["suffix"] = "x";
+  between["echo"] = true;
+  EXPECT_EQ(parse_completion(between, limits).error().param, "suffix");
+  between.erase("echo");
+  between["prompt"] = std::vector<int>{1, 2};
+  EXPECT_EQ(parse_completion(between, limits).error().param, "suffix");
+  between["prompt"] = "before";
+  EXPECT_EQ(parse_completion(between, limits)->suffix, "x");
   json many = completion_base;
   many["prompt"] = std::vector<std::string>(129, "x");
   EXPECT_EQ(parse_completion(many, limits).error().param, "prompt");

@@ -14,7 +14,7 @@ for name in [name for name in os.environ if name.startswith("TROUPE_")]:
     if name not in ("TROUPE_BINARY", "TROUPE_TEST_MODEL", "TROUPE_PYTHON", "TROUPE_CHAOS_SEED"):
         del os.environ[name]
 
-from troupe_process import BINARY, MODEL, Server  # noqa: E402
+from troupe_process import BINARY, MODEL, Server, run  # noqa: E402
 
 
 def pytest_configure():
@@ -29,6 +29,15 @@ def server():
     """One prefill and one decode process."""
     with Server(prefill=1, decode=1) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def draft_model(tmp_path_factory):
+    """A draft of six of the model's own layers."""
+    path = tmp_path_factory.mktemp("draft") / "draft.gguf"
+    made = run("prune", MODEL, path, "--layers", "0-3,28,29")
+    assert made.returncode == 0, made.stderr
+    return path
 
 
 @pytest.fixture(scope="session")

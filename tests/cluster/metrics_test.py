@@ -5,8 +5,8 @@ import subprocess
 from troupe_process import ROOT, Server, metric
 
 
-def test_names_catalogue_and_every_query():
-    with Server("--kv-store", 1, prefill=1, decode=1) as server:
+def test_names_catalogue_and_every_query(draft_model):
+    with Server("--kv-store", 1, "--draft-model", draft_model, prefill=1, decode=1) as server:
         done = subprocess.run([ROOT / "tests/checks/metrics", server.url], capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stdout + done.stderr
 

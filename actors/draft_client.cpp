@@ -1,0 +1,195 @@
+#include "actors/draft_client.hpp"
+
+#include <algorithm>
+#include <set>
+
+#include "actors/connect.hpp"
+#include "base/log.hpp"
+
+namespace troupe::actors {
+namespace {
+
+constexpr std::size_t longest_guess = 64;  // tokens
+// A draft that does not answer (it is paused, its link is down) is not told more and more.
+constexpr std::uint32_t most_unheard = 256;
+constexpr auto retry_interval = std::chrono::milliseconds(500);
+
+}  // namespace
+
+// -- requests --------------------------------------------------------------------------------------------------------------
+
+void draft_client_state::begin(const draft_begin& m) {
+  end(m.id, m.try_number);  // an earlier try
+  sequence s;
+  s.try_number = m.try_number;
+  s.tokens = m.request->prompt;
+  s.tokens.insert(s.tokens.end(), m.request->output.begin(), m.request->output.end());
+  s.num_prompt = static_cast<std::uint32_t>(m.request->prompt.size());
+  s.sampling = m.request->sampling;
+  auto& added = sequences[m.id] = std::move(s);
+  // A draft that has proved its worth reads the prompt while the target does; others must not delay the first token.
+  if (node->loop->stats().speculation.draft_proven) tell(m.id, added);
+}
+
+void draft_client_state::on_events(const engine::events& e) {
+  const bool wanted = node->loop->stats().speculation.draft_wanted;
+  for (const auto& t : e.tokens) {
+    auto at = sequences.find(raw(t.id));
+    if (at == sequences.end() || at->second.try_number != t.try_number) continue;
+    sequence& s = at->second;
+    for (const auto& token : t.tokens)
+      if (s.num_prompt + token.index == s.tokens.size()) s.tokens.push_back(token.token);
+    if (wanted) tell(raw(t.id), s);
+  }
+  for (const auto& f : e.finished) {
+    auto at = sequences.find(raw(f.id));
+    if (at != sequences.end() && at->second.try_number == f.try_number)
+      end(raw(f.id), f.try_number);
+  }
+}
+
+void draft_client_state::end(std::uint64_t id, std::uint32_t) {
+  auto at = sequences.find(id);
+  if (at == sequences.end()) return;
+  if (auto p = peers.find(at->second.draft); p != peers.end() && p->second.actor)
+    self->send(p->second.actor, draft_drop{id, at->second.try_number});
+  sequences.erase(at);
+}
+
+// The sequence's draft; another one is told from the beginning.
+draft_client_state::peer* draft_client_state::draft_of(std::uint64_t id, sequence& s) {
+  if (auto p = peers.find(s.draft); p != peers.end() && p->second.actor) return &p->second;
+  std::vector<std::uint64_t> ready;
+  for (const auto& [start, p] : peers)
+    if (p.actor) ready.push_back(start);
+  if (ready.empty()) return nullptr;
+  s.draft = ready[id % ready.size()];
+  s.told = 0;
+  return &peers.at(s.draft);
+}
+
+void draft_client_state::tell(std::uint64_t id, sequence& s) {
+  peer* p = draft_of(id, s);
+  if (p == nullptr || s.told >= s.tokens.size()) return;
+  if (p->unheard >= most_unheard) {
+    if (self->clock().now() < p->retry_at) return;
+    p->retry_at = self->clock().now() + retry_interval;
+  }
+  ++p->unheard;
+  draft_follow m{
+      id, s.try_number, s.told, {s.tokens.begin() + s.told, s.tokens.end()}, s.num_prompt, {}};
+  if (s.told == 0) m.sampling = s.sampling;
+  s.told = static_cast<std::uint32_t>(s.tokens.size());
+  self->send(p->actor, std::move(m));
+}
+
+void draft_client_state::on_guesses(const draft_guesses& m) {
+  auto from = peer_of.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+  if (from == peer_of.end()) return;
+  peers.at(from->second).unheard = 0;
+  for (const draft_guess& g : m.all) {
+    auto at = sequences.find(g.id);
+    if (at == sequences.end() || at->second.try_number != g.try_number ||
+        at->second.draft != from->second)
+      continue;
+    const sequence& s = at->second;
+    const bool malformed = g.tokens.empty() || g.tokens.size() > longest_guess ||
+                           g.sureness.size() != g.tokens.size() || g.first > s.tokens.size();
+    const bool late = !malformed && g.first + g.tokens.size() <= s.tokens.size();
+    node->metrics->on_guess(malformed ? "malformed" : late ? "late" : "in_time");
+    if (malformed || late) continue;
+    auto offered = node->loop->post([g](engine::engine& e, engine::time_point) {
+      e.offer_draft(request_id{g.id}, g.try_number, g.first, g.tokens, g.sureness);
+    });
+    if (!offered) return;  // the engine cannot keep up
+  }
+}
+
+// Told with the next token, so that a draft that knows nothing cannot make us talk faster than we decode.
+void draft_client_state::on_behind(const draft_behind& m) {
+  auto from = peer_of.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+  if (from == peer_of.end()) return;
+  peers.at(from->second).unheard = 0;
+  auto at = sequences.find(m.id);
+  if (at == sequences.end() || at->second.try_number != m.try_number ||
+      at->second.draft != from->second)
+    return;
+  at->second.told = std::min(at->second.told, m.known);
+}
+
+// -- drafts ----------------------------------------------------------------------------------------------------------------
+
+void draft_client_state::on_membership(const membership& m) {
+  std::set<std::uint64_t> alive;
+  for (const auto& n : m.members) {
+    if (n.info.kind != role::draft || n.state == node_state::lost ||
+        n.state == node_state::draining)
+      continue;
+    alive.insert(n.info.start);
+    if (n.state == node_state::ready) connect(n.info);
+    if (auto it = peers.find(n.info.start); it != peers.end()) it->second.seen = true;
+  }
+  std::vector<std::uint64_t> gone;
+  for (auto& [start, p] : peers)
+    if (p.seen && !alive.contains(start)) gone.push_back(start);
+  for (auto start : gone) drop(start, "it left the cluster");
+}
+
+void draft_client_state::connect(const node_info& info) {
+  if (peers.contains(info.start) || info.vocabulary != node->info.vocabulary) return;
+  peers[info.start].info = info;
+  auto connected = [this, start = info.start](const draft_actor& actor) {
+    auto it = peers.find(start);
+    if (it == peers.end()) return;  // lost while connecting
+    it->second.actor = actor;
+    peer_of[actor.address()] = start;
+    self->monitor(actor);
+    update_expected();
+  };
+  if (auto neighbour = node->neighbours->find(info.start))
+    return connected(caf::actor_cast<draft_actor>(neighbour));
+  connect_to<draft_actor>(self, node->connector, info.host, info.port,
+                          node->options.connect_timeout, connected,
+                          [this, start = info.start](const error& e) { drop(start, e.detail); });
+}
+
+void draft_client_state::drop(std::uint64_t start, const std::string& why) {
+  auto it = peers.find(start);
+  if (it == peers.end()) return;
+  spdlog::warn("draft {} is lost: {}", it->second.info.name, why);
+  if (it->second.actor) peer_of.erase(it->second.actor.address());
+  peers.erase(it);
+  update_expected();
+}
+
+void draft_client_state::update_expected() {
+  const bool any =
+      std::any_of(peers.begin(), peers.end(), [](const auto& p) { return bool(p.second.actor); });
+  if (any == expected) return;
+  expected = any;
+  node->loop->post_completion(
+      [any](engine::engine& e, engine::time_point) { e.expect_drafts(any); });
+}
+
+draft_client_actor::behavior_type draft_client_state::make_behavior() {
+  self->set_down_handler([this](caf::down_msg& down) {
+    auto it = peer_of.find(down.source);
+    if (it != peer_of.end()) drop(it->second, "its connection ended");
+  });
+  return {
+      [this](const membership& m) { on_membership(m); },
+      [this](const draft_guesses& m) { on_guesses(m); },
+      [this](const draft_behind& m) { on_behind(m); },
+      [this](const draft_begin& m) { begin(m); },
+      [this](const engine_happened& h) { on_events(*h.events); },
+  };
+}
+
+draft_client_actor::behavior_type draft_client(
+    draft_client_actor::stateful_pointer<draft_client_state> self,
+    std::shared_ptr<node_services> node) {
+  self->state.node = std::move(node);
+  return self->state.make_behavior();
+}
+
+}  // namespace troupe::actors
