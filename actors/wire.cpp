@@ -191,8 +191,8 @@ std::string_view to_string(node_state s) {
 result<role> parse_role(std::string_view text) {
   for (role r : {role::prefill, role::decode, role::kv_store, role::draft})
     if (text == to_string(r)) return r;
-  return fail(ec::invalid_argument,
-              "role '" + std::string(text) + "' is unknown: use prefill, decode, kv-store or draft");
+  return fail(ec::invalid_argument, "role '" + std::string(text) +
+                                        "' is unknown: use prefill, decode, kv-store or draft");
 }
 
 }  // namespace troupe::actors

@@ -2,8 +2,8 @@
 #include <nlohmann/json.hpp>
 
 #include "api/commands.hpp"
-#include "api/profile_bench.hpp"
 #include "api/engine_bench.hpp"
+#include "api/profile_bench.hpp"
 #include "api/serving.hpp"
 #include "api/speculation_bench.hpp"
 #include "model/inspect.hpp"
