@@ -9,7 +9,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 bool argmax_suffices(const row_sampling& r) {
-  return r.way == sampling_way::greedy && !r.logprobs && r.edits.empty();
+  return r.way == sampling_way::greedy && !r.logprobs && r.edits.empty() && r.allowed.empty();
 }
 
 sampling_task make_task(const row_sampling& r) {
@@ -59,7 +59,7 @@ result<void> sample_batch::upload(std::span<const row_sampling> rows, cudaStream
   for (std::uint32_t i = 0; i < num_rows_; ++i) {
     const row_sampling& r = rows[i];
     if (argmax_suffices(r)) continue;
-    TROUPE_ASSERT(r.num_top <= max_top && r.given < vocab_);
+    TROUPE_ASSERT(r.num_top <= max_top && r.given < vocab_ && r.allowed.empty());
     sampling_task t = make_task(r);
     t.sample = num_tasks_;
     t.row = i;
