@@ -7,6 +7,10 @@ namespace troupe::gpu {
 result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::loaded_model> model,
                                                   const runner_options& options) {
   TROUPE_ASSERT(model != nullptr);
+  if (!options.quantization.empty() && options.quantization != "fp8") {
+    return fail(ec::invalid_argument,
+                "quantization '" + options.quantization + "' is unknown: use fp8");
+  }
   const bool wants_cuda = options.device == "cuda" || options.device.starts_with("cuda:");
   if (!wants_cuda && options.device != "auto" && options.device != "cpu") {
     return fail(ec::invalid_argument,
@@ -27,6 +31,12 @@ result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::l
         "or use --device cpu");
   }
 #endif
+  if (!options.quantization.empty()) {
+    return fail(ec::unsupported,
+                "--quantization " + options.quantization +
+                    " is for GPUs: use --device cuda on a machine with an NVIDIA GPU, or a "
+                    "quantized GGUF file on the host");
+  }
   if (!model->synthetic.empty())
     return fail(ec::unsupported, "the synthetic model " + model->synthetic +
                                      " has weights on GPUs only: use --device cuda on a machine "

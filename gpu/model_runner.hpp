@@ -36,7 +36,9 @@ struct runner_options {
   unsigned num_threads = 0;     // host device: 0 takes every core that this process may use
   std::string isa =
       "auto";  // host device: "auto", "avx512vnni", "avxvnni", "avx2", "portable" (for tests)
-  bool exact = false;              // CUDA: fixed reduction orders
+  bool exact = false;  // CUDA: fixed reduction orders
+  std::string
+      quantization;  // CUDA: "fp8" makes E4M3 of weights that are not quantized; "": as in the file
   double gpu_memory_fraction = 0;  // CUDA: of the GPU's memory, for weights and KV; 0: the default
   std::uint32_t max_batch_tokens = 2048;  // rows of one batch at most
   std::uint32_t max_batch_sequences = 256;

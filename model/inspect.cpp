@@ -49,7 +49,10 @@ result<model_description> inspect(const std::filesystem::path& path) {
     out.format = "synthetic";
     out.architecture = made->config.architecture;
     out.name = made->synthetic;
-    out.types.push_back({synthetic_is_packed(made->synthetic) ? "Q4" : "BF16", 0, 0});
+    out.types.push_back({synthetic_is_packed(made->synthetic) ? "Q4"
+                         : synthetic_is_fp8(made->synthetic)  ? "FP8"
+                                                              : "BF16",
+                         0, 0});
     out.config = made->config;
     out.vocabulary = made->config.vocab_size;
     return out;

@@ -56,6 +56,7 @@ std::filesystem::path synthetic_path(std::string_view name) {
 result<model_config> synthetic_config(std::string_view name) {
   std::string_view shape = name;
   if (synthetic_is_packed(name)) shape.remove_suffix(3);
+  if (synthetic_is_fp8(name)) shape.remove_suffix(4);
   if (shape == "llama-3-8b") return llama(name, 32, 4096, 14336, 32);
   if (shape == "llama-3-70b-slice") return llama(name, 8, 8192, 28672, 64);
   if (shape == "tiny") {
@@ -68,7 +69,7 @@ result<model_config> synthetic_config(std::string_view name) {
   }
   return fail(ec::not_found,
               "there is no synthetic model '" + std::string(name) +
-                  "'; use llama-3-8b, llama-3-70b-slice or tiny, or one of them with :q4");
+                  "'; use llama-3-8b, llama-3-70b-slice or tiny, or one of them with :q4 or :fp8");
 }
 
 result<std::shared_ptr<const loaded_model>> open_synthetic(std::string_view name) {

@@ -240,7 +240,7 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
     for (std::uint32_t i = 0; i < item.parts; ++i)
       highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
     float sum = 0.0f, value[kValues] = {};
-#pragma unroll 2
+#pragma unroll 4
     for (std::uint32_t i = 0; i < item.parts; ++i) {
       const float2 part = __ldcg(p.a.partial_softmax + place(i));
       const float weight = exp2_fast(part.x - highest);

@@ -1,6 +1,7 @@
 #include "gpu/cuda/forward.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "gpu/cuda/tensor_map.hpp"
@@ -66,6 +67,16 @@ result<void> forward_pass::allocate_activations() {
   TROUPE_CHECK(matrix(out_values_, out_, rows, hidden));
   TROUPE_CHECK(matrix(gated_values_, gated_, rows, config_.intermediate_size));
   TROUPE_CHECK(take(residual_, rows * hidden, "activations"));
+  const bool fp8 =
+      std::any_of(weights_.layers.begin(), weights_.layers.end(), [](const device_layer& l) {
+        return is_fp8(l.qkv) || is_fp8(l.o) || is_fp8(l.gate_up) || is_fp8(l.down);
+      });
+  if (fp8 && !limits_.exact) {
+    const std::size_t widest = std::max({hidden, q, std::size_t{config_.intermediate_size}});
+    const std::size_t height = std::max(normed_.capacity, rows);
+    TROUPE_CHECK(take(quantized_values_, height * widest, "activations"));
+    TROUPE_CHECK(take(quantized_scales_, height, "activations"));
+  }
   TROUPE_CHECK(take(queries_, rows * q, "activations"));
   TROUPE_CHECK(take(argmax_, std::max(rows, limits_.logits), "results"));
   TROUPE_CHECK(
@@ -181,7 +192,9 @@ std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   const packed_tuning& packed = tuning_of_packed();
   const std::uint32_t blocks = (w.is_packed() ? packed.blocks : 2) * limits_.multiprocessors,
                       most = w.is_packed() ? packed.most_splits : 4;
-  return std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
+  const std::uint32_t wanted =
+      std::clamp(blocks / tiles, 1u, std::min(most, std::max(steps / 4, 1u)));
+  return w.is_packed() ? std::bit_floor(wanted) : wanted;
 }
 
 // Packed weights are unpacked once for many rows; true: they are in w.data now.
@@ -192,10 +205,27 @@ result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows
   return true;
 }
 
+result<bool> forward_pass::linear_fp8(const activation_matrix& x, const weight_matrix& w,
+                                      const activation_matrix& y, bool gated, std::uint32_t rows,
+                                      cudaStream_t stream) const {
+  if (limits_.exact || rows <= fp8_rows || !is_fp8(w)) return false;
+  TROUPE_TRY(const quantized_rows quantized,
+             make_quantized_rows(quantized_values_.data(), quantized_scales_.data(), x.capacity,
+                                 x.columns));
+  TROUPE_CHECK(quantize_rows(x, rows, quantized, stream));
+  TROUPE_CHECK(multiply_fp8(quantized, rows, w, y, gated, stream));
+  return true;
+}
+
 result<layer_output> forward_pass::linear(const activation_matrix& x, const weight_matrix& w,
                                           const activation_matrix& y, std::uint32_t rows,
                                           cudaStream_t stream) const {
   layer_output out;
+  TROUPE_TRY(const bool done, linear_fp8(x, w, y, false, rows, stream));
+  if (done) {
+    out.values = y.data;
+    return out;
+  }
   TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
   if (!narrow(rows)) {
     TROUPE_CHECK(multiply_wide(x, rows, w, y, false, true, stream));
@@ -239,12 +269,12 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
 result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32_t index,
                                          const layer_output& before, cudaStream_t stream) const {
   const device_layer& w = weights_.layers[index];
-  const step_pointers step = on_device(shape.rows);
   norm_arguments norm{residual_.data(),    before,  shape.rows, w.attn_norm,
                       normed_.data,        nullptr, shape.rows, config_.hidden_size,
                       config_.rms_norm_eps};
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
 
+  const step_pointers step = on_device(shape.rows);
   rotary_arguments rotary{};
   TROUPE_TRY(rotary.qkv, linear(normed_, w.qkv, qkv_, shape.rows, stream));
   rotary.bias = w.qkv_bias;
@@ -271,6 +301,8 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
+  TROUPE_TRY(const bool done, linear_fp8(normed_, w.gate_up, gated_, true, shape.rows, stream));
+  if (done) return linear(gated_, w.down, out_, shape.rows, stream);
   TROUPE_TRY(const bool unpacked, unpack_for(w.gate_up, shape.rows, stream));
   if (narrow(shape.rows)) {
     TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data},

@@ -56,6 +56,8 @@ class forward_pass {
   const plan_options& planning() const { return planning_; }
   // Batches of at most this many rows have their metadata in fixed places, as a graph needs.
   static constexpr std::uint32_t small_rows = 256;
+  // Beyond this many, rows go over FP8 weights in FP8 themselves.
+  static constexpr std::uint32_t fp8_rows = 64;
 
  private:
   forward_pass() = default;
@@ -73,6 +75,10 @@ class forward_pass {
   // Blocks of 64 features spread better; of 128 they read many rows' activations less often.
   static std::uint32_t tile_groups(std::uint32_t rows) { return rows <= 128 ? 1 : 2; }
   bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
+  // y = x w^T in E4M3, if that is how many rows go over these weights; false: it is not.
+  result<bool> linear_fp8(const activation_matrix& x, const weight_matrix& w,
+                          const activation_matrix& y, bool gated, std::uint32_t rows,
+                          cudaStream_t stream) const;
   result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.
   result<layer_output> linear(const activation_matrix& x, const weight_matrix& w,
@@ -95,6 +101,8 @@ class forward_pass {
   device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_,
       gated_values_;
   device_buffer<__half> queries_;
+  device_buffer<std::uint8_t> quantized_values_;  // [rows][the widest of activations]
+  device_buffer<float> quantized_scales_;
   device_buffer<unsigned long long> argmax_;
   device_buffer<std::uint32_t> counters_;
   activation_matrix normed_, qkv_, attended_, out_, gated_;

@@ -12,7 +12,9 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 
 #include "base/result.hpp"
@@ -36,7 +38,13 @@ result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_
 struct activation_matrix {
   __nv_bfloat16* data = nullptr;
   std::uint32_t capacity = 0, columns = 0;
-  std::array<CUtensorMap, 4> maps{};  // boxes of 8, 16, 32 and 64 rows
+  std::array<CUtensorMap, 7> maps{};  // boxes of 1, 2, 4 ... 64 rows
+  // For kernels of tiles of `width` rows: of a tile of 8, only as many are fetched as there may be. Each row's sums are its
+  // own, so what the others hold does not matter; and many blocks that ask for the same few lines wait for each other.
+  static constexpr std::uint32_t box_rows(std::uint32_t rows, std::uint32_t width) {
+    return width > 8 ? std::min(width, 64u) : std::bit_ceil(std::min(rows, 8u));
+  }
+  const CUtensorMap& box(std::uint32_t height) const { return maps[std::bit_width(height) - 1]; }
 };
 result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity,
                                                  std::uint32_t columns);
@@ -61,6 +69,23 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
                            const activation_matrix& y, bool gated, bool early, cudaStream_t stream);
 
+// Activations in E4M3 with a scale a row, for multiply_fp8. Of 16 columns the order is that of f8 tiles.
+struct quantized_rows {
+  std::uint8_t* data = nullptr;  // [capacity][columns]
+  float* scales = nullptr;       // [capacity]
+  std::uint32_t columns = 0;
+  CUtensorMap map{};  // boxes of 64 rows by 128 columns
+};
+result<quantized_rows> make_quantized_rows(std::uint8_t* data, float* scales,
+                                           std::uint32_t capacity, std::uint32_t columns);
+result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const quantized_rows& to,
+                           cudaStream_t stream);
+// Whether multiply_fp8 takes these weights: f8 as a whole.
+bool is_fp8(const weight_matrix& w);
+// multiply_wide of them. The rounding of activations to E4M3 makes its error some 2 % of the result.
+result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
+                          const activation_matrix& y, bool gated, cudaStream_t stream);
+
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.
 enum class packed_ring : std::uint8_t {
@@ -70,7 +95,7 @@ enum class packed_ring : std::uint8_t {
 };  // of tiles on their way: gemm_packed.cu
 struct packed_tuning {
   packed_ring ring = packed_ring::any;
-  std::uint32_t blocks = 4, most_splits = 6;  // blocks a multiprocessor that splits aim at
+  std::uint32_t blocks = 4, most_splits = 8;  // blocks a multiprocessor that splits aim at
 };
 packed_tuning& tuning_of_packed();
 

@@ -2,9 +2,9 @@
 
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_narrow.cuh"
+#include "gpu/cuda/gemm_units.cuh"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/tensor_map.hpp"
-#include "gpu/cuda/wgmma.cuh"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
     if (threadIdx.x % 32 != 0) return;
     const std::uint64_t policy = evict_first_policy();
     const auto load_weights = [&](std::uint32_t step, std::uint32_t stage) {
-      barrier_expect(full + stage, kStageBytes);
+      barrier_expect(full + stage, kWeightBytes + (kWidth > 8 ? kWidth : p.box_rows) * 128);
       for (int g = 0; g < kGroups; ++g) {
         copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, full + stage,
                      static_cast<int>((first_step + step) * depth_step),
@@ -87,36 +87,20 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
   const int group = warp / 4;
   float sum[kWidth / 2];
   ring_position<kStages> at;
-  std::uint32_t previous = 0;
-  for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
-    barrier_wait(full + at.stage, at.phase);
-    const std::uint64_t a = k_major_tile(tiles + at.stage * kStageBytes + group * group_bytes);
-    const std::uint64_t b = k_major_tile(tiles + at.stage * kStageBytes + kWeightBytes);
-    hold(sum);
-    wgmma_fence();
-#pragma unroll
-    for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > 0 || k > 0);
-    wgmma_commit();
-    wgmma_wait<1>();
-    if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
-    previous = at.stage;
-  }
-  wgmma_wait<0>();
-  hold(sum);
-
+  consume_bf16<kWidth>(sum, at, {tiles, kStageBytes, kWeightBytes, full, empty}, group, steps);
   store_tile<kWidth>(p, tile.split, feature0 + group * 64, row0, sum);
 }
 
 template <int kGroups, int kWidth>
 result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
-  constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
+  p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 32),
                            shared_bytes_for(kGroups, kWidth)};
   return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map,
-                x.maps[kMap], p);
+                x.box(p.box_rows), p);
 }
 
 template <int kGroups>
@@ -167,6 +151,7 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
   TROUPE_ASSERT(p.splits >= 1 && p.splits <= p.depth_steps);
   p.partial = y.partial;
   p.gated = y.gated;
+  p.scales = w.packed.row_scales;
   if (w.is_packed() && !options.unpacked)
     return multiply_packed(x, w.packed, p, options.early, stream);
   return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)
@@ -179,12 +164,18 @@ result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_
   return weight_matrix{data, rows, columns, map, {}};
 }
 
+result<quantized_rows> make_quantized_rows(std::uint8_t* data, float* scales,
+                                           std::uint32_t capacity, std::uint32_t columns) {
+  TROUPE_TRY(const CUtensorMap map, make_byte_map(data, capacity, columns, 64));
+  return quantized_rows{data, scales, columns, map};
+}
+
 result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity,
                                                  std::uint32_t columns) {
   TROUPE_ASSERT(capacity % 128 == 0);
   activation_matrix made{data, capacity, columns, {}};
-  for (std::uint32_t i = 0; i < 4; ++i) {
-    TROUPE_TRY(made.maps[i], make_matrix_map(data, half_type::bf16, capacity, columns, 8u << i));
+  for (std::uint32_t i = 0; i < made.maps.size(); ++i) {
+    TROUPE_TRY(made.maps[i], make_matrix_map(data, half_type::bf16, capacity, columns, 1u << i));
   }
   return made;
 }

@@ -15,6 +15,8 @@ struct narrow_parameters {
   std::uint32_t features, depth_steps, rows, splits, row_tiles;
   float* partial;
   __nv_bfloat16* gated;
+  std::uint32_t box_rows;  // of the activations that one copy brings
+  const float* scales;     // [features] that the sums are multiplied with, or nullptr
 };
 
 __device__ inline float silu(float x) {
@@ -41,6 +43,10 @@ __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t spli
                                   std::uint32_t feature0, std::uint32_t row0,
                                   const float (&sum)[kWidth / 2]) {
   const std::uint32_t lane = threadIdx.x % 32, slab = feature0 + threadIdx.x / 32 % 4 * 16;
+  const auto scale_of = [&](std::uint32_t feature) {
+    return p.scales != nullptr && feature < p.features ? p.scales[feature] : 1.0f;
+  };
+  const float upper = scale_of(slab + lane / 4), lower = scale_of(slab + lane / 4 + 8);
   if (p.gated != nullptr) {
     const std::uint32_t out_features = p.features / 2, out = slab / 2 + lane / 4;
 #pragma unroll
@@ -50,7 +56,7 @@ __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t spli
         const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c;
         if (row < p.rows && out < out_features) {
           p.gated[std::size_t{row} * out_features + out] =
-              __float2bfloat16(silu(sum[4 * j + c]) * sum[4 * j + 2 + c]);
+              __float2bfloat16(silu(sum[4 * j + c] * upper) * (sum[4 * j + 2 + c] * lower));
         }
       }
     }
@@ -63,7 +69,8 @@ __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t spli
     for (int c = 0; c < 4; ++c) {
       const std::uint32_t row = row0 + 8 * j + lane % 4 * 2 + c % 2,
                           f = slab + lane / 4 + c / 2 * 8;
-      if (row < p.rows && f < p.features) y[std::size_t{row} * p.features + f] = sum[4 * j + c];
+      if (row < p.rows && f < p.features)
+        y[std::size_t{row} * p.features + f] = sum[4 * j + c] * (c < 2 ? upper : lower);
     }
   }
 }

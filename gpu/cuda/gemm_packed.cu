@@ -4,9 +4,8 @@
 
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_narrow.cuh"
+#include "gpu/cuda/gemm_units.cuh"
 #include "gpu/cuda/launch.hpp"
-#include "gpu/cuda/packed.cuh"
-#include "gpu/cuda/wgmma.cuh"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -26,27 +25,6 @@ __host__ __device__ constexpr std::size_t shared_bytes_for(packed_ring ring, int
          256;
 }
 
-__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
-                                 std::uint64_t* bar, std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
-      : "memory");
-}
-
-// One tile: 64 columns in four steps.
-template <int kCount>
-__device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
-                                  std::uint64_t input, bool accumulate) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2],
-                                values[4 * k + 3]};
-    multiply_bf16_registers(sum, a, input + 2 * k, accumulate || k > 0);
-  }
-}
-
 template <packed_ring kRing, int kWidth>
 __global__ void __launch_bounds__(160)
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
@@ -64,7 +42,7 @@ __global__ void __launch_bounds__(160)
   const std::uint32_t pairs = (steps + 1) / 2, row0 = tile.row_tile * kWidth;
   packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
   if constexpr (kRing != packed_ring::any) source.format = packed_format::q4;
-  const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
+  const std::uint32_t tile_bytes = packed_tile_bytes(source.format);
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
@@ -82,7 +60,7 @@ __global__ void __launch_bounds__(160)
     const std::byte* from = weights.data + source.offset + std::size_t{first_step} * tile_bytes;
     const auto load_weights = [&](std::uint32_t pair, std::uint32_t stage) {
       const std::uint32_t tiles = min(2u, steps - 2 * pair);
-      barrier_expect(full + stage, tiles * (tile_bytes + kInputBytes));
+      barrier_expect(full + stage, tiles * (tile_bytes + (kWidth > 8 ? kWidth : p.box_rows) * 128));
       copy_bulk(stages + stage * kStageBytes, from + std::size_t{2 * pair} * tile_bytes,
                 tiles * tile_bytes, full + stage, policy);
     };
@@ -109,48 +87,21 @@ __global__ void __launch_bounds__(160)
   }
 
   float sum[kWidth / 2];
-  std::uint32_t first[16], second[16];
   ring_position<kStages> at;
-  std::uint32_t previous = 0;
-  for (std::uint32_t s = 0; s < pairs; ++s, at.advance()) {
-    const std::uint32_t tiles = min(2u, steps - 2 * s);
-    std::uint8_t* stage = stages + at.stage * kStageBytes;
-    barrier_wait(full + at.stage, at.phase);
-    const std::uint64_t input = k_major_tile(stage + slot_bytes);
-    unpack_fragment(stage, source.format, threadIdx.x, first);
-    wgmma_fence();
-    start_tile(sum, first, input, s > 0);
-    wgmma_commit();
-    wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
-    __syncwarp();
-    if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(empty + previous);
-    previous = at.stage;
-    // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
-    if (tiles == 2) {
-      unpack_fragment(stage + tile_bytes, source.format, threadIdx.x, second);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) second[i] = 0;
-    }
-    wgmma_fence();
-    start_tile(sum, second, tiles == 2 ? input + kInputBytes / 16 : input, true);
-    wgmma_commit();
-    wgmma_wait<1>();  // `first` is free
-  }
-  wgmma_wait<0>();
-  hold(sum);
+  consume_packed<kWidth, kRing == packed_ring::any ? packed_format::none : packed_format::q4>(
+      sum, at, {stages, kStageBytes, slot_bytes, full, empty}, source.format, steps);
   store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum);
 }
 
 template <packed_ring kRing, int kWidth>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
-  constexpr int kMap = kWidth == 8 ? 0 : kWidth == 16 ? 1 : kWidth == 32 ? 2 : 3;
+  p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
                            shared_bytes_for(kRing, kWidth)};
   return launch("multiply_narrow (packed)", packed_kernel<kRing, kWidth>, shape, stream, early, w,
-                x.maps[kMap], p);
+                x.box(p.box_rows), p);
 }
 
 template <packed_ring kRing, int... kWidths>
@@ -176,7 +127,7 @@ result<void> run_few(const activation_matrix& x, const packed_matrix& w, const n
 
 bool is_q4(const packed_matrix& w) {
   return std::none_of(std::begin(w.format), std::end(w.format),
-                      [](packed_format f) { return f == packed_format::q8; });
+                      [](packed_format f) { return f > packed_format::q4; });
 }
 
 }  // namespace

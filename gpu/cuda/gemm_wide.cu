@@ -1,110 +1,25 @@
 #include <algorithm>
 
 #include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/gemm_wide.cuh"
 #include "gpu/cuda/launch.hpp"
-#include "gpu/cuda/wgmma.cuh"
 
 namespace troupe::gpu::cuda {
 
 result<void> prepare_narrow();
+result<void> prepare_fp8();
 
 namespace {
 
-// A block computes tiles of 128 rows by 256 or 128 features: two warpgroups of 64 rows each, and a warp that feeds them.
-constexpr int groups = 2;
-constexpr std::uint32_t depth_step = 64, panel_bytes = 64 * 128, row_bytes = groups * panel_bytes;
-constexpr std::uint32_t staging_bytes = groups * 2 * panel_bytes;
+using namespace wide;
+
+constexpr std::uint32_t depth_step = 64;
 template <int kWidth>
 struct wide_tile {
   static constexpr int stages = kWidth == 256 ? 4 : 6;
   static constexpr std::uint32_t stage_bytes = row_bytes + kWidth * 128;
   static constexpr std::size_t shared_bytes = stages * stage_bytes + staging_bytes + 256;
 };
-constexpr std::uint32_t raster_height =
-    16;  // row tiles that run side by side, so that L2 serves both operands
-
-struct wide_parameters {
-  std::uint32_t row_tiles, feature_tiles, depth_steps;
-};
-struct tile_position {
-  std::uint32_t row_tile, feature_tile;
-};
-__device__ inline tile_position locate(std::uint32_t index, const wide_parameters& p) {
-  const std::uint32_t run = raster_height * p.feature_tiles;
-  const std::uint32_t first = index / run * raster_height;
-  const std::uint32_t height = min(raster_height, p.row_tiles - first);
-  const std::uint32_t rest = index % run;
-  return {first + rest % height, rest / height};
-}
-
-__device__ inline std::uint32_t pack(float low, float high) {
-  const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&both);
-}
-__device__ inline float silu(float x) {
-  return __fdividef(x, 1.0f + __expf(-x));
-}
-
-// Column group `kColumn` (8 values) of this thread's two rows, packed.
-template <bool kGated, int kColumn, int kCount>
-__device__ inline void column_group(const float (&sum)[kCount], std::uint32_t& upper,
-                                    std::uint32_t& lower) {
-  if constexpr (kGated) {
-    constexpr int g = 8 * kColumn, u = g + 4;
-    upper = pack(silu(sum[g]) * sum[u], silu(sum[g + 1]) * sum[u + 1]);
-    lower = pack(silu(sum[g + 2]) * sum[u + 2], silu(sum[g + 3]) * sum[u + 3]);
-  } else {
-    constexpr int c = 4 * kColumn;
-    upper = pack(sum[c], sum[c + 1]);
-    lower = pack(sum[c + 2], sum[c + 3]);
-  }
-}
-
-__device__ inline void store_matrices(std::uint32_t address, const std::uint32_t (&m)[4]) {
-  asm volatile(
-      "stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-      "r"(m[0]), "r"(m[1]), "r"(m[2]), "r"(m[3])
-      : "memory");
-}
-
-// Panels of 64 columns, from column group kFirst on, into staging under the swizzle of the output's map.
-template <bool kGated, int kFirst, int kPanels, int kCount, int kPair = 0>
-__device__ inline void stage_panels(const float (&sum)[kCount], std::uint8_t* staging, int warp,
-                                    int lane) {
-  if constexpr (kPair < 4 * kPanels) {
-    std::uint32_t m[4];
-    column_group<kGated, kFirst + 2 * kPair>(sum, m[0], m[1]);
-    column_group<kGated, kFirst + 2 * kPair + 1>(sum, m[2], m[3]);
-    const int row = warp * 16 + lane / 8 % 2 * 8 + lane % 8;
-    const int column = 2 * kPair + lane / 16;
-    const std::uint32_t offset =
-        column / 8 * panel_bytes + row * 128 + ((column % 8) ^ (row % 8)) * 16;
-    store_matrices(shared_address(staging) + offset, m);
-    stage_panels<kGated, kFirst, kPanels, kCount, kPair + 1>(sum, staging, warp, lane);
-  }
-}
-
-// Stores a warpgroup's rows, at most two panels at a time.
-template <bool kGated, int kPanel = 0, int kCount>
-__device__ inline void store_panels(const float (&sum)[kCount], const CUtensorMap* map,
-                                    std::uint8_t* staging, int group, int x, int y) {
-  constexpr int kAll = kCount * 2 / (kGated ? 2 : 1) / 64,
-                kPanels = kAll - kPanel < 2 ? kAll - kPanel : 2;
-  const bool leader = threadIdx.x % 128 == 0;
-  if (leader) store_wait_read();
-  sync_threads(1 + group, 128);
-  stage_panels<kGated, kPanel * 8, kPanels>(sum, staging, static_cast<int>(threadIdx.x) / 32 % 4,
-                                            static_cast<int>(threadIdx.x) % 32);
-  fence_async_proxy();
-  sync_threads(1 + group, 128);
-  if (leader) {
-    for (int i = 0; i < kPanels; ++i)
-      store_tile_2d(map, staging + i * panel_bytes, x + (kPanel + i) * 64, y);
-    store_commit();
-  }
-  if constexpr (kPanel + kPanels < kAll)
-    store_panels<kGated, kPanel + kPanels>(sum, map, staging, group, x, y);
-}
 
 template <bool kGated, int width>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
@@ -190,17 +105,8 @@ result<void> run(const activation_matrix& x, std::uint32_t rows, const weight_ma
                           (w.columns + depth_step - 1) / depth_step};
   const launch_shape shape{dim3(std::min(p.row_tiles * p.feature_tiles, multiprocessors)),
                            dim3(groups * 128 + 32), wide_tile<kWidth>::shared_bytes};
-  return launch("multiply_wide", wide_kernel<kGated, kWidth>, shape, stream, early, x.maps[3],
-                w.map, y.maps[3], p);
-}
-
-// Half as wide a tile takes a bit more than half the time; it pays where it fills the last turn better.
-bool half_width_pays(std::uint32_t rows, std::uint32_t features, std::uint32_t multiprocessors) {
-  const auto turns = [&](std::uint32_t width) {
-    const std::uint32_t tiles = (rows + 127) / 128 * ((features + width - 1) / width);
-    return (tiles + multiprocessors - 1) / multiprocessors;
-  };
-  return turns(128) * 57 < turns(256) * 100;
+  return launch("multiply_wide", wide_kernel<kGated, kWidth>, shape, stream, early, x.box(64),
+                w.map, y.box(64), p);
 }
 
 template <int kWidth>
@@ -215,6 +121,7 @@ result<void> prepare() {
 result<void> prepare_gemm() {
   TROUPE_CHECK(prepare<256>());
   TROUPE_CHECK(prepare<128>());
+  TROUPE_CHECK(prepare_fp8());
   return prepare_narrow();
 }
 

@@ -66,6 +66,11 @@ __device__ inline std::uint64_t evict_first_policy() {
   asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
+__device__ inline std::uint64_t evict_normal_policy() {
+  std::uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
 __device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y) {
   asm volatile(

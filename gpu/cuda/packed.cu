@@ -1,5 +1,7 @@
 #include "gpu/cuda/packed.cuh"
 
+#include <cuda_fp8.h>
+
 #include "gpu/cuda/dequantize.cuh"
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
@@ -8,6 +10,8 @@ namespace troupe::gpu::cuda {
 namespace {
 
 using model::tensor_type;
+
+constexpr float f8_largest = 448.0f;  // of E4M3
 
 // Scale and minimum of 32 values from `first` on in a block of a 4-bit type.
 template <tensor_type kType>
@@ -103,7 +107,7 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
   const packed_row at = find_row(m, tile, steps);
   std::uint32_t values[16];
   unpack_fragment(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset +
-                      step * (at.format == packed_format::q4 ? 2560 : 4608),
+                      step * packed_tile_bytes(at.format),
                   at.format, threadIdx.x, values);
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
@@ -119,6 +123,34 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
       reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64)[lane % 8] =
           *reinterpret_cast<const uint4*>(&turned[warp][r][lane % 8 * 4]);
     }
+  }
+}
+
+// Block: a row. Its largest value becomes E4M3's largest.
+__global__ void __launch_bounds__(256)
+    quantize_kernel(const __nv_bfloat16* from, std::uint32_t columns, std::uint8_t* to,
+                    float* scales, row_placement placement) {
+  __shared__ float highest[8];
+  const std::uint32_t row = blockIdx.x;
+  const std::uint32_t target =
+      placement.first + (placement.interleaved ? row / 8 * 16 + row % 8 : row);
+  const __nv_bfloat16* values = from + std::size_t{row} * columns;
+  float largest = 0.0f;
+  for (std::uint32_t i = threadIdx.x; i < columns; i += 256)
+    largest = fmaxf(largest, fabsf(__bfloat162float(values[i])));
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, i));
+  if (threadIdx.x % 32 == 0) highest[threadIdx.x / 32] = largest;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < 8; ++w) largest = fmaxf(largest, highest[w]);
+  const float scale = largest > 0.0f ? largest / f8_largest : 1.0f;
+  if (threadIdx.x == 0) scales[target] = scale;
+  std::uint8_t* tiles =
+      to + std::size_t{target / 64} * (columns / 64) * packed_tile_bytes(packed_format::f8);
+  for (std::uint32_t i = threadIdx.x; i < columns; i += 256) {
+    tiles[i / 64 * packed_tile_bytes(packed_format::f8) + f8_place(target % 64, i % 64)] =
+        __nv_cvt_float_to_fp8(__bfloat162float(values[i]) / scale, __NV_SATFINITE, __NV_E4M3);
   }
 }
 
@@ -169,6 +201,15 @@ result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, st
     default:
       return fail(ec::internal, "this type is not packed");
   }
+}
+
+result<void> quantize_to_f8(const __nv_bfloat16* from, std::uint64_t rows, std::uint64_t columns,
+                            std::byte* to, float* scales, row_placement placement,
+                            cudaStream_t stream) {
+  return launch("quantize_to_f8", quantize_kernel,
+                {dim3(static_cast<unsigned>(rows)), dim3(256), 0}, stream, false, from,
+                static_cast<std::uint32_t>(columns), reinterpret_cast<std::uint8_t*>(to), scales,
+                placement);
 }
 
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,

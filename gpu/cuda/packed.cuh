@@ -74,9 +74,33 @@ __device__ inline void unpack_q8(const uint4& first, const uint4& second, const 
   }
 }
 
+// E4M3 in bf16's places is 2^-120 of its value, subnormals too.
+__device__ inline void unpack_f8(const std::uint8_t* tile, std::uint32_t thread,
+                                 std::uint32_t (&out)[16]) {
+  const __nv_bfloat162 bias = __float2bfloat162_rn(0x1p120f);
+  const auto* words =
+      reinterpret_cast<const std::uint32_t*>(tile) + thread / 32 * 256 + thread % 32;
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      const std::uint32_t word = words[pair % 2 * 128 + step * 32];
+      const std::uint32_t high = __byte_perm(word, 0, pair / 2 == 0 ? 0x1404 : 0x3424);
+      const std::uint32_t bits = (high & 0x80008000) | (high >> 4 & 0x07F007F0);
+      out[4 * step + pair] = bits_of(__hmul2(as_bf162(bits), bias));
+    }
+  }
+}
+// Where value (row, column) of an f8 tile is.
+__host__ __device__ inline std::uint32_t f8_place(std::uint32_t row, std::uint32_t column) {
+  const std::uint32_t k = column % 16;
+  return (row / 8 * 4 + column / 16) * 128 + row % 8 * 16 + k % 8 / 2 * 4 + k / 8 * 2 + k % 2;
+}
+
 // Thread `thread` (of 128)'s fragment of the tile at `tile`, in shared or global memory.
 __device__ inline void unpack_fragment(const std::uint8_t* tile, packed_format format,
                                        std::uint32_t thread, std::uint32_t (&out)[16]) {
+  if (format == packed_format::f8) return unpack_f8(tile, thread, out);
   const auto* quants = reinterpret_cast<const uint4*>(tile);
   const std::uint32_t row = thread / 32 * 16 + thread % 32 / 4;
   const auto* scales =
@@ -88,7 +112,7 @@ __device__ inline void unpack_fragment(const std::uint8_t* tile, packed_format f
   }
 }
 
-// One value, with the same rounding.
+// One value, with the same rounding. Not for f8, which no embedding has.
 __device__ inline float unpack_value(const std::uint8_t* tile, packed_format format,
                                      std::uint32_t row, std::uint32_t column) {
   const fragment_place at = place_of(row, column);

@@ -32,52 +32,66 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-__global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const std::uint32_t row = blockIdx.x, token = a.tokens[row];
-  if (threadIdx.x == 0) a.argmax[row] = 0;
-  if (a.table == nullptr) {
-    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
-    const std::uint32_t tile_bytes = source.format == packed_format::q4 ? 2560 : 4608;
-    const std::uint8_t* tiles =
-        reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
-    for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
-      a.residual[std::size_t{row} * a.hidden + i] =
-          unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
+// x[i] += the four values from at + i * step on of each split, in order; several are on their way at a time. present:
+// how many of the x there are.
+template <std::uint32_t kAtOnce = 4, int kCount>
+__device__ inline void add_splits(float4 (&x)[kCount], const layer_output& from, std::size_t at,
+                                  std::size_t step, std::size_t stride, std::uint32_t present) {
+  for (std::uint32_t first = 0; first < from.splits; first += kAtOnce) {
+    float4 part[kAtOnce][kCount];
+#pragma unroll
+    for (std::uint32_t s = 0; s < kAtOnce; ++s) {
+#pragma unroll
+      for (std::uint32_t i = 0; i < kCount; ++i) {
+        if (first + s < from.splits && i < present) {
+          part[s][i] =
+              *reinterpret_cast<const float4*>(from.partial + (first + s) * stride + at + i * step);
+        }
+      }
     }
-    return;
-  }
-  const __nv_bfloat16* from = a.table + std::size_t{token} * a.hidden;
-  for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
-    *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) =
-        load_bf16x4(from + i);
+#pragma unroll
+    for (std::uint32_t s = 0; s < kAtOnce; ++s) {
+#pragma unroll
+      for (std::uint32_t i = 0; i < kCount; ++i) {
+        if (first + s < from.splits && i < present) x[i] = add(x[i], part[s][i]);
+      }
+    }
   }
 }
 
-__global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
-  __shared__ float parts[norm_threads / 32];
+// A row of at most kPairs times 4096 values, by norm_threads threads. parts: shared memory for norm_threads / 32 values.
+// Without splits fewer registers do, and more rows are under way.
+template <int kPairs, bool kSplits>
+__device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t row, std::uint32_t to,
+                                       float* parts) {
+  constexpr std::size_t step = norm_threads * 4;
   const std::uint32_t chunks = a.hidden / 4;
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const std::uint32_t row = a.gather != nullptr ? a.gather[blockIdx.x] : blockIdx.x;
-  float* residual = a.residual + std::size_t{row} * a.hidden;
-  float4 x[norm_chunks];
+  float4 x[kPairs][2], weight[2];
   float squares = 0.0f;
 #pragma unroll
-  for (int c = 0; c < norm_chunks; ++c) {
-    const std::uint32_t i = threadIdx.x + c * norm_threads;
+  for (int c = 0; c < kPairs; ++c) {
+    const std::uint32_t i = threadIdx.x + 2 * c * norm_threads;
     if (i >= chunks) continue;
-    x[c] = reinterpret_cast<const float4*>(residual)[i];
-    for (std::uint32_t s = 0; s < a.update.splits; ++s) {
-      x[c] = add(x[c],
-                 *reinterpret_cast<const float4*>(
-                     a.update.partial + (std::size_t{s} * a.update_rows + row) * a.hidden + i * 4));
+    const std::uint32_t present = i + norm_threads < chunks ? 2 : 1;
+    const std::size_t at = std::size_t{row} * a.hidden + i * 4;
+#pragma unroll
+    for (std::uint32_t k = 0; k < 2; ++k) {
+      if (k >= present) continue;
+      x[c][k] = *reinterpret_cast<const float4*>(a.residual + at + k * step);
+      if (kPairs == 1) weight[k] = *reinterpret_cast<const float4*>(a.weight + i * 4 + k * step);
     }
-    if (a.update.values != nullptr)
-      x[c] = add(x[c], load_bf16x4(a.update.values + std::size_t{row} * a.hidden + i * 4));
-    squares += x[c].x * x[c].x + x[c].y * x[c].y + x[c].z * x[c].z + x[c].w * x[c].w;
-    if (a.gather == nullptr) reinterpret_cast<float4*>(residual)[i] = x[c];
+    if constexpr (kSplits) {
+      add_splits<kPairs == 1 ? 8 : 4>(x[c], a.update, at, step,
+                                      std::size_t{a.update_rows} * a.hidden, present);
+    }
+#pragma unroll
+    for (std::uint32_t k = 0; k < 2; ++k) {
+      if (k >= present) continue;
+      float4& v = x[c][k];
+      if (a.update.values != nullptr) v = add(v, load_bf16x4(a.update.values + at + k * step));
+      squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      if (a.gather == nullptr) *reinterpret_cast<float4*>(a.residual + at + k * step) = v;
+    }
   }
   squares = warp_sum(squares);
   if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = squares;
@@ -87,16 +101,16 @@ __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments
   for (int w = 0; w < norm_threads / 32; ++w) total += parts[w];
   const float scale = rsqrtf(total / static_cast<float>(a.hidden) + a.epsilon);
 #pragma unroll
-  for (int c = 0; c < norm_chunks; ++c) {
+  for (int c = 0; c < 2 * kPairs; ++c) {
     const std::uint32_t i = threadIdx.x + c * norm_threads;
     if (i >= chunks) continue;
-    const float4 w = reinterpret_cast<const float4*>(a.weight)[i];
-    store_bf16x4(a.normed + std::size_t{blockIdx.x} * a.hidden + i * 4,
-                 make_float4(x[c].x * scale * w.x, x[c].y * scale * w.y, x[c].z * scale * w.z,
-                             x[c].w * scale * w.w));
+    const float4 v = x[c / 2][c % 2],
+                 w = kPairs == 1 ? weight[c % 2] : reinterpret_cast<const float4*>(a.weight)[i];
+    store_bf16x4(
+        a.normed + std::size_t{to} * a.hidden + i * 4,
+        make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w));
   }
 }
-
 // Values outside f16's range would make 0 * inf in attention; the comparison also turns NaN into a number.
 __device__ inline __half finite_half(float x) {
   return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f));
@@ -109,14 +123,11 @@ __device__ inline int2 pair_places(const rotary_arguments& a, int p) {
   return make_int2(p, p + rotated);
 }
 
-// A warp a head of a row; a lane holds pairs lane, lane + 32, ...
-__global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
+// By a warp: head index % heads of row index / heads; a lane holds pairs lane, lane + 32, ...
+__device__ inline void rotate_head(const rotary_arguments& a, std::uint32_t index) {
   constexpr int kMaxPairs = 4;  // head_dim <= 256
   const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
-  const std::uint32_t index = blockIdx.x * 4 + threadIdx.x / 32;
   const std::uint32_t row = index / heads, head = index % heads;
-  let_next_kernel_start();
-  wait_for_previous_kernel();
   if (row >= a.rows) return;
   const int lane = static_cast<int>(threadIdx.x) % 32, pairs = static_cast<int>(a.head_dim) / 2;
   const bool is_query = head < a.num_heads, is_value = head >= a.num_heads + a.num_kv_heads;
@@ -179,23 +190,25 @@ __global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
   }
 }
 
-// The common case, whole interleaved heads without norms: a thread eight neighbouring values.
-__global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_arguments a) {
+// The common case, whole interleaved heads without norms: a thread the eight neighbouring values from `at` on.
+__host__ __device__ inline bool rotates_eight(const rotary_arguments& a) {
+  return a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr &&
+         a.dimensions == a.head_dim && a.head_dim % 8 == 0;
+}
+__device__ inline void rotate_eight(const rotary_arguments& a, std::uint32_t row,
+                                    std::uint32_t at) {
   const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const std::uint32_t at = (blockIdx.x * 128 + threadIdx.x) * 8, row = blockIdx.y;
   if (at >= width) return;
   const std::uint32_t head = at / a.head_dim, within = at % a.head_dim;
+  const std::size_t from = std::size_t{row} * width + at;
   float4 v[2] = {};
+  if (a.qkv.values != nullptr) {
+    v[0] = load_bf16x4(a.qkv.values + from);
+    v[1] = load_bf16x4(a.qkv.values + from + 4);
+  }
+  add_splits<6>(v, a.qkv, from, 4, std::size_t{a.rows} * width, 2);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const std::size_t from = std::size_t{row} * width + at + 4 * i;
-    if (a.qkv.values != nullptr) v[i] = load_bf16x4(a.qkv.values + from);
-    for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
-      v[i] = add(v[i], *reinterpret_cast<const float4*>(a.qkv.partial +
-                                                        std::size_t{s} * a.rows * width + from));
-    }
     if (a.bias != nullptr) v[i] = add(v[i], *reinterpret_cast<const float4*>(a.bias + at + 4 * i));
     if (head >= a.num_heads + a.num_kv_heads) continue;
     const float4 angle = *reinterpret_cast<const float4*>(
@@ -215,6 +228,50 @@ __global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_ar
          (std::size_t{head - a.num_heads} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
   }
   *reinterpret_cast<uint4*>(to + within) = *reinterpret_cast<const uint4*>(out);
+}
+
+__global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t row = blockIdx.x, token = a.tokens[row];
+  if (threadIdx.x == 0) a.argmax[row] = 0;
+  if (a.table == nullptr) {
+    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
+    const std::uint32_t tile_bytes = packed_tile_bytes(source.format);
+    const std::uint8_t* tiles =
+        reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
+    for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
+      a.residual[std::size_t{row} * a.hidden + i] =
+          unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
+    }
+    return;
+  }
+  const __nv_bfloat16* from = a.table + std::size_t{token} * a.hidden;
+  for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
+    *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) =
+        load_bf16x4(from + i);
+  }
+}
+
+template <int kPairs, bool kSplits>
+__global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
+  __shared__ float parts[norm_threads / 32];
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t row = a.gather != nullptr ? a.gather[blockIdx.x] : blockIdx.x;
+  normalize_pairs<kPairs, kSplits>(a, row, blockIdx.x, parts);
+}
+
+__global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  rotate_head(a, blockIdx.x * 4 + threadIdx.x / 32);
+}
+
+__global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_arguments a) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  rotate_eight(a, blockIdx.y, (blockIdx.x * 128 + threadIdx.x) * 8);
 }
 
 __global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions,
@@ -251,14 +308,20 @@ result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
 
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.hidden % 4 == 0 && a.hidden <= norm_threads * norm_chunks * 4);
-  return launch("add_and_normalize", norm_kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream,
-                early, a);
+  const auto run = [&](auto* kernel) {
+    return launch("add_and_normalize", kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream, early,
+                  a);
+  };
+  const bool splits = a.update.splits > 0;
+  if (a.hidden <= norm_threads * 8)
+    return splits ? run(norm_kernel<1, true>) : run(norm_kernel<1, false>);
+  return splits ? run(norm_kernel<norm_chunks / 2, true>)
+                : run(norm_kernel<norm_chunks / 2, false>);
 }
 
 result<void> rotate_and_store(const rotary_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.head_dim <= 256 && a.dimensions <= a.head_dim);
-  if (a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr && a.dimensions == a.head_dim &&
-      a.head_dim % 8 == 0) {
+  if (rotates_eight(a)) {
     const std::uint32_t threads = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim / 8;
     return launch("rotate_and_store", rotary_interleaved_kernel,
                   {dim3((threads + 127) / 128, a.rows), dim3(128), 0}, stream, early, a);

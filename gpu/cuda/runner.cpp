@@ -54,6 +54,7 @@ class cuda_runner final : public model_runner {
     TROUPE_CHECK(checked(cudaEventCreate(&ended_), "making an event"));
     TROUPE_TRY(memory_, gpu_memory::make(device_));
     packed_ = !weights.layers.empty() && weights.layers[0].down.is_packed();
+    fp8_ = packed_ && is_fp8(weights.layers[0].down);
     TROUPE_TRY(auto pass,
                forward_pass::make(config_, std::move(weights), limits_, layout_, stream_));
     pass_.emplace(std::move(pass));
@@ -73,7 +74,7 @@ class cuda_runner final : public model_runner {
   std::uint64_t kv_budget() const override;
   std::string description() const override {
     return device_.name + " (cuda:" + std::to_string(device_.index) + "), " +
-           (packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
+           (fp8_ ? "FP8" : packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
   }
 
  private:
@@ -96,7 +97,7 @@ class cuda_runner final : public model_runner {
   runner_options options_;
   kv_layout layout_;
   forward_limits limits_;
-  bool packed_ = false;
+  bool packed_ = false, fp8_ = false;
   cudaStream_t stream_ = nullptr;
   std::optional<forward_pass> pass_;
   std::shared_ptr<gpu_memory> memory_;
@@ -339,7 +340,7 @@ result<std::unique_ptr<model_runner>> make_cuda_runner(
   cudaStream_t stream = nullptr;
   TROUPE_CHECK(cuda::checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
                              "creating a stream"));
-  auto weights = cuda::upload_weights(*model, options.progress, stream);
+  auto weights = cuda::upload_weights(*model, options.quantization == "fp8", options.progress, stream);
   cudaStreamDestroy(stream);
   if (!weights) return tl::unexpected<error>(std::move(weights).error());
   return cuda::make_runner_over(device, model->config, std::move(*weights), options);

@@ -24,18 +24,21 @@ result<decltype(&cuTensorMapEncodeTiled)> encoder() {
   return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
 }
 
-result<CUtensorMap> encode(const void* data, half_type type, std::uint32_t rank,
+CUtensorMapDataType driver_type(half_type type) {
+  return type == half_type::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+}
+
+result<CUtensorMap> encode(const void* data, CUtensorMapDataType type, std::uint32_t rank,
                            const std::uint64_t* sizes, const std::uint64_t* strides,
                            const std::uint32_t* box) {
   TROUPE_TRY(const auto encode_tiled, encoder());
   const std::uint32_t steps[3] = {1, 1, 1};
   CUtensorMap map{};
-  const CUresult code = encode_tiled(
-      &map,
-      type == half_type::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      rank, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult code =
+      encode_tiled(&map, type, rank, const_cast<void*>(data), sizes, strides, box, steps,
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS) {
     return fail(ec::internal, "cuTensorMapEncodeTiled: code " + std::to_string(code) + " for " +
                                   std::to_string(sizes[0]) + " x " + std::to_string(sizes[1]));
@@ -51,7 +54,16 @@ result<CUtensorMap> make_matrix_map(const void* data, half_type type, std::uint6
   const std::uint64_t sizes[] = {columns, rows};
   const std::uint64_t strides[] = {columns * 2};
   const std::uint32_t box[] = {box_columns, box_rows};
-  return encode(data, type, 2, sizes, strides, box);
+  return encode(data, driver_type(type), 2, sizes, strides, box);
+}
+
+result<CUtensorMap> make_byte_map(const void* data, std::uint64_t rows, std::uint64_t columns,
+                                  std::uint32_t box_rows) {
+  TROUPE_ASSERT(columns % 16 == 0 && box_rows <= 256);
+  const std::uint64_t sizes[] = {columns, rows};
+  const std::uint64_t strides[] = {columns};
+  const std::uint32_t box[] = {2 * box_columns, box_rows};
+  return encode(data, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, sizes, strides, box);
 }
 
 result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64_t depth,
@@ -60,7 +72,7 @@ result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64
   const std::uint64_t sizes[] = {columns, rows, depth};
   const std::uint64_t strides[] = {columns * 2, depth_bytes};
   const std::uint32_t box[] = {box_columns, box_rows, 1};
-  return encode(data, type, 3, sizes, strides, box);
+  return encode(data, driver_type(type), 3, sizes, strides, box);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -19,6 +19,9 @@ enum class half_type : std::uint8_t { bf16, f16 };
 // [rows][columns], row-major and dense. REQUIRES: columns % 8 == 0, box_rows <= 256.
 result<CUtensorMap> make_matrix_map(const void* data, half_type type, std::uint64_t rows,
                                     std::uint64_t columns, std::uint32_t box_rows);
+// Of bytes; boxes 128 columns wide. REQUIRES: columns % 16 == 0.
+result<CUtensorMap> make_byte_map(const void* data, std::uint64_t rows, std::uint64_t columns,
+                                  std::uint32_t box_rows);
 // [depth][rows][columns], depth_bytes from one plane to the next: the KV arena, a plane a block.
 result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64_t depth,
                                    std::uint64_t depth_bytes, std::uint64_t rows,

@@ -50,25 +50,37 @@ struct model_layout {
   std::vector<layer_layout> layers;  // empty: bf16
 };
 
+bool is_plain(model::tensor_type t) {
+  return t == model::tensor_type::bf16 || t == model::tensor_type::f16 ||
+         t == model::tensor_type::f32;
+}
+// How a tensor is kept: as it is, or, under fp8, E4M3 made of what is not quantized.
+packed_format format_of(const model::tensor& t, bool fp8) {
+  return fp8 && is_plain(t.type) ? packed_format::f8 : packed_format_of(t.type);
+}
+
 // Whole tiles of one format each, or else nothing is packed.
-matrix_parts parts_of(std::initializer_list<const model::tensor*> tensors) {
+matrix_parts parts_of(std::initializer_list<const model::tensor*> tensors, bool fp8 = false) {
   matrix_parts parts;
   for (const model::tensor* t : tensors) {
-    const packed_format format = packed_format_of(t->type);
+    const packed_format format = format_of(*t, fp8);
     if (format == packed_format::none || t->columns % 64 != 0 ||
         (tensors.size() > 1 && t->rows % 64 != 0))
       return {};
     parts.push_back({t->rows, format});
   }
-  return parts;
+  const auto f8 = std::count_if(parts.begin(), parts.end(),
+                                [](const matrix_part& p) { return p.format == packed_format::f8; });
+  return f8 == 0 || f8 == std::ssize(parts) ? parts : matrix_parts{};
 }
-matrix_parts interleaved_parts(const model::tensor& gate, const model::tensor& up) {
-  if (packed_format_of(gate.type) != packed_format_of(up.type) || gate.rows % 32 != 0) return {};
-  matrix_parts parts = parts_of({&gate});
+matrix_parts interleaved_parts(const model::tensor& gate, const model::tensor& up, bool fp8) {
+  if (format_of(gate, fp8) != format_of(up, fp8) || gate.rows % 32 != 0) return {};
+  matrix_parts parts = parts_of({&gate}, fp8);
   for (auto& p : parts) p.rows *= 2;
   return parts;
 }
-model_layout layout_of(const model::loaded_model& model) {
+// Under fp8 the embedding and the LM head stay as they are: their errors would meet no later layer that evens them out.
+model_layout layout_of(const model::loaded_model& model, bool fp8) {
   const auto& w = model.weights;
   model_layout layout;
   layout.embed = parts_of({&w.embed_tokens});
@@ -76,8 +88,9 @@ model_layout layout_of(const model::loaded_model& model) {
   for (const auto& l : w.layers) {
     layout.bias = layout.bias || l.q_bias.exists() || l.k_bias.exists() || l.v_bias.exists();
     layout.qk_norm = layout.qk_norm || l.q_norm.exists();
-    layout.layers.push_back({parts_of({&l.q_proj, &l.k_proj, &l.v_proj}), parts_of({&l.o_proj}),
-                             interleaved_parts(l.gate_proj, l.up_proj), parts_of({&l.down_proj})});
+    layout.layers.push_back(
+        {parts_of({&l.q_proj, &l.k_proj, &l.v_proj}, fp8), parts_of({&l.o_proj}, fp8),
+         interleaved_parts(l.gate_proj, l.up_proj, fp8), parts_of({&l.down_proj}, fp8)});
   }
   return layout;
 }
@@ -141,6 +154,10 @@ class placer {
         offset += tiles * (columns / 64) * packed_tile_bytes(parts[i].format);
       }
       to.packed.data = arena_.take<std::byte>(offset);
+      if (std::any_of(parts.begin(), parts.end(),
+                      [](const matrix_part& p) { return p.format == packed_format::f8; })) {
+        to.packed.row_scales = arena_.take<float>(tile * 64);
+      }
       if (unpackable) scratch_values_ = std::max(scratch_values_, rows * columns);
       to.data = unpackable ? scratch_ : nullptr;
     }
@@ -212,6 +229,10 @@ class uploader {
       if (to.is_packed()) {
         if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
         std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
+        if (to.packed.format[run] == packed_format::f8) {
+          TROUPE_CHECK(quantize(t, raw, rows, to, part, run, tiles));
+          continue;
+        }
         TROUPE_CHECK(pack(t.type, raw, rows, t.columns, tiles, part, stream_));
       } else {
         TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns,
@@ -239,6 +260,21 @@ class uploader {
   };
   uploader() = default;
 
+  // By way of bf16, which holds bf16 exactly and f16 to within half of E4M3's last bit by far.
+  result<void> quantize(const model::tensor& t, const std::byte* raw, std::uint64_t rows,
+                        const weight_matrix& to, row_placement part, std::uint32_t run,
+                        std::byte* tiles) {
+    const std::size_t count = rows * t.columns;
+    if (plain_.size() < count) {
+      TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "uploading weights"));
+      TROUPE_TRY(plain_, device_buffer<__nv_bfloat16>::make(count, "uploading weights"));
+    }
+    TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, plain_.data(), {}, stream_));
+    TROUPE_CHECK(release());
+    float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
+    return quantize_to_f8(plain_.data(), rows, t.columns, tiles, scales, part, stream_);
+  }
+
   result<const std::byte*> stage(std::span<const std::byte> bytes) {
     slot& s = slots_[next_];
     TROUPE_CHECK(checked(cudaEventSynchronize(s.done), "uploading weights"));
@@ -256,6 +292,7 @@ class uploader {
 
   cudaStream_t stream_ = nullptr;
   std::array<slot, 2> slots_;
+  device_buffer<__nv_bfloat16> plain_;
   std::size_t next_ = 0;
 };
 
@@ -288,13 +325,13 @@ result<void> upload_layer(uploader& up, const model::layer_weights& from, const 
 
 }  // namespace
 
-result<device_weights> upload_weights(const model::loaded_model& model,
+result<device_weights> upload_weights(const model::loaded_model& model, bool fp8,
                                       const std::function<void(double)>& progress,
                                       cudaStream_t stream) {
   const auto& from = model.weights;
   model::model_config config = model.config;
   config.tie_word_embeddings = from.lm_head.data.data() == from.embed_tokens.data.data();
-  TROUPE_TRY(device_weights w, allocate(config, layout_of(model)));
+  TROUPE_TRY(device_weights w, allocate(config, layout_of(model, fp8)));
   TROUPE_TRY(uploader up, uploader::make(stream));
   TROUPE_CHECK(up.matrix(from.embed_tokens, w.embed, {}));
   if (!config.tie_word_embeddings) TROUPE_CHECK(up.matrix(from.lm_head, w.lm_head, {}));
@@ -307,10 +344,18 @@ result<device_weights> upload_weights(const model::loaded_model& model,
   return w;
 }
 
-result<device_weights> synthesize_weights(const model::model_config& config, bool packed,
+result<device_weights> synthesize_weights(const model::model_config& config, synthetic_weights kind,
                                           std::uint64_t seed, cudaStream_t stream) {
   model_layout layout;
-  if (packed) {
+  if (kind == synthetic_weights::fp8) {
+    const auto f8 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::f8}}; };
+    const std::uint64_t q = std::uint64_t{config.num_attention_heads} * config.head_dim;
+    const std::uint64_t qkv = q + std::uint64_t{2} * config.num_key_value_heads * config.head_dim;
+    layout.layers.assign(config.num_hidden_layers,
+                         {f8(qkv), f8(config.hidden_size),
+                          f8(std::uint64_t{2} * config.intermediate_size), f8(config.hidden_size)});
+  }
+  if (kind == synthetic_weights::q4) {
     const auto q4 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::q4}}; };
     const std::uint64_t q = std::uint64_t{config.num_attention_heads} * config.head_dim;
     const std::uint64_t qkv = q + std::uint64_t{2} * config.num_key_value_heads * config.head_dim;
@@ -329,6 +374,13 @@ result<device_weights> synthesize_weights(const model::model_config& config, boo
                          tensor_seed, deviation, stream);
     }
     const packed_format format = m.packed.format[0];
+    if (format == packed_format::f8) {
+      TROUPE_CHECK(fill_random(w.scratch.data(), std::size_t{m.rows} * m.columns, tensor_seed,
+                               deviation, stream));
+      return quantize_to_f8(w.scratch.data(), m.rows, m.columns,
+                            const_cast<std::byte*>(m.packed.data),
+                            const_cast<float*>(m.packed.row_scales), {}, stream);
+    }
     const std::size_t tiles = std::size_t{(m.rows + 63) / 64} * (m.columns / 64);
     return fill_random_packed(const_cast<std::byte*>(m.packed.data), tiles, format, tensor_seed,
                               deviation / (format == packed_format::q4 ? 4.6f : 74.0f), stream);

@@ -37,12 +37,14 @@ struct device_weights {
   std::size_t bytes() const { return arena.bytes() + scratch.bytes(); }
 };
 
-result<device_weights> upload_weights(const model::loaded_model& model,
+// fp8: layers' matrices that the file has in bf16, f16 or f32 become E4M3.
+result<device_weights> upload_weights(const model::loaded_model& model, bool fp8,
                                       const std::function<void(double)>& progress,
                                       cudaStream_t stream);
 // Seeded normal weights of a scale that keeps activations near one, made on the device.
-// Packed: layers and embedding as q4, the LM head as q8, like a Q4_K_M file.
-result<device_weights> synthesize_weights(const model::model_config& config, bool packed,
+// q4: layers and embedding as q4, the LM head as q8, like a Q4_K_M file. fp8: layers as f8, the rest bf16.
+enum class synthetic_weights : std::uint8_t { bf16, q4, fp8 };
+result<device_weights> synthesize_weights(const model::model_config& config, synthetic_weights kind,
                                           std::uint64_t seed, cudaStream_t stream);
 
 }  // namespace troupe::gpu::cuda

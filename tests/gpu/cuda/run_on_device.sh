@@ -1,12 +1,12 @@
 #!/bin/bash
 # Correctness first, then figures, from a bundle (deploy/gpu_bundle/pack) on a machine that has a GPU:
 #   build/gpu-bundle/run_on_device.sh [tests] [sanitize] [figures] [peers] [kv] [kill] [disaggregated] [pulls] [staged] [decode]
-#                                     [packed] [fourbit]
+#                                     [packed] [fourbit] [fp8]
 #                                     [sampling]
 # (default: tests figures). The KV phases, in order of worth: kv (fences, copies), kill (an owner killed while it is read),
 # disaggregated (a prefill and a decode process answer as one does), pulls (every way to copy, then decode steps beside the
 # best two; WAYS="fused:16x256 batched" chooses), staged, decode (the latter alone). With two GPUs the owner or prefill node
-# is on the second, or on the first with SHARE=1. 4-bit weights: packed (tests), fourbit (figures of every ring). sampling: what
+# is on the second, or on the first with SHARE=1. 4-bit weights: packed (tests), fourbit (figures of every ring). fp8: tests, figures. sampling: what
 # choosing tokens costs, and how long the GPU idles between an engine's steps.
 # Each test suite is a process of its own with a time limit, so that one broken kernel does not hide the others.
 set -u
@@ -24,7 +24,7 @@ same=${SHARE:+same}
 for phase in "$@"; do
   case $phase in
     tests)
-      for suite in step_plan gemm_test attention_test rows_test sampling_test engine_test cuda_status cuda_device dequantize_test packed_test runner_test model_test; do
+      for suite in step_plan gemm_test attention_test rows_test sampling_test engine_test cuda_status cuda_device dequantize_test packed_test runner_test fp8_test model_test; do
         timeout 100 "$here/test_gpu_cuda" --gtest_filter="$suite.*" >"$out/$suite.log" 2>&1
         code=$?
         grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/$suite.log" | sed "s/^/$suite: /" | head -20
@@ -67,6 +67,14 @@ PY
       code=$?
       grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/packed.log" | head -20
       [ $code = 0 ] || { failed=1; echo "packed: exit code $code"; grep -A8 Failure "$out/packed.log" | head -60; } ;;
+    fp8)
+      timeout 60 "$here/test_gpu_cuda" --gtest_filter='packed_test.f8*:fp8_test.*' >"$out/fp8.log" 2>&1
+      code=$?
+      grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure|relative' "$out/fp8.log" | head -20
+      [ $code = 0 ] || { failed=1; echo "fp8: exit code $code"; grep -A8 Failure "$out/fp8.log" | head -60; }
+      timeout "${LIMIT:-60}" "$here/bench_gpu_cuda" fp8 2>&1 | tee "$out/fp8.txt"
+      code=${PIPESTATUS[0]}
+      [ "$code" = 0 ] || { failed=1; echo "fp8: exit code $code" | tee -a "$out/fp8.txt"; } ;;
     fourbit)
       timeout "${LIMIT:-60}" "$here/bench_gpu_cuda" fourbit 2>&1 | tee "$out/fourbit.txt"
       code=${PIPESTATUS[0]}

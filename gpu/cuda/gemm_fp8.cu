@@ -1,0 +1,270 @@
+// Products of many rows in E4M3: activations quantized row by row, weights as packed.hpp's f8 tiles. Sums are f32 of the
+// tensor cores' precision for E4M3, scaled by the row's and the feature's scale when they are stored.
+#include <cuda_fp8.h>
+
+#include "gpu/cuda/gemm.hpp"
+#include "gpu/cuda/gemm_units.cuh"
+#include "gpu/cuda/gemm_wide.cuh"
+#include "gpu/cuda/launch.hpp"
+
+namespace troupe::gpu::cuda {
+namespace {
+
+using namespace wide;
+
+constexpr float f8_largest = 448.0f;
+constexpr std::uint32_t tile_bytes = packed_tile_bytes(packed_format::f8);
+constexpr std::uint32_t depth_step =
+    128;  // values of the reduced dimension a stage: two tiles of weights
+
+template <int kWidth>
+struct f8_tile {
+  static constexpr int stages = kWidth == 256 ? 4 : 6;
+  static constexpr std::uint32_t column_bytes = kWidth / 64 * tile_bytes;  // 64 columns of weights
+  static constexpr std::uint32_t stage_bytes = row_bytes + 2 * column_bytes;
+  static constexpr std::size_t shared_bytes = stages * stage_bytes + staging_bytes + 256;
+};
+
+struct f8_parameters {
+  wide_parameters shape;
+  const std::byte* weights;
+  const float *row_scales, *feature_scales;
+  std::uint32_t features, depth_tiles;  // depth_tiles: of 64 columns
+};
+
+// Block: a row of at most kRuns times 4096 columns. Of 16 columns the order is that of the weights' tiles.
+template <std::uint32_t kRuns>
+__global__ void __launch_bounds__(256)
+    quantize_rows_kernel(const __nv_bfloat16* from, std::uint32_t columns, std::uint8_t* to,
+                         float* scales) {
+  __shared__ float highest[8];
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::size_t row = std::size_t{blockIdx.x} * columns;
+  uint4 values[kRuns][2];
+  __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
+#pragma unroll
+  for (std::uint32_t r = 0; r < kRuns; ++r) {
+    const std::uint32_t at = (threadIdx.x + r * 256) * 16;
+    if (at >= columns) continue;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      values[r][h] = reinterpret_cast<const uint4*>(from + row + at)[h];
+      const auto* pairs = reinterpret_cast<const __nv_bfloat162*>(&values[r][h]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) largest = __hmax2(largest, __habs2(pairs[i]));
+    }
+  }
+  float most = fmaxf(__low2float(largest), __high2float(largest));
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
+  if (threadIdx.x % 32 == 0) highest[threadIdx.x / 32] = most;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < 8; ++w) most = fmaxf(most, highest[w]);
+  const float scale = most > 0.0f ? most / f8_largest : 1.0f, inverse = 1.0f / scale;
+  if (threadIdx.x == 0) scales[blockIdx.x] = scale;
+#pragma unroll
+  for (std::uint32_t r = 0; r < kRuns; ++r) {
+    const std::uint32_t at = (threadIdx.x + r * 256) * 16;
+    if (at >= columns) continue;
+    uint4 packed;
+    auto* words = reinterpret_cast<std::uint32_t*>(&packed);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      std::uint32_t word = 0;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 v =
+            __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(&values[r][h])[t]);
+        const std::uint32_t two = __nv_cvt_float2_to_fp8x2(
+            make_float2(v.x * inverse, v.y * inverse), __NV_SATFINITE, __NV_E4M3);
+        word |= two << (16 * h);
+      }
+      words[t] = word;
+    }
+    *reinterpret_cast<uint4*>(to + row + at) = packed;
+  }
+}
+
+template <int kWidth>
+__device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std::uint8_t* tiles,
+                            std::uint64_t* full, std::uint64_t* empty) {
+  using shape = f8_tile<kWidth>;
+  const std::uint64_t policy = evict_normal_policy();
+  const std::uint32_t num_tiles = p.shape.row_tiles * p.shape.feature_tiles;
+  const std::uint32_t all_columns = (p.features + 63) / 64;  // tiles of 64 features
+  ring_position<shape::stages> at;
+  for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
+    const tile_position tile = locate(t, p.shape);
+    const std::uint32_t first = tile.feature_tile * (kWidth / 64);
+    const std::uint32_t present = min(static_cast<std::uint32_t>(kWidth / 64), all_columns - first);
+    for (std::uint32_t s = 0; s < p.shape.depth_steps; ++s, at.advance()) {
+      const std::uint32_t depth = min(2u, p.depth_tiles - 2 * s);
+      barrier_wait(empty + at.stage, at.phase ^ 1);
+      barrier_expect(full + at.stage, row_bytes + present * depth * tile_bytes);
+      std::uint8_t* to = tiles + at.stage * shape::stage_bytes;
+      for (int g = 0; g < groups; ++g) {
+        copy_tile_2d(to + g * panel_bytes, &rows, full + at.stage, static_cast<int>(s * depth_step),
+                     static_cast<int>(tile.row_tile * 128 + g * 64));
+      }
+      for (std::uint32_t f = 0; f < present; ++f) {
+        const std::byte* from =
+            p.weights + (std::size_t{first + f} * p.depth_tiles + 2 * s) * tile_bytes;
+        for (std::uint32_t d = 0; d < depth; ++d) {
+          copy_bulk(to + row_bytes + d * shape::column_bytes + f * tile_bytes,
+                    from + d * tile_bytes, tile_bytes, full + at.stage, policy);
+        }
+      }
+    }
+  }
+}
+
+template <int kWidth>
+__device__ inline void scale_sums(float (&sum)[kWidth / 2], const f8_parameters& p,
+                                  std::uint32_t row, std::uint32_t feature0) {
+  const std::uint32_t lane = threadIdx.x % 32;
+  const float upper = p.row_scales[row + lane / 4], lower = p.row_scales[row + lane / 4 + 8];
+#pragma unroll
+  for (int j = 0; j < kWidth / 8; ++j) {
+    const std::uint32_t feature = feature0 + 8 * j + lane % 4 * 2;
+    const float2 w = feature < p.features
+                         ? *reinterpret_cast<const float2*>(p.feature_scales + feature)
+                         : make_float2(0.0f, 0.0f);
+    sum[4 * j] *= upper * w.x;
+    sum[4 * j + 1] *= upper * w.y;
+    sum[4 * j + 2] *= lower * w.x;
+    sum[4 * j + 3] *= lower * w.y;
+  }
+}
+
+template <bool kGated, int kWidth>
+__global__ void __launch_bounds__(groups * 128 + 32, 1)
+    f8_kernel(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap output,
+              const f8_parameters p) {
+  using shape = f8_tile<kWidth>;
+  extern __shared__ __align__(1024) std::uint8_t shared[];
+  std::uint8_t* tiles = shared;
+  auto* full =
+      reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
+  auto* empty = full + shape::stages;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < shape::stages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, groups);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp == groups * 4) {
+    if (threadIdx.x % 32 == 0) feed<kWidth>(rows, p, tiles, full, empty);
+    return;
+  }
+  const int group = warp / 4;
+  const std::uint32_t num_tiles = p.shape.row_tiles * p.shape.feature_tiles;
+  std::uint8_t* staging = tiles + shape::stages * shape::stage_bytes + group * 2 * panel_bytes;
+  ring_position<shape::stages> at;
+  float sum[kWidth / 2];
+  for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
+    const tile_position tile = locate(t, p.shape);
+    std::uint32_t previous = 0;
+    for (std::uint32_t s = 0; s < p.shape.depth_steps; ++s, at.advance()) {
+      barrier_wait(full + at.stage, at.phase);
+      const std::uint8_t* stage = tiles + at.stage * shape::stage_bytes;
+      const std::uint64_t a = k_major_tile(stage + group * panel_bytes);
+      const std::uint64_t b = k_major_pieces(stage + row_bytes);
+      hold(sum);
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 2; ++k) multiply_f8(sum, a + 2 * k, b + 16 * k, s > 0 || k > 0);
+      if (2 * s + 1 < p.depth_tiles) {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          multiply_f8(sum, a + 4 + 2 * k, b + shape::column_bytes / 16 + 16 * k, true);
+        }
+      }
+      wgmma_commit();
+      wgmma_wait<1>();
+      if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+      previous = at.stage;
+    }
+    wgmma_wait<0>();
+    hold(sum);
+    if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+    const std::uint32_t y = tile.row_tile * 128 + group * 64;
+    scale_sums<kWidth>(sum, p, y + warp % 4 * 16, tile.feature_tile * kWidth);
+    store_panels<kGated>(sum, &output, staging, group,
+                         static_cast<int>(tile.feature_tile * (kGated ? kWidth / 2 : kWidth)),
+                         static_cast<int>(y));
+  }
+  if (threadIdx.x % 128 == 0) store_wait();
+}
+
+template <bool kGated, int kWidth>
+result<void> run(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
+                 const activation_matrix& y, std::uint32_t multiprocessors, cudaStream_t stream) {
+  const f8_parameters p{{(rows + 127) / 128, (w.rows + kWidth - 1) / kWidth,
+                         (w.columns + depth_step - 1) / depth_step},
+                        w.packed.data,
+                        x.scales,
+                        w.packed.row_scales,
+                        w.rows,
+                        w.columns / 64};
+  const launch_shape shape{
+      dim3(std::min(p.shape.row_tiles * p.shape.feature_tiles, multiprocessors)),
+      dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes};
+  return launch("multiply_fp8", f8_kernel<kGated, kWidth>, shape, stream, true, x.map, y.box(64),
+                p);
+}
+
+template <int kWidth>
+result<void> prepare() {
+  constexpr std::size_t bytes = f8_tile<kWidth>::shared_bytes;
+  TROUPE_CHECK(allow_shared_memory(f8_kernel<false, kWidth>, bytes, "preparing multiply_fp8"));
+  return allow_shared_memory(f8_kernel<true, kWidth>, bytes, "preparing multiply_fp8");
+}
+
+}  // namespace
+
+result<void> prepare_fp8() {
+  TROUPE_CHECK(prepare<256>());
+  return prepare<128>();
+}
+
+bool is_fp8(const weight_matrix& w) {
+  return w.packed.row_scales != nullptr;
+}
+
+result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const quantized_rows& to,
+                           cudaStream_t stream) {
+  TROUPE_ASSERT(x.columns % 16 == 0 && x.columns <= 32768 && to.columns == x.columns);
+  const auto run = [&](auto* kernel) {
+    return launch("quantize_rows", kernel, {dim3(rows), dim3(256), 0}, stream, true,
+                  static_cast<const __nv_bfloat16*>(x.data), x.columns, to.data, to.scales);
+  };
+  return x.columns <= 4096    ? run(quantize_rows_kernel<1>)
+         : x.columns <= 16384 ? run(quantize_rows_kernel<4>)
+                              : run(quantize_rows_kernel<8>);
+}
+
+result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
+                          const activation_matrix& y, bool gated, cudaStream_t stream) {
+  TROUPE_ASSERT(is_fp8(w) && x.columns == w.columns && y.columns == (gated ? w.rows / 2 : w.rows));
+  int device = 0, multiprocessors = 0;
+  TROUPE_CHECK(checked(cudaGetDevice(&device), "asking for the device"));
+  TROUPE_CHECK(
+      checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+              "asking for the multiprocessors"));
+  const auto count = static_cast<std::uint32_t>(multiprocessors);
+  if (half_width_pays(rows, w.rows, count)) {
+    return gated ? run<true, 128>(x, rows, w, y, count, stream)
+                 : run<false, 128>(x, rows, w, y, count, stream);
+  }
+  return gated ? run<true, 256>(x, rows, w, y, count, stream)
+               : run<false, 256>(x, rows, w, y, count, stream);
+}
+
+}  // namespace troupe::gpu::cuda
