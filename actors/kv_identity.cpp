@@ -2,10 +2,11 @@
 
 namespace troupe::actors {
 
-hash128_t kv_identity_of(const model::loaded_model& model, const gpu::kv_layout& layout) {
+hash128_t kv_identity_of(const model::loaded_model& model, const gpu::kv_layout& layout,
+                         std::string_view quantization) {
   hash128_stream h;
-  const std::string text =
-      "troupe kv 1\n" + to_hex(model.digest) + "\n" + std::to_string(layout.hash());
+  std::string text = "troupe kv 1\n" + to_hex(model.digest) + "\n" + std::to_string(layout.hash());
+  if (!quantization.empty()) text += "\n" + std::string(quantization);
   h.update(std::as_bytes(std::span(text)));
   return h.digest();
 }

@@ -2,6 +2,8 @@
 // blocks; a cache salt and the tokens come on top (engine/prefix_index.hpp). Any thread.
 #pragma once
 
+#include <string_view>
+
 #include "actors/messages.hpp"
 #include "base/hash.hpp"
 #include "gpu/kv_layout.hpp"
@@ -9,7 +11,9 @@
 
 namespace troupe::actors {
 
-hash128_t kv_identity_of(const model::loaded_model& model, const gpu::kv_layout& layout);
+// quantization: what the device makes of the model's weights (runner_options), for it changes the values.
+hash128_t kv_identity_of(const model::loaded_model& model, const gpu::kv_layout& layout,
+                         std::string_view quantization = {});
 // The same for people.
 std::string identity_text_of(const node_info& info, const gpu::kv_layout& layout);
 

@@ -108,7 +108,7 @@ result<void> node_runtime::make_device(const node_options& options,
   runner_options.max_batch_sequences = options.engine.max_num_seqs;
   TROUPE_TRY(runner_, platform_.make_runner(model, runner_options));
   const auto& layout = runner_->layout();
-  kv_identity_ = kv_identity_of(*model, layout);
+  kv_identity_ = kv_identity_of(*model, layout, runner_options.quantization);
   info.kv_identity = to_hex(kv_identity_);
   info.identity_text = identity_text_of(info, layout);
   info.device = runner_->description();

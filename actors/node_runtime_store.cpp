@@ -22,7 +22,7 @@ result<void> node_runtime::make_store(const node_options& options,
   gpu::kv_layout layout{c.num_hidden_layers, c.num_key_value_heads, c.head_dim,
                         options.runner.block_tokens, gpu::kv_dtype::f16};
   if (platform_.store_layout) layout = *platform_.store_layout;
-  kv_identity_ = kv_identity_of(model, layout);
+  kv_identity_ = kv_identity_of(model, layout, options.runner.quantization);
   info.kv_identity = to_hex(kv_identity_);
   info.identity_text = identity_text_of(info, layout);
   info.device = "host memory";

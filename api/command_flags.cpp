@@ -12,7 +12,7 @@ void add_model(CLI::App& a, model_choice& m, bool names) {
   a.add_option_function<std::string>(
        "--synthetic", [&m](const std::string& name) { m.path = model::synthetic_path(name); },
        "Instead of a file: random weights of a real shape, made on the GPU: llama-3-8b, "
-       "llama-3-70b-slice, tiny, each also with :q4")
+       "llama-3-70b-slice, tiny, each also with :q4 or :fp8")
       ->group("Model");
   if (names)
     a.add_option("--served-model-name", m.served_names,
@@ -46,6 +46,11 @@ void add_runner(CLI::App& a, gpu::runner_options& r) {
       ->group("Device");
   a.add_option("--isa", r.isa, "Instruction set of the host device, for tests")
       ->check(CLI::IsMember({"auto", "avx512vnni", "avxvnni", "avx2", "portable"}))
+      ->group("Device");
+  a.add_option("--quantization", r.quantization,
+               "CUDA: fp8 makes E4M3 with a scale a row of weights that the file does not have "
+               "quantized (default: as in the file)")
+      ->check(CLI::IsMember({"fp8"}))
       ->group("Device");
   a.add_flag("--exact", r.exact,
              "CUDA: fixed orders of addition, so that answers do not depend on the batch")

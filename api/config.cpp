@@ -149,6 +149,8 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
     flags.push_back(s.store.disk.string());
   }
   if (s.runner.exact) flags.emplace_back("--exact");
+  if (!s.runner.quantization.empty())
+    flags.insert(flags.end(), {"--quantization", s.runner.quantization});
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
   flags.insert(flags.end(), {"--speculation", speculation_text(e.speculation)});
   add("--speculative-tokens", e.speculation.max_tokens);
