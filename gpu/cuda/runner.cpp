@@ -74,7 +74,10 @@ class cuda_runner final : public model_runner {
   std::uint64_t kv_budget() const override;
   std::string description() const override {
     return device_.name + " (cuda:" + std::to_string(device_.index) + "), " +
-           (fp8_ ? "FP8" : packed_ ? "quantized" : "bf16") + " weights" + (limits_.exact ? ", exact" : "");
+           (fp8_      ? "FP8"
+            : packed_ ? "quantized"
+                      : "bf16") +
+           " weights" + (limits_.exact ? ", exact" : "");
   }
 
  private:
@@ -340,7 +343,8 @@ result<std::unique_ptr<model_runner>> make_cuda_runner(
   cudaStream_t stream = nullptr;
   TROUPE_CHECK(cuda::checked(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
                              "creating a stream"));
-  auto weights = cuda::upload_weights(*model, options.quantization == "fp8", options.progress, stream);
+  auto weights =
+      cuda::upload_weights(*model, options.quantization == "fp8", options.progress, stream);
   cudaStreamDestroy(stream);
   if (!weights) return tl::unexpected<error>(std::move(weights).error());
   return cuda::make_runner_over(device, model->config, std::move(*weights), options);
