@@ -40,6 +40,7 @@ struct store_settings {            // of a KV store
   std::chrono::seconds ttl{0};     // of blocks that nobody uses; 0: until they are evicted
   std::filesystem::path disk;      // directory of its file; empty: memory only
   std::uint64_t disk_bytes = 0;    // at most, of that file
+  std::uint32_t replicas = 1;      // of nodes: stores that they offer a prompt to
 };
 
 struct network_settings {
@@ -70,8 +71,8 @@ struct serve_options {
   std::filesystem::path draft_model;  // of drafts: a smaller model of the same vocabulary
   std::string draft_device;           // empty: as the others
   unsigned draft_threads = 0;         // 0: as the others
-  bool single_process = false;      // every role in this process
-  std::uint32_t max_queued = 1024;  // requests that wait for a node; one more is refused
+  bool single_process = false;        // every role in this process
+  std::uint32_t max_queued = 1024;    // requests that wait for a node; one more is refused
   std::chrono::milliseconds max_queue_wait{30'000};  // predicted: a longer one is refused at once
   gpu::runner_options runner;
   engine_settings engine;

@@ -163,6 +163,10 @@ decode_actor::behavior_type decode_state::make_behavior() {
       },
       [this](const membership& m) { on_membership(m); },
       [this](const metrics_request&) { return node->metrics_text(); },
+      [this](const prefix_events_request& r) {
+        if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))
+          self->send(to, node->changes(r));
+      },
       [this](const drain_request& d) { drain(d); },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const pull_happened& m) { on_pull(m); },

@@ -93,9 +93,13 @@ void gateway_state::route(std::uint64_t id) {
   q.routing = true;
   const auto try_number = q.try_number;
   const auto begin = self->clock().now();
-  route_request ask{
-      id, static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
-      q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(), q.excluded};
+  route_request ask{id,
+                    static_cast<std::uint32_t>(q.message.prompt.size() + q.message.output.size()),
+                    q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(),
+                    q.excluded,
+                    q.message.prompt,
+                    q.message.cache_salt};
+  ask.prompt.insert(ask.prompt.end(), q.message.output.begin(), q.message.output.end());
   self->request(context->router, context->options.route_timeout, std::move(ask))
       .then(
           [this, id, try_number, begin](const route_plan& plan) {
@@ -131,7 +135,10 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
   }
   q->no_worker_since.reset();
   q->decode = plan.decode.start;
+  q->routed = self->clock().now();
   q->predicted_ttft_us = plan.predicted_ttft_us;
+  q->choice = plan.choice;
+  context->metrics->on_route(plan.choice, plan.predicted_ttft_us, plan.cached_tokens);
   q->message.has_prefill = plan.has_prefill;
   q->message.prefill = plan.prefill;
   q->message.route_reason = plan.reason;
@@ -176,9 +183,8 @@ void gateway_state::on_tokens(const generation_tokens& m) {
       return retry(
           m.id, {ec::internal, "a decode node skipped token " + std::to_string(delivered.size())});
     if (delivered.empty()) {
-      const auto ttft = std::chrono::duration<double>(self->clock().now() - q->arrived).count();
-      context->metrics->ttft_prediction_error_seconds.Observe(
-          std::abs(ttft - static_cast<double>(q->predicted_ttft_us) * 1e-6));
+      const auto ttft = std::chrono::duration<double>(self->clock().now() - q->routed).count();
+      context->metrics->on_first_token(q->choice, q->predicted_ttft_us, ttft);
     }
     delivered.push_back(t.token);
     fresh.tokens.push_back(t);
@@ -315,6 +321,7 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       },
       [this](const metrics_request&) { return collect_metrics(); },
       [this](const clear_request&) { return clear_stores(); },
+      [this](const pin_request& r) { return pin_in_stores(r); },
       [this](const drain_request&) { draining = true; },
       [this](const drain_node_request& r) { return drain_node(r); },
       [this](caf::tick_atom) {

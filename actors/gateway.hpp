@@ -76,8 +76,9 @@ struct gateway_state {
     std::size_t output_at_dispatch = 0;  // tokens that earlier attempts delivered
     std::vector<std::uint64_t> excluded;
     error last_failure{ec::none, {}};
-    time_point arrived, deadline;
-    std::uint64_t predicted_ttft_us = 0;
+    time_point arrived, routed, deadline;
+    std::uint64_t predicted_ttft_us = 0;        // from `routed` on
+    std::string choice;                         // of the plan
     std::optional<time_point> no_worker_since;  // set while the request waits for a decode node
   };
 
@@ -103,7 +104,9 @@ struct gateway_state {
   drain_reply drain_node(const drain_node_request& r);
 
   // -- nodes ---------------------------------------------------------------------------------------------------------------
+  std::vector<kv_store_actor> stores() const;  // that are reached
   caf::result<std::uint64_t> clear_stores();
+  caf::result<pin_reply> pin_in_stores(const pin_request& r);
   void connect_node(const node_info& info);
   // died: it had a connection that ended, which a node that is merely cut off or slow keeps longer than its heartbeat.
   void drop_node(std::uint64_t start, const std::string& why, bool died);

@@ -18,6 +18,9 @@ void gateway_state::connect_node(const node_info& info) {
     const auto addr = caf::actor_cast<caf::actor_addr>(actor);
     node_of[addr] = start;
     self->monitor(addr);
+    const auto kind = it->second.info.kind;
+    if (kind == role::decode || kind == role::prefill || kind == role::kv_store)
+      self->send(context->router, node_reached{start, actor});
     for (auto id : std::exchange(it->second.waiting, {})) dispatch(id);
   };
   auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail, false); };
@@ -39,9 +42,7 @@ void gateway_state::connect_node(const node_info& info) {
   else if (info.kind == role::draft)
     connect_to<draft_actor>(
         self, context->connector, info.host, info.port, context->options.connect_timeout,
-        [connected](const draft_actor& a) {
-          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
-        },
+        [connected](const draft_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
         failed);
   else
     connect_to<prefill_actor>(
@@ -144,24 +145,56 @@ void gateway_state::on_membership(const membership& m) {
   admit();
 }
 
-// How many blocks all stores forgot; those that do not answer in time are left out.
-caf::result<std::uint64_t> gateway_state::clear_stores() {
-  std::vector<kv_store_actor> stores;
+std::vector<kv_store_actor> gateway_state::stores() const {
+  std::vector<kv_store_actor> all;
   for (auto& [start, n] : nodes)
     if (n.actor && n.info.kind == role::kv_store)
-      stores.push_back(caf::actor_cast<kv_store_actor>(n.actor));
+      all.push_back(caf::actor_cast<kv_store_actor>(n.actor));
+  return all;
+}
+
+// How many blocks all stores forgot; those that do not answer in time are left out.
+caf::result<std::uint64_t> gateway_state::clear_stores() {
+  const auto all = stores();
   auto promise = self->make_response_promise<std::uint64_t>();
-  if (stores.empty()) promise.deliver(std::uint64_t{0});
-  auto outstanding = std::make_shared<std::size_t>(stores.size());
+  if (all.empty()) promise.deliver(std::uint64_t{0});
+  auto outstanding = std::make_shared<std::size_t>(all.size());
   auto sum = std::make_shared<std::uint64_t>(0);
   auto answered = [outstanding, sum, promise](std::uint64_t blocks) mutable {
     *sum += blocks;
     if (--*outstanding == 0) promise.deliver(*sum);
   };
-  for (const auto& store : stores)
+  for (const auto& store : all)
     self->request(store, context->options.route_timeout, clear_request{})
         .then([answered](std::uint64_t blocks) mutable { answered(blocks); },
               [answered](const caf::error&) mutable { answered(0); });
+  return promise;
+}
+
+// The blocks of all stores together; the hash is that of the longest part that one of them has.
+caf::result<pin_reply> gateway_state::pin_in_stores(const pin_request& r) {
+  const auto all = stores();
+  auto promise = self->make_response_promise<pin_reply>();
+  if (all.empty()) promise.deliver(pin_reply{});
+  struct gathering {
+    std::size_t outstanding = 0;
+    std::uint64_t longest = 0;
+    pin_reply sum;
+  };
+  auto gathered = std::make_shared<gathering>(gathering{all.size(), 0, {}});
+  auto answered = [gathered, promise](const pin_reply& one) mutable {
+    gathered->sum.blocks += one.blocks;
+    if (one.blocks > gathered->longest) {
+      gathered->longest = one.blocks;
+      gathered->sum.hash_high = one.hash_high;
+      gathered->sum.hash_low = one.hash_low;
+    }
+    if (--gathered->outstanding == 0) promise.deliver(gathered->sum);
+  };
+  for (const auto& store : all)
+    self->request(store, context->options.route_timeout, r)
+        .then([answered](const pin_reply& one) mutable { answered(one); },
+              [answered](const caf::error&) mutable { answered({}); });
   return promise;
 }
 

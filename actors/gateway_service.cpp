@@ -8,6 +8,7 @@
 #include <mutex>
 #include <random>
 
+#include "actors/kv_identity.hpp"
 #include "actors/wire.hpp"
 
 namespace troupe::actors {
@@ -193,6 +194,29 @@ class gateway_service : public generation_service {
     self->request(gateway_, timeout, clear_request{})
         .receive([&](std::uint64_t n) { blocks = n; }, [](const caf::error&) {});
     return blocks;
+  }
+
+  result<pinned_prefix> pin_prefix(const prefix_pin& what,
+                                   std::chrono::milliseconds timeout) override {
+    pin_request r{what.tokens, what.cache_salt, 0, 0, static_cast<std::uint64_t>(what.ttl.count()),
+                  what.pinned};
+    if (what.tokens.empty()) {
+      const auto hash = parse_identity(what.hash);
+      if (!hash)
+        return fail(ec::invalid_argument, "'" + what.hash + "' is not a hash of 32 hex digits");
+      r.hash_high = hash->high;
+      r.hash_low = hash->low;
+    }
+    caf::scoped_actor self{system_};
+    result<pinned_prefix> done = pinned_prefix{};
+    self->request(gateway_, timeout, std::move(r))
+        .receive(
+            [&](const pin_reply& p) {
+              done->blocks = p.blocks;
+              if (p.blocks > 0) done->hash = to_hex({p.hash_high, p.hash_low});
+            },
+            [&](const caf::error&) { done = fail(ec::peer_lost, "the gateway did not answer"); });
+    return done;
   }
 
  private:

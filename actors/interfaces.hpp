@@ -70,6 +70,10 @@ struct draft_happened {
   std::vector<draft_guess> guesses;
   std::vector<draft_behind> behind;
 };
+struct node_reached {  // the gateway to its router: a node that can be asked what it holds
+  std::uint64_t start = 0;
+  caf::strong_actor_ptr actor;
+};
 struct submit_generation {  // a door to the gateway service
   std::uint64_t id = 0;
   std::shared_ptr<generation> what;
@@ -121,6 +125,11 @@ CAF_ADD_TYPE_ID(troupe, (troupe::actors::clear_request))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefix_wanted))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::store_pulled))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::blocks_loaded))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefix_events_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::prefix_events))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::node_reached))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::pin_request))
+CAF_ADD_TYPE_ID(troupe, (troupe::actors::pin_reply))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_follow))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_drop))
 CAF_ADD_TYPE_ID(troupe, (troupe::actors::draft_guess))
@@ -139,6 +148,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::submit_generation)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::prefix_wanted)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::store_pulled)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::blocks_loaded)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::node_reached)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::draft_begin)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::actors::draft_happened)
 
@@ -158,7 +168,13 @@ using engine_listener = caf::typed_actor<caf::reacts_to<engine_happened>>;
 
 // Chooses decode and prefill for a request. In the gateway's process.
 using router_actor =
-    caf::typed_actor<caf::replies_to<route_request>::with<route_plan>, caf::reacts_to<membership>>;
+    caf::typed_actor<caf::replies_to<route_request>::with<route_plan>, caf::reacts_to<membership>,
+                     caf::reacts_to<prefix_events>,  // of nodes that it asked
+                     caf::reacts_to<node_reached>>;  // INTERNAL
+
+// What every node with blocks answers, and who hears it.
+using prefix_source = caf::typed_actor<caf::reacts_to<prefix_events_request>>;
+using prefix_listener = caf::typed_actor<caf::reacts_to<prefix_events>>;
 
 // Receives one generation after another: a gateway, or the client of a gateway.
 using stream_sink_actor =
@@ -167,14 +183,16 @@ using stream_sink_actor =
                      caf::reacts_to<generation_finished>>;  // exactly once a request, last
 
 // The door's side of a request: routes, follows, migrates. Streams to the sender of generate_request.
-using gateway_actor = caf::typed_actor<
-    caf::reacts_to<generate_request>, caf::reacts_to<cancel_request>,
-    caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
-    caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
-    caf::reacts_to<subscribe_request>, caf::replies_to<metrics_request>::with<std::string>,
-    caf::replies_to<clear_request>::with<std::uint64_t>, caf::reacts_to<drain_request>,
-    caf::replies_to<drain_node_request>::with<drain_reply>,
-    caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
+using gateway_actor =
+    caf::typed_actor<caf::reacts_to<generate_request>, caf::reacts_to<cancel_request>,
+                     caf::reacts_to<generation_accepted>, caf::reacts_to<generation_tokens>,
+                     caf::reacts_to<generation_finished>, caf::reacts_to<membership>,
+                     caf::reacts_to<subscribe_request>,
+                     caf::replies_to<metrics_request>::with<std::string>,
+                     caf::replies_to<clear_request>::with<std::uint64_t>,
+                     caf::replies_to<pin_request>::with<pin_reply>, caf::reacts_to<drain_request>,
+                     caf::replies_to<drain_node_request>::with<drain_reply>,
+                     caf::reacts_to<caf::tick_atom>>;  // INTERNAL: deadlines
 
 using decode_actor =
     caf::typed_actor<caf::reacts_to<generate_request>,  // streams to its sender
@@ -182,8 +200,9 @@ using decode_actor =
                      caf::reacts_to<first_token>, caf::reacts_to<prefill_failed>,  // from prefill
                      caf::reacts_to<membership>,
                      caf::replies_to<metrics_request>::with<std::string>,
-                     caf::reacts_to<drain_request>, caf::reacts_to<engine_happened>,
-                     caf::reacts_to<pull_happened>, caf::reacts_to<link_lost>,           // INTERNAL
+                     caf::reacts_to<prefix_events_request>, caf::reacts_to<drain_request>,
+                     caf::reacts_to<engine_happened>, caf::reacts_to<pull_happened>,
+                     caf::reacts_to<link_lost>,                                          // INTERNAL
                      caf::reacts_to<request_refused>, caf::reacts_to<request_admitted>,  // INTERNAL
                      caf::reacts_to<caf::tick_atom>>;                                    // INTERNAL
 
@@ -191,7 +210,8 @@ using prefill_actor =
     caf::typed_actor<caf::reacts_to<prefill_request>,  // announces blocks to its sender
                      caf::reacts_to<release_request>,
                      caf::replies_to<metrics_request>::with<std::string>,
-                     caf::reacts_to<drain_request>, caf::reacts_to<engine_happened>,
+                     caf::reacts_to<prefix_events_request>, caf::reacts_to<drain_request>,
+                     caf::reacts_to<engine_happened>,
                      caf::reacts_to<request_refused>>;  // INTERNAL
 
 // Keeps blocks that any node computed for all of them.
@@ -199,6 +219,8 @@ using kv_store_actor = caf::typed_actor<
     caf::reacts_to<store_offer>,   // answered with store_offer_done
     caf::reacts_to<store_lookup>,  // answered with store_found, once or more
     caf::reacts_to<release_request>, caf::replies_to<clear_request>::with<std::uint64_t>,
+    caf::replies_to<pin_request>::with<pin_reply>, caf::reacts_to<prefix_events_request>,
+    caf::reacts_to<store_offer_done>,  // from another store, of a copy
     caf::reacts_to<membership>, caf::replies_to<metrics_request>::with<std::string>,
     caf::reacts_to<drain_request>, caf::reacts_to<store_pulled>,  // INTERNAL
     caf::reacts_to<blocks_loaded>, caf::reacts_to<link_lost>,     // INTERNAL

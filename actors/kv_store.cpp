@@ -78,7 +78,7 @@ void kv_store_state::look_up(const store_lookup& m) {
   const auto& node = *context->node;
   const std::uint32_t size = context->options.block_tokens;
   if (m.kv_identity != node.info.kv_identity || m.tokens.size() % size != 0)
-    return self->send(from, store_found{m.id, m.try_number, m.first_block, {}, true});
+    return self->send(from, store_found{m.id, m.try_number, m.first_block, {}, true, 1});
   if (watched.insert(from.address()).second) self->monitor(from);
 
   const auto now = node.now();
@@ -113,7 +113,8 @@ void kv_store_state::look_up(const store_lookup& m) {
     store->lease(lease, in_memory, now);
   }
   const std::uint64_t number = next_answer++;
-  answer a{from, m.id, lease, m.try_number, m.first_block, {}, {}, 0, 0, 0, false};
+  answer a{from, m.id, lease, m.try_number, m.first_block, 1, {}, {}, 0, 0, 0, false};
+  if (!chain.empty()) a.copies = heat_up(chain.front(), in_memory);
   std::size_t next_record = 0;
   for (const auto& b : found) {
     auto block = b;
@@ -139,7 +140,8 @@ void kv_store_state::send_ready(std::uint64_t number) {
   auto it = answers.find(number);
   if (it == answers.end()) return;
   answer& a = it->second;
-  store_found m{a.request, a.try_number, static_cast<std::uint32_t>(a.first + a.sent), {}, false};
+  store_found m{a.request, a.try_number, static_cast<std::uint32_t>(a.first + a.sent),
+                {},        false,        a.copies};
   for (; a.sent < a.limit && a.ready[a.sent]; ++a.sent) {
     const block_id b = a.blocks[a.sent];
     m.blocks.push_back({b, store->generation(b), context->options.block_tokens});
@@ -165,7 +167,11 @@ void kv_store_state::on_membership(const membership& m) {
   std::set<std::uint64_t> alive;
   for (const auto& n : m.members) {
     const bool computes = n.info.kind == role::prefill || n.info.kind == role::decode;
-    if (!computes || n.state == node_state::lost) continue;
+    const bool copies_from = n.info.kind == role::kv_store &&
+                             n.info.start != context->node->info.start &&
+                             n.info.kv_identity == context->node->info.kv_identity;
+    if ((!computes && !copies_from) || n.state == node_state::lost) continue;
+    if (copies_from && n.state == node_state::ready) other_stores[n.info.start].info = n.info;
     alive.insert(n.info.start);
     if (peers.contains(n.info.start) || n.state != node_state::ready) continue;
     auto linked =
@@ -180,15 +186,19 @@ void kv_store_state::on_membership(const membership& m) {
     context->node->puller->disconnect(incarnation{*it});
     it = peers.erase(it);
   }
+  std::erase_if(other_stores, [&](const auto& s) { return !alive.contains(s.first); });
 }
 
 void kv_store_state::tick() {
   self->delayed_send(self, tick_interval, caf::tick_atom_v);
   const auto now = context->node->now();
   store->expire(now);
+  if (context->file) context->file->expire(now);
+  std::erase_if(copies, [&](const auto& c) { return !other_stores.contains(c.second.to); });
   const auto s = store->stats();
   context->metrics->update(s, context->sealed_bytes, store->oldest_use(now));
   if (disk) context->metrics->update_disk(context->file->stats(), context->file->record_bytes());
+  context->metrics->readers(leases.size());
   context->node->requests = static_cast<std::uint32_t>(s.leased + offers.size());
 }
 
@@ -230,6 +240,12 @@ kv_store_actor::behavior_type kv_store_state::make_behavior() {
         release(caf::actor_cast<caf::actor_addr>(self->current_sender()), m.id);
       },
       [this](const clear_request&) { return clear(); },
+      [this](const pin_request& r) { return pin(r); },
+      [this](const prefix_events_request& r) {
+        if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))
+          self->send(to, context->node->changes(r));
+      },
+      [this](const store_offer_done& m) { on_copied(m); },
       [this](const membership& m) { on_membership(m); },
       [this](const metrics_request&) { return metrics_text(); },
       [this](const drain_request&) { context->node->state = node_state::draining; },

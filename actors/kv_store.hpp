@@ -3,6 +3,8 @@
 //   a node offers ─► is it new, is it worth the room? ─► the store pulls it, verifies the fence, seals it as its own
 //   a node looks up ─► leases what is here, reads the rest from the disk ─► the node pulls ─► releases, dies, or is late
 //
+// Among several stores a prompt has a home (store_order.hpp); what is asked for often is copied to those that follow.
+//
 // Nobody writes into its memory. A lease keeps blocks from being evicted while a reader pulls; what goes wrong with a
 // lease costs the reader a fence that does not match, and then it computes. Losing the store loses speed, nothing else.
 //
@@ -21,6 +23,7 @@
 #include "actors/node_services.hpp"
 #include "actors/store_disk.hpp"
 #include "actors/store_metrics.hpp"
+#include "actors/store_order.hpp"
 #include "engine/kv_store/block_store.hpp"
 
 namespace troupe::actors {
@@ -66,7 +69,7 @@ struct kv_store_state {
   struct answer {
     store_reader to;
     std::uint64_t request = 0, lease = 0;
-    std::uint32_t try_number = 0, first = 0;
+    std::uint32_t try_number = 0, first = 0, copies = 1;
     std::vector<block_id> blocks;
     std::vector<bool> ready;
     std::size_t sent = 0;
@@ -89,6 +92,32 @@ struct kv_store_state {
   void tick();
   std::uint64_t clear();
 
+  // -- copies and pins (kv_store_copies.cpp) -----------------------------------------------------------------------------
+  struct other_store {
+    node_info info;
+    kv_store_actor actor;  // null: not connected
+    bool connecting = false;
+  };
+  struct prompt_heat {  // how often a prompt, by its first block, is asked for
+    std::uint32_t lookups = 0;
+    time_point since{}, copy_began{};
+    std::uint64_t copying = 0;  // our number of the offer under way
+    std::set<std::uint64_t> copied_to;
+  };
+  struct copy {
+    hash128_t first;
+    std::uint64_t to = 0, lease = 0;
+  };
+  static constexpr std::size_t most_chain = 1 << 16;
+  std::vector<store_place> order_of(const hash128_t& first) const;
+  std::uint32_t heat_up(const hash128_t& first, std::span<const block_id> here);
+  void copy_to(std::uint64_t start, const hash128_t& first, prompt_heat& heat,
+               std::span<const block_id> blocks);
+  void on_copied(const store_offer_done& m);
+  void connect_store(other_store& s);
+  pin_reply pin(const pin_request& r);
+  const engine::block_key* find_key(const hash128_t& hash) const;
+
   // -- disk (kv_store_disk.cpp) ------------------------------------------------------------------------------------------
   void open_disk();
   void save(block_id b);
@@ -108,8 +137,11 @@ struct kv_store_state {
   std::map<std::uint64_t, offer> offers;  // by our number of the pull
   std::map<reader, std::uint64_t> leases;
   std::set<caf::actor_addr> watched;
-  std::set<std::uint64_t> peers;  // incarnations that the fabric knows
-  std::uint64_t next_pull = 1, next_lease = 1;
+  std::set<std::uint64_t> peers;                      // incarnations that the fabric knows
+  std::map<std::uint64_t, other_store> other_stores;  // by incarnation
+  std::map<hash128_t, prompt_heat> prompts;           // by first block
+  std::map<std::uint64_t, copy> copies;               // by our number
+  std::uint64_t next_pull = 1, next_lease = 1, next_copy = 1;
   std::map<std::uint64_t, answer> answers;  // by our number
   std::map<std::uint64_t, disk_job> jobs;
   std::uint64_t next_answer = 1, next_job = 1;

@@ -35,6 +35,7 @@ struct node_info {
   std::string device;
   std::uint32_t num_blocks = 0;
   std::uint32_t block_tokens = 0;
+  std::uint64_t block_bytes = 0;  // of one block on the wire; 0: unknown
   std::uint32_t max_model_len = 0;
   std::uint32_t max_num_seqs = 0;  // sequences that it runs at once
   std::uint32_t protocol = protocol_version;
@@ -44,8 +45,8 @@ template <class Inspector>
 auto inspect(Inspector& f, node_info& x) {
   return f(caf::meta::type_name("node_info"), x.name, x.start, x.kind, x.host, x.port,
            x.transport_address, x.model_name, x.model_digest, x.kv_identity, x.identity_text,
-           x.device, x.num_blocks, x.block_tokens, x.max_model_len, x.max_num_seqs, x.protocol,
-           x.vocabulary);
+           x.device, x.num_blocks, x.block_tokens, x.block_bytes, x.max_model_len, x.max_num_seqs,
+           x.protocol, x.vocabulary);
 }
 
 struct node_load {
@@ -129,10 +130,13 @@ struct route_request {
   std::uint32_t prompt_tokens = 0;
   bool local_only = false;  // prompt logprobs: the whole prompt is computed where it is decoded
   std::vector<std::uint64_t> excluded;  // incarnations that failed this request
+  std::vector<std::uint32_t> prompt;  // and what was generated; empty: its prefix is not looked up
+  std::string cache_salt;
 };
 template <class Inspector>
 auto inspect(Inspector& f, route_request& x) {
-  return f(caf::meta::type_name("route_request"), x.id, x.prompt_tokens, x.local_only, x.excluded);
+  return f(caf::meta::type_name("route_request"), x.id, x.prompt_tokens, x.local_only, x.excluded,
+           x.prompt, x.cache_salt);
 }
 
 struct route_plan {
@@ -143,11 +147,37 @@ struct route_plan {
   node_info prefill;
   std::string reason;
   std::uint64_t predicted_ttft_us = 0;
+  std::string
+      choice;  // local, remote, local_store, remote_store: who reads it, with a store's help
+  std::uint32_t cached_tokens = 0;  // expected at who reads it, or in a store
 };
 template <class Inspector>
 auto inspect(Inspector& f, route_plan& x) {
   return f(caf::meta::type_name("route_plan"), x.code, x.detail, x.decode, x.has_prefill, x.prefill,
-           x.reason, x.predicted_ttft_us);
+           x.reason, x.predicted_ttft_us, x.choice, x.cached_tokens);
+}
+
+// -- what nodes hold, for routers (engine/prefix_journal.hpp) ----------------------------------------------------------
+struct prefix_events_request {  // answered with prefix_events; idempotent
+  std::uint64_t next = 0;       // the first sequence number that is not known; 0: nothing is
+  std::uint64_t since = 0;      // of the last answer
+};
+template <class Inspector>
+auto inspect(Inspector& f, prefix_events_request& x) {
+  return f(caf::meta::type_name("prefix_events_request"), x.next, x.since);
+}
+
+struct prefix_events {
+  std::uint64_t start = 0;  // incarnation of the node
+  std::uint64_t first = 0, next = 0, since = 0;
+  bool reset = false;  // what was asked for is gone: a snapshot begins, forget the rest
+  bool more = false;   // ask again at once
+  std::vector<std::uint64_t> changes;  // blocks' keys in order; lowest bit: stored (1), removed (0)
+};
+template <class Inspector>
+auto inspect(Inspector& f, prefix_events& x) {
+  return f(caf::meta::type_name("prefix_events"), x.start, x.first, x.next, x.since, x.reset,
+           x.more, x.changes);
 }
 
 // -- generation --------------------------------------------------------------------------------------------------------
@@ -376,11 +406,12 @@ struct store_found {  // in order; blocks from the disk come as they are read
   std::uint32_t first_block = 0;
   std::vector<block_wire> blocks;
   bool last = false;
+  std::uint32_t copies = 1;  // stores, in the prompt's order, that have it: readers take turns
 };
 template <class Inspector>
 auto inspect(Inspector& f, store_found& x) {
-  return f(caf::meta::type_name("store_found"), x.id, x.try_number, x.first_block, x.blocks,
-           x.last);
+  return f(caf::meta::type_name("store_found"), x.id, x.try_number, x.first_block, x.blocks, x.last,
+           x.copies);
 }
 
 struct clear_request {};  // a store forgets what nobody reads; answered with the number of blocks
@@ -443,6 +474,28 @@ struct draft_behind {
 template <class Inspector>
 auto inspect(Inspector& f, draft_behind& x) {
   return f(caf::meta::type_name("draft_behind"), x.id, x.try_number, x.known);
+}
+
+struct pin_request {  // keeps what stores have of a prompt; idempotent, and renews the time
+  std::vector<std::uint32_t> tokens;  // the prompt; empty: hash names its last block
+  std::string cache_salt;
+  std::uint64_t hash_high = 0, hash_low = 0;
+  std::uint64_t ttl_s = 0;  // 0: until it is unpinned
+  bool pinned = true;       // false: unpin
+};
+template <class Inspector>
+auto inspect(Inspector& f, pin_request& x) {
+  return f(caf::meta::type_name("pin_request"), x.tokens, x.cache_salt, x.hash_high, x.hash_low,
+           x.ttl_s, x.pinned);
+}
+
+struct pin_reply {
+  std::uint64_t blocks = 0;                   // that are pinned, or were
+  std::uint64_t hash_high = 0, hash_low = 0;  // of the last of them
+};
+template <class Inspector>
+auto inspect(Inspector& f, pin_reply& x) {
+  return f(caf::meta::type_name("pin_reply"), x.blocks, x.hash_high, x.hash_low);
 }
 
 // -- operators ---------------------------------------------------------------------------------------------------------

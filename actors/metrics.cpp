@@ -165,9 +165,9 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
     requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state",
                               {{"state", state}});
   for (const char* source : {"text", "draft"}) {
-    drafted_[source] = &counter("troupe_spec_drafted_tokens_total",
-                                "Guessed tokens that passes checked, by who guessed",
-                                {{"source", source}});
+    drafted_[source] =
+        &counter("troupe_spec_drafted_tokens_total",
+                 "Guessed tokens that passes checked, by who guessed", {{"source", source}});
     accepted_[source] = &counter("troupe_spec_accepted_tokens_total",
                                  "Of them, those that were right", {{"source", source}});
   }
@@ -221,6 +221,10 @@ void node_metrics::on_store_fetch(const std::string& outcome, std::uint64_t toke
   if (tokens > 0) store_fetch_seconds_.Observe(seconds);
 }
 
+void node_metrics::on_guess(const std::string& outcome) {
+  guesses_.at(outcome)->Increment();
+}
+
 void node_metrics::update(const engine::engine_stats& now) {
   std::lock_guard lock(mutex_);
   auto advance = [](prometheus::Counter& c, std::uint64_t from, std::uint64_t to) {
@@ -268,22 +272,39 @@ gateway_metrics::gateway_metrics(const std::string& node)
     : process_metrics({{"node", node}, {"role", "gateway"}}),
       route_seconds(histogram("troupe_route_duration_seconds",
                               "Time to choose the nodes of a request", transfer_buckets)),
-      ttft_prediction_error_seconds(
-          histogram("troupe_route_ttft_error_seconds",
-                    "Distance between the router's predicted and the measured time to first token",
-                    error_buckets)),
       admission_wait_seconds(histogram("troupe_admission_wait_seconds",
                                        "Time in the gateway's queue before a request is routed",
                                        step_buckets)),
       requests_in_flight(
           gauge("troupe_gateway_requests_in_flight", "Requests that the gateway follows")),
-      admission_waiting(gauge("troupe_admission_waiting", "Requests in the gateway's queue")) {
+      admission_waiting(gauge("troupe_admission_waiting", "Requests in the gateway's queue")),
+      route_known_blocks(gauge("troupe_route_known_blocks",
+                               "KV blocks that the router knows to be held somewhere")),
+      route_events(counter("troupe_route_kv_events_total",
+                           "Blocks that nodes told the router came or went")),
+      route_snapshots(counter("troupe_route_kv_snapshots_total",
+                              "Nodes whose content the router learned from the beginning")) {
+  for (const char* choice : {"local", "remote", "local_store", "remote_store"}) {
+    const prometheus::Labels labels{{"choice", choice}};
+    choices_[choice] = {
+        &histogram("troupe_route_ttft_predicted_seconds",
+                   "Time from a route's choice to the first token, as the router predicted it",
+                   step_buckets, labels),
+        &histogram("troupe_route_ttft_measured_seconds",
+                   "Time from a route's choice to the first token, as it was", step_buckets,
+                   labels),
+        &histogram("troupe_route_ttft_error_seconds",
+                   "Distance between the router's predicted and the measured time to first token",
+                   error_buckets, labels),
+        &counter("troupe_route_cached_tokens_total",
+                 "Prompt tokens that the router expected to be cached where it sent them", labels)};
+  }
   for (ec why : admission_errors)
     refusals_[why] =
         &counter("troupe_admission_refused_total", "Requests that the gateway did not take",
                  {{"reason", std::string(to_string(why))}});
   for (const char* reason : {"remote_prefill", "short_prompt", "local_faster", "no_prefill_node",
-                             "local_only", "refused"})
+                             "local_only", "prefix_cached", "refused"})
     routes_[reason] = &counter("troupe_route_decisions_total", "Routing decisions by reason",
                                {{"reason", reason}});
   for (const char* outcome : {"resumed", "failed"})
@@ -293,6 +314,20 @@ gateway_metrics::gateway_metrics(const std::string& node)
     for (const char* s : {"joining", "ready", "draining", "lost"})
       workers_[{r, s}] =
           &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});
+}
+
+void gateway_metrics::on_route(const std::string& choice, std::uint64_t predicted_us,
+                               std::uint32_t cached_tokens) {
+  const auto& m = choices_.at(choice);
+  m.predicted->Observe(static_cast<double>(predicted_us) * 1e-6);
+  m.cached_tokens->Increment(cached_tokens);
+}
+
+void gateway_metrics::on_first_token(const std::string& choice, std::uint64_t predicted_us,
+                                     double seconds) {
+  const auto& m = choices_.at(choice);
+  m.measured->Observe(seconds);
+  m.error->Observe(std::abs(seconds - static_cast<double>(predicted_us) * 1e-6));
 }
 
 prometheus::Counter& gateway_metrics::route_decision(const std::string& reason) {

@@ -96,11 +96,21 @@ class gateway_metrics : public process_metrics {
 
   prometheus::Counter& admission_refused(ec why);
 
-  prometheus::Histogram &route_seconds, &ttft_prediction_error_seconds, &admission_wait_seconds;
-  prometheus::Gauge &requests_in_flight, &admission_waiting;
+  // What the router chose and expected of it, and what came of it (seconds from the choice to the first token).
+  void on_route(const std::string& choice, std::uint64_t predicted_us, std::uint32_t cached_tokens);
+  void on_first_token(const std::string& choice, std::uint64_t predicted_us, double seconds);
+
+  prometheus::Histogram &route_seconds, &admission_wait_seconds;
+  prometheus::Gauge &requests_in_flight, &admission_waiting, &route_known_blocks;
+  prometheus::Counter &route_events, &route_snapshots;
 
  private:
   std::mutex mutex_;
+  struct choice_metrics {
+    prometheus::Histogram *predicted, *measured, *error;
+    prometheus::Counter* cached_tokens;
+  };
+  std::map<std::string, choice_metrics> choices_;
   std::map<std::string, prometheus::Counter*> routes_, migrations_;
   std::map<ec, prometheus::Counter*> refusals_;
   std::map<std::pair<std::string, std::string>, prometheus::Gauge*> workers_;

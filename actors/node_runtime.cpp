@@ -78,6 +78,7 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
   info.start = node->platform_.new_incarnation();
   info.model_name = options.model_name;
   info.model_digest = to_hex(model->digest);
+  node->services_->options.store_replicas = std::max(options.store.replicas, 1u);
   node->services_->neighbours = std::move(neighbours);
   node->services_->connector = node->platform_.connector;
   node->services_->now = node->platform_.now;
@@ -113,6 +114,7 @@ result<void> node_runtime::make_device(const node_options& options,
   info.identity_text = identity_text_of(info, layout);
   info.device = runner_->description();
   info.block_tokens = layout.block_tokens;
+  info.block_bytes = layout.payload_bytes() + gpu::fence_bytes;
   info.max_model_len = model->config.max_position_embeddings;
   if (options.engine.max_model_len > 0)
     info.max_model_len = std::min(info.max_model_len, options.engine.max_model_len);
@@ -158,6 +160,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.speculation = options.engine.speculation;
   e.end_of_generation = tokenizer->end_of_generation();
   e.kv_identity = kv_identity_;
+  e.journal = services_->journal;
   e.owner_incarnation = info.start;
   e.pass_clock = platform_.pass_clock;
   e.vocabulary = [tokenizer, size = e.vocab_size, ends = e.end_of_generation] {

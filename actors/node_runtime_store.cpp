@@ -27,6 +27,7 @@ result<void> node_runtime::make_store(const node_options& options,
   info.identity_text = identity_text_of(info, layout);
   info.device = "host memory";
   info.block_tokens = layout.block_tokens;
+  info.block_bytes = layout.payload_bytes() + gpu::fence_bytes;
   const std::uint64_t memory =
       options.store.memory_bytes > 0 ? options.store.memory_bytes : default_kv_memory();
   const std::uint64_t blocks = memory / layout.block_bytes();
@@ -48,7 +49,7 @@ result<void> node_runtime::make_store(const node_options& options,
   context->node = services_;
   context->metrics = std::make_shared<store_metrics>(info.name);
   context->options = {info.num_blocks, layout.block_tokens, options.store.ttl,
-                      std::chrono::milliseconds(5000)};
+                      std::chrono::milliseconds(5000), services_->journal};
   context->kv_identity = kv_identity_;
   context->arena = arena_.span();
   context->stride = layout.block_bytes();
@@ -62,16 +63,18 @@ result<void> node_runtime::make_store(const node_options& options,
                   "--kv-store-disk " + options.store.disk.string() + ": " + made.message());
     const std::uint64_t most =
         options.store.disk_bytes > 0 ? options.store.disk_bytes : default_disk_bytes;
-    TROUPE_TRY(context->file, engine::block_file::open(options.store.disk / (info.name + ".kv"),
-                                                       {layout.payload_bytes(), layout.block_tokens,
-                                                        kv_identity_, info.identity_text, most}));
-    spdlog::info("{} blocks are on the disk{}", context->file->stats().recovered,
-                 context->file->direct() ? "" : " (without O_DIRECT)");
+    TROUPE_TRY(context->file,
+               engine::block_file::open(options.store.disk / (info.name + ".kv"),
+                                        {layout.payload_bytes(), layout.block_tokens, kv_identity_,
+                                         info.identity_text, most, services_->journal}));
+    spdlog::info("{} blocks are on the disk, read by {}{}", context->file->stats().recovered,
+                 context->file->reads_by(), context->file->direct() ? "" : ", without O_DIRECT");
   }
   services_->load_of_store = [metrics = context->metrics, total = info.num_blocks] {
     node_load l;
     l.blocks_cached = metrics->blocks();
     l.blocks_free = total - std::min(total, l.blocks_cached);
+    l.running = metrics->readers();
     return l;
   };
   kv_store_actor actor = system_.spawn(kv_store, context);

@@ -36,6 +36,18 @@ node_load node_services::load() const {
   return l;
 }
 
+prefix_events node_services::changes(const prefix_events_request& r) const {
+  constexpr std::size_t of_one_message = 8192;
+  auto page = journal->read(r.next, r.since, of_one_message);
+  return {info.start,
+          page.first,
+          page.next,
+          page.since,
+          page.reset,
+          page.more,
+          std::move(page.changes)};
+}
+
 std::string node_services::metrics_text() const {
   metrics->update(loop->stats());
   return metrics->text();

@@ -31,7 +31,8 @@ struct role_options {
   std::chrono::milliseconds connect_timeout{3000};
   std::chrono::milliseconds pull_timeout{5000};
   std::chrono::milliseconds prefill_silence{
-      10'000};  // no block and no token from prefill: compute the rest here
+      10'000};                       // no block and no token from prefill: compute the rest here
+  std::uint32_t store_replicas = 1;  // KV stores that are offered a prompt
 };
 
 struct node_services {
@@ -44,15 +45,18 @@ struct node_services {
   std::unique_ptr<block_puller> puller;
   std::unique_ptr<engine_driver> loop;  // last: its thread uses the others
 
-  caf::strong_actor_ptr draft_client;        // of a decode node
-  caf::strong_actor_ptr store_client;        // null in a store
-  std::atomic<bool> store_ready{false};      // some KV store can be asked
-  std::function<node_load()> load_of_store;  // in a store, which has no engine
+  caf::strong_actor_ptr draft_client;    // of a decode node
+  caf::strong_actor_ptr store_client;    // null in a store
+  std::atomic<bool> store_ready{false};  // some KV store can be asked
+  std::shared_ptr<engine::prefix_journal> journal =
+      std::make_shared<engine::prefix_journal>();  // of what it holds, for routers
+  std::function<node_load()> load_of_store;        // in a store, which has no engine
 
   std::atomic<node_state> state{node_state::joining};
   std::atomic<bool> restart{false};        // after a drain
   std::atomic<std::uint32_t> requests{0};  // that the role actor follows; drained when zero
   node_load load() const;
+  prefix_events changes(const prefix_events_request& r) const;
   std::string metrics_text() const;  // as of the engine's last step
 };
 

@@ -96,6 +96,10 @@ prefill_actor::behavior_type prefill_state::make_behavior() {
       // A reader that gives up early releases too: what is not computed yet is then not computed at all.
       [this](const release_request& r) { end(r.id, true); },
       [this](const metrics_request&) { return node->metrics_text(); },
+      [this](const prefix_events_request& r) {
+        if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))
+          self->send(to, node->changes(r));
+      },
       [this](const drain_request& d) {
         node->restart = d.restart;
         node->state = node_state::draining;

@@ -77,6 +77,19 @@ struct cluster_status {
   std::string loading;  // why not ready: "decode-0: loading weights 43 %"
 };
 
+// What KV stores keep of a prompt for an operator.
+struct prefix_pin {
+  std::vector<token_id> tokens;  // the prompt; empty: hash names its last block
+  std::string cache_salt;
+  std::string hash;             // 32 hex digits
+  std::chrono::seconds ttl{0};  // 0: until it is unpinned
+  bool pinned = true;           // false: unpin
+};
+struct pinned_prefix {
+  std::uint64_t blocks = 0;  // of all stores
+  std::string hash;          // of the last of them; empty: none is there
+};
+
 class generation_service {
  public:
   virtual ~generation_service() = default;
@@ -95,6 +108,9 @@ class generation_service {
   virtual std::string metrics_text(std::chrono::milliseconds timeout) = 0;
   // KV stores forget what nobody reads at the moment; how many blocks that were.
   virtual std::uint64_t clear_stores(std::chrono::milliseconds timeout) = 0;
+  // They keep what they have of a prompt whatever else is asked for, or no more. ec::invalid_argument: no such hash.
+  virtual result<pinned_prefix> pin_prefix(const prefix_pin& what,
+                                           std::chrono::milliseconds timeout) = 0;
 };
 
 }  // namespace troupe::actors

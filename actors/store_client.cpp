@@ -14,7 +14,9 @@ using std::chrono::milliseconds;
 constexpr double default_prefill_speed = 500;  // tokens a second
 // A range is small until the link is known, so that a slow one costs little.
 constexpr std::uint32_t first_range = 4, later_range = 32;
+constexpr auto measurement_lasts = std::chrono::seconds(30);
 constexpr auto shortest_wait = milliseconds(30), longest_wait = milliseconds(1000);
+constexpr std::size_t stores_asked_limit = 2;  // for one prompt
 constexpr auto first_penalty = milliseconds(500), longest_penalty = milliseconds(30'000);
 
 double seconds(std::chrono::nanoseconds t) {
@@ -62,28 +64,45 @@ std::uint64_t store_client_state::block_bytes() const {
 
 void store_client_state::look_up(const prefix_wanted& w) {
   const key id{raw(w.id), w.try_number};
-  const std::uint32_t size = node->info.block_tokens;
-  const auto root = engine::root_hash(kv_identity, w.cache_salt);
-  const auto first = engine::chain_hash(root, std::span(*w.tokens).first(size));
   fetch f;
   f.try_number = w.try_number;
+  f.tokens = w.tokens;
+  f.root = engine::root_hash(kv_identity, w.cache_salt);
+  f.first = engine::chain_hash(f.root, std::span(*w.tokens).first(node->info.block_tokens));
   f.next_block = w.first_block;
   f.started = self->clock().now();
-  auto* s = store_of(first);
-  if (s == nullptr || !s->actor || f.started < s->quiet_until || fetches.contains(id)) {
-    fetches.insert_or_assign(id, std::move(f));
-    return end(id, "no_store");
-  }
-  f.store = s->info.start;
-  const auto to_compute = w.tokens->size() - std::size_t{w.first_block} * size;
+  if (!fetches.emplace(id, std::move(f)).second) return;
+  if (!ask(id)) end(id, "no_store");
+}
+
+// Of the stores that should have the prompt, the one to read from now.
+bool store_client_state::ask(key id) {
+  fetch& f = fetches.at(id);
+  const auto now = self->clock().now();
+  auto order = order_of(f.first);
+  const auto copies_now = copies_of(f.first);
+  order.resize(std::min<std::size_t>(order.size(), copies_now));
+  std::erase_if(order, [&](const store_place& s) {
+    return now < stores.at(s.start).quiet_until ||
+           std::find(f.asked.begin(), f.asked.end(), s.start) != f.asked.end();
+  });
+  if (order.empty() || f.asked.size() >= stores_asked_limit) return false;
+  const auto chosen = store_to_read(order, copies_now, turn++).start;
+  store& s = stores.at(chosen);
+  ++s.fetches;
+  f.store = chosen;
+  f.asked.push_back(chosen);
+  f.found.clear();
+  f.all_found = f.answered = false;
+  const auto to_compute = f.tokens->size() - std::size_t{f.next_block} * node->info.block_tokens;
   f.predicted_seconds = compute_seconds(to_compute);
   // A silent store must not cost more than the computation that it could save.
   const auto patience = milliseconds(static_cast<long>(f.predicted_seconds * 500));
-  f.deadline = f.started + std::clamp(patience, shortest_wait, longest_wait);
-  fetches.insert_or_assign(id, std::move(f));
+  f.deadline = now + std::clamp(patience, shortest_wait, longest_wait);
   watch();
-  self->send(s->actor, store_lookup{id.first, id.second, node->info.kv_identity, root.high,
-                                    root.low, *w.tokens, w.first_block});
+  self->send(s.actor, store_lookup{id.first, id.second, node->info.kv_identity, f.root.high,
+                                   f.root.low, *f.tokens, f.next_block});
+  return true;
 }
 
 void store_client_state::on_found(const store_found& m) {
@@ -92,6 +111,11 @@ void store_client_state::on_found(const store_found& m) {
   if (it == fetches.end()) return;
   fetch& f = it->second;
   if (auto s = stores.find(f.store); s != stores.end()) s->second.penalty = milliseconds(0);
+  if (self->current_sender() != nullptr) {  // an answer of a store that was given up
+    const auto from = store_by_actor.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+    if (from == store_by_actor.end() || from->second != f.store) return;
+  }
+  learn_copies(f.first, m.copies);
   if (!std::exchange(f.answered, true))
     node->metrics->store_lookup_seconds.Observe(seconds(self->clock().now() - f.started));
   f.all_found = f.all_found || m.last;
@@ -105,6 +129,8 @@ void store_client_state::pull_next(key id) {
   fetch& f = fetches.at(id);
   auto s = stores.find(f.store);
   if (s == stores.end()) return end(id, "store_lost");
+  // A link that was slow is tried again, seldom: nothing else would tell that it is fast now.
+  if (self->clock().now() - s->second.measured > measurement_lasts) s->second.bytes_per_second = 0;
   if (f.found.empty()) {
     if (f.all_found) end(id, f.blocks_fetched > 0 ? "fetched" : "miss");
     return;  // more is being read from the disk
@@ -156,6 +182,7 @@ void store_client_state::on_pulled(const store_pulled& m) {
     const double speed = static_cast<double>(f.range * block_bytes()) / seconds(m.duration);
     auto& known = s->second.bytes_per_second;
     const bool too_slow = m.failure.code == ec::deadline_exceeded;
+    s->second.measured = self->clock().now();
     if (m.failure.code == ec::none) known = known == 0 ? speed : 0.7 * known + 0.3 * speed;
     if (too_slow) known = known == 0 ? speed : std::min(known, speed);
   }
@@ -163,6 +190,7 @@ void store_client_state::on_pulled(const store_pulled& m) {
     if (!m.ok.empty())
       spdlog::info("request {:x}: the rest of the prefix is computed here: {}", m.id,
                    to_string(m.failure));
+    f.computing = true;
     return end(id, m.failure.code == ec::fence_mismatch      ? "fence_mismatch"
                    : m.failure.code == ec::deadline_exceeded ? "too_slow"
                    : m.ok.empty()                            ? "request_gone"
@@ -175,21 +203,28 @@ void store_client_state::on_pulled(const store_pulled& m) {
   pull_next(id);
 }
 
-// The engine computes what has not come.
+void store_client_state::leave_store(fetch& f, const key& id, std::string_view outcome) {
+  auto s = stores.find(f.store);
+  if (s == stores.end() || !s->second.actor) return;
+  s->second.fetches -= std::min(s->second.fetches, 1u);
+  self->send(s->second.actor, release_request{id.first});
+  if (outcome != "silent") return;
+  auto& penalty = s->second.penalty;
+  penalty = std::clamp(penalty * 2, milliseconds(first_penalty), milliseconds(longest_penalty));
+  s->second.quiet_until = self->clock().now() + penalty;
+  spdlog::warn("store {} does not answer: not asked for {} ms", s->second.info.name,
+               penalty.count());
+}
+
+// Another store may have it; else the engine computes what has not come.
 void store_client_state::end(key id, const char* outcome) {
   auto it = fetches.find(id);
+  const std::string_view why = outcome;
+  if (it->second.store != 0) leave_store(it->second, id, why);
+  const bool other_may_have = why == "store_lost" || why == "silent" || why == "miss";
+  if (other_may_have && !it->second.computing && ask(id)) return;
   const fetch f = std::move(it->second);
   fetches.erase(it);
-  if (auto s = stores.find(f.store); s != stores.end() && s->second.actor) {
-    self->send(s->second.actor, release_request{id.first});
-    if (outcome == std::string_view("silent")) {
-      auto& penalty = s->second.penalty;
-      penalty = std::clamp(penalty * 2, milliseconds(first_penalty), milliseconds(longest_penalty));
-      s->second.quiet_until = self->clock().now() + penalty;
-      spdlog::warn("store {} does not answer: not asked for {} ms", s->second.info.name,
-                   penalty.count());
-    }
-  }
   const double took = seconds(self->clock().now() - f.started);
   node->metrics->on_store_fetch(
       outcome, std::uint64_t{f.blocks_fetched} * node->info.block_tokens, took,

@@ -1,12 +1,14 @@
 // A node's dealings with the KV stores, one actor a node.
 //
-// Reading. A prompt that the engine waits with (generation_request::from_store) is looked up in the store that its first
-// block hashes to; what is there is pulled in ranges, and after each range the measured speeds decide whether the next one
+// Reading. A prompt that the engine waits with (generation_request::from_store) is looked up in its home, the store that
+// its first block hashes to (store_order.hpp), or in one that has a copy; what is there is pulled in ranges, and after each range the measured speeds decide whether the next one
 // is fetched or computed. Whatever happens (store unknown, silent, slow, dead, a fence that does not match), the engine
 // is told to compute the rest, within a time that the computation itself bounds:
 //
 //   prefix_wanted ─► store_lookup ─► store_found* ─► pull ─► verified ─► pull ... ─► remote_failed: the engine goes on
 //                        └─ silence ──────┴── fence, deadline, slower than computing ─┘   release_request to the store
+//
+// A store that is lost, silent or has nothing is followed by the next one that should have a copy, once.
 //
 // Offering. Full blocks that the engine computed wait in a bounded queue; a store has one offer of a node at a time and
 // pulls its blocks; what does not fit the queue is forgotten, oldest first. A block that was reused before the store came
@@ -22,6 +24,7 @@
 
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
+#include "actors/store_order.hpp"
 
 namespace troupe::actors {
 
@@ -35,9 +38,11 @@ struct store_client_state {
     node_info info;
     kv_store_actor actor;  // null while connecting
     bool seen = false;
-    double bytes_per_second = 0;  // of pulls from it, smoothed; 0: not measured
-    time_point quiet_until{};     // it did not answer: not asked before
+    double bytes_per_second = 0;  // of pulls from it, smoothed; 0: not measured of late
+    time_point measured{};
+    time_point quiet_until{};  // it did not answer: not asked before
     std::chrono::milliseconds penalty{0};
+    std::uint32_t readers = 0, fetches = 0;  // of all nodes as it last told, and of ours now
     std::deque<offered_block> offers;
     std::uint64_t offer_number = 0;  // of the offer under way; 0: none
     time_point offer_deadline{};
@@ -46,9 +51,13 @@ struct store_client_state {
   struct fetch {
     std::uint32_t try_number = 0;
     std::uint64_t store = 0;
+    std::vector<std::uint64_t> asked;  // stores, this one included
+    std::shared_ptr<const std::vector<token_id>> tokens;
+    hash128_t root, first;         // of the chain, of its first block
     std::uint32_t next_block = 0;  // of the prompt: the next to pull
     std::deque<block_wire> found;  // from next_block on
     bool all_found = false, pulling = false, answered = false;
+    bool computing = false;  // the engine does not wait any more
     std::uint32_t blocks_fetched = 0, range = 0;
     time_point started{}, deadline{};
     double predicted_seconds = 0;  // of fetching and computing the rest
@@ -57,10 +66,12 @@ struct store_client_state {
 
   // -- reading (store_client.cpp) ----------------------------------------------------------------------------------------
   void look_up(const prefix_wanted& w);
+  bool ask(key id);  // false: no store is left to ask
   void on_found(const store_found& m);
   void pull_next(key id);
   void on_pulled(const store_pulled& m);
   void end(key id, const char* outcome);
+  void leave_store(fetch& f, const key& id, std::string_view outcome);
   double compute_seconds(std::uint64_t tokens) const;
   std::uint64_t block_bytes() const;
 
@@ -73,7 +84,9 @@ struct store_client_state {
   void tick();
   void watch();
   void update_ready();
-  store* store_of(const hash128_t& first_block);
+  std::vector<store_place> order_of(const hash128_t& first_block) const;
+  std::uint32_t copies_of(const hash128_t& first_block) const;
+  void learn_copies(const hash128_t& first_block, std::uint32_t copies);
 
   store_client_actor::pointer self;
   std::shared_ptr<node_services> node;
@@ -81,7 +94,8 @@ struct store_client_state {
   std::map<std::uint64_t, store> stores;  // by incarnation
   std::map<caf::actor_addr, std::uint64_t> store_by_actor;
   std::map<key, fetch> fetches;
-  std::uint64_t next_offer = 1;
+  std::map<hash128_t, std::uint32_t> copies;  // more than replicas: by first block, as stores told
+  std::uint64_t next_offer = 1, turn = 0;
   bool offering = false, watching = false;
 };
 

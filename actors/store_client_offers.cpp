@@ -1,5 +1,5 @@
 // The store client's connections to stores, which store a prompt belongs to, and what it offers them.
-#include <array>
+#include <algorithm>
 #include <set>
 
 #include "actors/connect.hpp"
@@ -13,6 +13,7 @@ constexpr auto tick_interval = std::chrono::milliseconds(20);
 constexpr auto offer_timeout = std::chrono::milliseconds(5000);
 constexpr std::size_t offers_limit = 8192;  // blocks that wait for a store
 constexpr std::size_t offer_blocks_limit = 64;
+constexpr std::size_t copies_limit = 4096;  // prompts
 
 }  // namespace
 
@@ -22,7 +23,10 @@ void store_client_state::on_membership(const membership& m) {
     if (n.info.kind != role::kv_store || n.state == node_state::lost) continue;
     alive.insert(n.info.start);
     if (n.state == node_state::ready) connect(n.info);
-    if (auto it = stores.find(n.info.start); it != stores.end()) it->second.seen = true;
+    if (auto it = stores.find(n.info.start); it != stores.end()) {
+      it->second.seen = true;
+      it->second.readers = n.load.running;
+    }
   }
   std::vector<std::uint64_t> gone;
   for (auto& [start, s] : stores)
@@ -74,36 +78,43 @@ void store_client_state::update_ready() {
       [any](engine::engine& e, engine::time_point) { e.offer_blocks(any); });
 }
 
-// Rendezvous hashing (Thaler and Ravishankar 1998): each store that comes or goes moves only its own share.
-store_client_state::store* store_client_state::store_of(const hash128_t& first_block) {
-  store* best = nullptr;
-  std::uint64_t highest = 0;
-  for (auto& [start, s] : stores) {
-    if (!s.actor) continue;
-    const std::uint64_t its_name =
-        hash64(std::as_bytes(std::span(s.info.name.data(), s.info.name.size())));
-    const std::array<std::uint64_t, 3> both{first_block.high, first_block.low, its_name};
-    const auto weight = hash64(std::as_bytes(std::span(both)));
-    if (best != nullptr && weight <= highest) continue;
-    best = &s;
-    highest = weight;
+std::vector<store_place> store_client_state::order_of(const hash128_t& first_block) const {
+  std::vector<store_place> all;
+  for (const auto& [start, s] : stores)
+    if (s.actor) all.push_back({s.info.name, start, s.readers + s.fetches});
+  return store_order(first_block, std::move(all));
+}
+
+std::uint32_t store_client_state::copies_of(const hash128_t& first_block) const {
+  const auto told = copies.find(first_block);
+  return std::max(node->options.store_replicas, told == copies.end() ? 1u : told->second);
+}
+
+void store_client_state::learn_copies(const hash128_t& first_block, std::uint32_t told) {
+  if (told <= node->options.store_replicas) {
+    copies.erase(first_block);
+    return;
   }
-  return best;
+  if (copies.size() >= copies_limit) copies.clear();  // learned again with the next answers
+  copies[first_block] = told;
 }
 
 void store_client_state::offer(const engine::events& e) {
   for (const auto& c : e.computed) {
-    auto* s = store_of(c.first);
-    if (s == nullptr) continue;
-    if (s->offers.size() >= offers_limit) s->offers.pop_front();
-    s->offers.push_back({c.hash.high,
-                         c.hash.low,
-                         c.parent.high,
-                         c.parent.low,
-                         c.tokens,
-                         c.index,
-                         c.prompt_tokens,
-                         {c.block.block, c.block.generation, c.block.valid_tokens}});
+    const auto order = order_of(c.first);
+    const auto n = std::min<std::size_t>(order.size(), node->options.store_replicas);
+    for (std::size_t i = 0; i < n; ++i) {
+      auto& s = stores.at(order[i].start);
+      if (s.offers.size() >= offers_limit) s.offers.pop_front();
+      s.offers.push_back({c.hash.high,
+                          c.hash.low,
+                          c.parent.high,
+                          c.parent.low,
+                          c.tokens,
+                          c.index,
+                          c.prompt_tokens,
+                          {c.block.block, c.block.generation, c.block.valid_tokens}});
+    }
   }
   for (auto& [start, s] : stores) send_offer(s);
 }

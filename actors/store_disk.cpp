@@ -85,8 +85,7 @@ void store_disk::run() {
 
 void store_disk::do_load(std::uint64_t job, const std::vector<load_piece>& pieces) {
   std::vector<bool> ok;
-  for (const auto& p : pieces) {
-    auto read = file_.read(p.record, p.hash, p.payload);
+  for (const auto& read : file_.read_many(pieces)) {
     if (!read) spdlog::warn("the KV store's file: {}", to_string(read.error()));
     ok.push_back(read.has_value());
   }

@@ -20,11 +20,7 @@ namespace troupe::actors {
 
 class store_disk {
  public:
-  struct load_piece {
-    engine::record_id record = 0;
-    hash128_t hash;
-    std::span<std::byte> payload;
-  };
+  using load_piece = engine::block_file::read_piece;
   struct save_piece {
     engine::record_id record = 0;
     engine::block_key key;

@@ -41,7 +41,10 @@ store_metrics::store_metrics(const std::string& node)
           gauge("troupe_store_bytes", "Bytes of the blocks that are kept", {{"tier", "memory"}})),
       leased_(gauge("troupe_store_leased_blocks", "Blocks that readers hold")),
       oldest_(gauge("troupe_store_oldest_use_seconds",
-                    "Age of the last use of the block that was not used for longest")) {}
+                    "Age of the last use of the block that was not used for longest")),
+      pinned_(gauge("troupe_store_pinned_blocks", "Blocks in memory that an operator pinned")),
+      copies_(counter("troupe_store_copies_total",
+                      "Prompts copied to another store because they were asked for often")) {}
 
 void store_metrics::stored(std::size_t blocks, std::size_t failed, std::uint64_t bytes) {
   stored_.Increment(static_cast<double>(blocks));
@@ -78,6 +81,7 @@ void store_metrics::update(const engine::block_store_stats& now, std::uint64_t b
   blocks_gauge_.Set(now.blocks);
   bytes_gauge_.Set(static_cast<double>(now.blocks * block_bytes));
   leased_.Set(now.leased);
+  pinned_.Set(now.pinned);
   oldest_.Set(static_cast<double>(oldest.count()));
 }
 

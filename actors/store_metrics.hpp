@@ -17,14 +17,17 @@ class store_metrics : public process_metrics {
   void looked_up(std::uint64_t tokens, std::uint64_t in_memory, std::uint64_t on_disk,
                  std::uint64_t token_bytes);
   void disk_read(double seconds) { disk_read_seconds_.Observe(seconds); }
+  void copied() { copies_.Increment(); }
   void disk_write_failed() { disk_failures_.Increment(); }
   void update_disk(const engine::block_file_stats& now, std::uint64_t record_bytes);
   void update(const engine::block_store_stats& now, std::uint64_t block_bytes,
               std::chrono::seconds oldest);
+  void readers(std::size_t now) { readers_ = static_cast<std::uint32_t>(now); }
+  std::uint32_t readers() const { return readers_; }
   std::uint32_t blocks() const { return blocks_; }  // in memory, as of the last update
 
  private:
-  std::atomic<std::uint32_t> blocks_{0};
+  std::atomic<std::uint32_t> blocks_{0}, readers_{0};
   std::mutex mutex_;
   engine::block_store_stats last_;
   prometheus::Counter &offered_, &stored_, &failed_, &stored_bytes_, &not_admitted_;
@@ -34,7 +37,8 @@ class store_metrics : public process_metrics {
       &disk_corrupt_;
   prometheus::Gauge &disk_blocks_, &disk_bytes_;
   prometheus::Histogram& disk_read_seconds_;
-  prometheus::Gauge &blocks_gauge_, &bytes_gauge_, &leased_, &oldest_;
+  prometheus::Gauge &blocks_gauge_, &bytes_gauge_, &leased_, &oldest_, &pinned_;
+  prometheus::Counter& copies_;
 };
 
 }  // namespace troupe::actors

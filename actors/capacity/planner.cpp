@@ -182,6 +182,7 @@ result<void> planner::build() {
                           : "prefill-" + std::to_string(i - options_.num_decode);
     m.info.num_blocks = profile.num_blocks;
     m.info.block_tokens = profile.block_tokens;
+    m.info.block_bytes = profile.block_bytes;
     m.info.max_num_seqs = options_.engine.max_num_seqs;
   }
   make_flights();

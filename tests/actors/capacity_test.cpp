@@ -151,7 +151,7 @@ TEST(capacity, shared_beginnings_are_found_and_other_texts_are_not) {
   EXPECT_EQ(unlike->cached_share, 0);
 }
 
-TEST(capacity, a_slow_link_is_seen_in_time_between_tokens_not_in_text) {
+TEST(capacity, a_slow_link_is_measured_and_then_left_alone) {
   auto o = small_cluster(1, 1);
   const auto trace = poisson(100, 2, 1024, 20);
   const auto fast = plan_capacity(trace, o);
@@ -161,7 +161,9 @@ TEST(capacity, a_slow_link_is_seen_in_time_between_tokens_not_in_text) {
   EXPECT_EQ(fast->finished, 100u);
   EXPECT_EQ(slow->finished, 100u);
   EXPECT_GT(fast->transferred_share, 0.5);
-  EXPECT_GT(slow->e2e.mean, fast->e2e.mean + 0.3);  // 64 MiB at 100 MB/s
+  // 64 MiB at 100 MB/s: 0.6 s more for each prompt that is read elsewhere.
+  EXPECT_LT(slow->transferred_share, 0.2);
+  EXPECT_LT(slow->e2e.mean, fast->e2e.mean + 0.1);
 }
 
 TEST(capacity, the_best_ratio_is_among_all_splits) {

@@ -83,14 +83,12 @@ TEST_F(kv_store_test, a_prompt_that_one_node_read_is_fetched_by_another) {
   EXPECT_EQ(first->tokens, expected);
   EXPECT_EQ(first->end->usage.cached_tokens, 0u);
   ASSERT_TRUE(stored(*s, 12));  // whole blocks of the prompt
-  bool fetched = false;
-  for (int i = 0; i < 4; ++i) {  // requests take turns between the decode nodes
-    const auto again = run(*s, ask(1, 200));
-    EXPECT_EQ(again->tokens, expected);
-    EXPECT_EQ(again->end->usage.cached_tokens, 192u);
-    fetched = fetched || again->end->trace.decode_node != first->end->trace.decode_node;
-  }
-  EXPECT_TRUE(fetched);
+  const auto reader = first->end->trace.decode_node;
+  ASSERT_TRUE(s->service().drain_node(reader, milliseconds(0), false, false));
+  const auto again = run(*s, ask(1, 200));
+  EXPECT_EQ(again->tokens, expected);
+  EXPECT_EQ(again->end->usage.cached_tokens, 192u);
+  EXPECT_NE(again->end->trace.decode_node, reader);
   EXPECT_GE(metric(*s, "troupe_store_hit_tokens_total"), 192);
   EXPECT_GE(metric(*s, "troupe_store_fetched_tokens_total"), 192);
 }
@@ -140,6 +138,75 @@ TEST_F(kv_store_test, a_small_store_stays_within_its_blocks) {
     if (n.role == "kv-store") total += n.blocks_total;
   ASSERT_GT(total, 0);
   EXPECT_LE(metric(*s, "troupe_store_blocks"), total);
+}
+
+TEST_F(kv_store_test, replicas_are_offered_to_the_stores_that_follow_the_home) {
+  auto o = options(0, 1, 3);
+  o.store.replicas = 2;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  for (std::uint64_t n = 0; n < 4; ++n) run(*s, ask(n, 200));
+  EXPECT_TRUE(stored(*s, 4 * 12 * 2));
+  EXPECT_EQ(metric(*s, "troupe_store_stored_blocks_total"), 4 * 12 * 2);
+}
+
+// The node forgets what it read, so that it asks the store again and again.
+TEST_F(kv_store_test, a_prompt_that_is_often_asked_for_gets_a_copy) {
+  auto o = options(0, 1, 2);
+  o.engine.num_kv_blocks = 40;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  std::vector<std::vector<token_id>> first;
+  for (std::uint64_t n = 0; n < 3; ++n) first.push_back(run(*s, ask(200 + n, 300))->tokens);
+  ASSERT_TRUE(stored(*s, 3 * 18));
+  EXPECT_EQ(metric(*s, "troupe_store_copies_total"), 0);
+  std::uint64_t asked = 0;
+  const bool copied = eventually([&] {
+    for (std::uint64_t n = 0; n < 3; ++n, ++asked)
+      EXPECT_EQ(run(*s, ask(200 + n, 300))->tokens, first[n]);
+    return metric(*s, "troupe_store_copies_total") > 0;
+  });
+  EXPECT_TRUE(copied) << "after " << asked << " requests";
+  for (int i = 0; i < 4; ++i)
+    for (std::uint64_t n = 0; n < 3; ++n) EXPECT_EQ(run(*s, ask(200 + n, 300))->tokens, first[n]);
+}
+
+TEST_F(kv_store_test, a_pinned_prompt_stays_until_it_is_unpinned) {
+  auto o = options(0, 1, 1);
+  o.engine.num_kv_blocks = 40;
+  o.store.memory_bytes = 1 << 19;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  const auto kept = ask(300, 100);
+  const auto text = run(*s, kept)->tokens;
+  ASSERT_TRUE(stored(*s, 6));
+  const auto pinned = s->service().pin_prefix({kept.prompt, {}, {}, {}, true}, milliseconds(5000));
+  ASSERT_TRUE(pinned);
+  EXPECT_EQ(pinned->blocks, 6u);
+  EXPECT_EQ(pinned->hash.size(), 32u);
+  for (std::uint64_t n = 0; n < 12; ++n)  // more than all stores hold
+    for (int twice = 0; twice < 2; ++twice) run(*s, ask(400 + n, 300));
+  const auto again = run(*s, kept);
+  EXPECT_EQ(again->tokens, text);
+  EXPECT_EQ(again->end->usage.cached_tokens, 96u);
+  const auto by_hash =
+      s->service().pin_prefix({{}, {}, pinned->hash, {}, false}, milliseconds(5000));
+  ASSERT_TRUE(by_hash);
+  EXPECT_EQ(by_hash->blocks, 6u);
+  EXPECT_FALSE(s->service().pin_prefix({{}, {}, "nonsense", {}, true}, milliseconds(5000)));
+}
+
+// Whatever a router believes to be cached, the answer is the same.
+TEST_F(kv_store_test, the_router_learns_what_nodes_and_stores_hold) {
+  auto s = start(options(1, 2, 1));
+  ASSERT_TRUE(s);
+  const auto first = run(*s, ask(1, 200));
+  EXPECT_TRUE(eventually([&] { return metric(*s, "troupe_route_known_blocks") >= 12; }));
+  EXPECT_GE(metric(*s, "troupe_route_kv_events_total"), 12);
+  const auto again = run(*s, ask(1, 200));
+  EXPECT_EQ(again->tokens, first->tokens);
+  EXPECT_GE(metric(*s, "troupe_route_cached_tokens_total"), 192);
+  EXPECT_EQ(metric(*s, "troupe_route_ttft_measured_seconds_count"), 2);
 }
 
 TEST_F(kv_store_test, clear_forgets) {
