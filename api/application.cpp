@@ -81,6 +81,7 @@ const std::vector<application::route>& application::routes() {
       {"GET", "/version", false, false, endpoint::version, &a::version},
       {"GET", "/v1/cluster", false, false, endpoint::cluster, &a::cluster},
       {"POST", "/v1/cache/clear", false, false, endpoint::cluster, &a::clear_cache},
+      {"POST", "/v1/cache/pin", false, false, endpoint::cluster, &a::pin_cache},
       {"POST", "/v1/cluster/drain", false, false, endpoint::cluster, &a::drain_node},
       {"GET", "/", false, false, endpoint::ui, &a::web_page},
   };

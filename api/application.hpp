@@ -63,6 +63,7 @@ class application : public http_handler {
   void version(call& c);
   void cluster(call& c);
   void clear_cache(call& c);
+  void pin_cache(call& c);
   void drain_node(call& c);
   void web_page(call& c);
 

@@ -203,6 +203,42 @@ void application::clear_cache(call& c) {
   if (!accepted) c.fail(http_error(503, "The server is busy with metrics: try again."));
 }
 
+// {"prompt": text} or {"hash": ...}, with "cache_salt", "ttl_s" (0: until unpinned) and "pinned" (false: unpin).
+void application::pin_cache(call& c) {
+  auto asked = [&]() -> api_result<actors::prefix_pin> {
+    API_TRY(auto body, parse_json(c.request.body));
+    field_reader in(body);
+    actors::prefix_pin what;
+    text_or_tokens prompt;
+    std::uint32_t ttl_s = 0;
+    in.text("prompt", prompt.text, 1, 16u << 20);
+    in.text("hash", what.hash, 32, 32);
+    in.text("cache_salt", what.cache_salt, 1, 1024);
+    in.integer("ttl_s", ttl_s, 0, 366 * 86'400);
+    in.boolean("pinned", what.pinned);
+    if (in.failure()) return tl::make_unexpected(*in.failure());
+    if (prompt.text.empty() == what.hash.empty())
+      return tl::make_unexpected(bad_field("prompt", "Either a prompt or a hash is needed.",
+                                           "missing_required_parameter"));
+    what.ttl = std::chrono::seconds(ttl_s);
+    if (what.hash.empty()) {
+      API_TRY(what.tokens, tokenize_prompt(*model_, prompt, true));
+    }
+    return what;
+  }();
+  if (!asked) return c.fail(asked.error());
+  auto self = c.shared_from_this();
+  const bool accepted = background_.run([this, self, what = std::move(*asked)] {
+    auto done = service_.pin_prefix(what, options_.metrics_timeout);
+    self->to->post([self, pinned = what.pinned, done = std::move(done)] {
+      if (!done) return self->fail(from_error(done.error()));
+      self->answer(ojson{{pinned ? "pinned_blocks" : "unpinned_blocks", done->blocks},
+                         {"hash", done->hash}});
+    });
+  });
+  if (!accepted) c.fail(http_error(503, "Too many such calls at once."));
+}
+
 void application::drain_node(call& c) {
   struct wish {
     std::string node;

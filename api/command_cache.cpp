@@ -2,6 +2,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "api/commands.hpp"
 #include "api/server_call.hpp"
@@ -11,6 +12,7 @@ namespace {
 
 // What a prompt's reading may take.
 constexpr std::chrono::seconds warm_timeout{600};
+constexpr std::uint64_t usual_block_tokens = 16;  // only to know how long to wait for
 
 // The samples of the stores' metrics: {node: {name and tier: value}}.
 std::map<std::string, std::map<std::string, double>> samples_of(const std::string& text) {
@@ -71,39 +73,102 @@ result<void> clear(const cache_config& c) {
   return {};
 }
 
-// Reading a prompt is all it takes: the nodes offer what they computed.
+result<std::string> model_of(const cache_config& c) {
+  if (!c.model.empty()) return c.model;
+  TROUPE_TRY(const auto text, call_server({c.url, c.key}, "/v1/models"));
+  const auto models = nlohmann::json::parse(text, nullptr, false);
+  if (!models.is_object() || !models.contains("data") || models["data"].empty())
+    return fail(ec::io_error, c.url + " lists no model");
+  return models["data"][0].value("id", "");
+}
+
+// Reading a prompt is all it takes: the nodes offer what they computed. How many tokens it has.
+result<std::uint64_t> read_prompt(const cache_config& c, const std::string& model,
+                                  const std::string& prompt) {
+  nlohmann::json request = {
+      {"model", model}, {"prompt", prompt}, {"max_tokens", 1}, {"temperature", 0}};
+  if (!c.cache_salt.empty()) request["cache_salt"] = c.cache_salt;
+  TROUPE_TRY(const auto text,
+             call_server({c.url, c.key}, "/v1/completions", request.dump(), warm_timeout));
+  const auto answer = nlohmann::json::parse(text, nullptr, false);
+  return answer.is_object() && answer.contains("usage")
+             ? answer["usage"].value("prompt_tokens", std::uint64_t{0})
+             : std::uint64_t{0};
+}
+
 result<void> warm(const cache_config& c) {
   std::ifstream in(c.file);
   if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
-  std::string model = c.model;
-  if (model.empty()) {
-    TROUPE_TRY(const auto text, call_server({c.url, c.key}, "/v1/models"));
-    const auto models = nlohmann::json::parse(text, nullptr, false);
-    if (!models.is_object() || !models.contains("data") || models["data"].empty())
-      return fail(ec::io_error, c.url + " lists no model");
-    model = models["data"][0].value("id", "");
-  }
+  TROUPE_TRY(const std::string model, model_of(c));
   std::size_t prompts = 0;
   std::uint64_t tokens = 0;
   for (std::string line; std::getline(in, line);) {
     if (line.empty()) continue;
-    const nlohmann::json request = {
-        {"model", model}, {"prompt", line}, {"max_tokens", 1}, {"temperature", 0}};
-    TROUPE_TRY(const auto text,
-               call_server({c.url, c.key}, "/v1/completions", request.dump(), warm_timeout));
-    const auto answer = nlohmann::json::parse(text, nullptr, false);
-    if (answer.is_object() && answer.contains("usage"))
-      tokens += answer["usage"].value("prompt_tokens", std::uint64_t{0});
+    TROUPE_TRY(const auto read, read_prompt(c, model, line));
+    tokens += read;
     ++prompts;
   }
   std::printf("%zu prompts, %llu tokens read\n", prompts, static_cast<unsigned long long>(tokens));
   return {};
 }
 
+// -- pins ----------------------------------------------------------------------------------------------------------------
+
+struct pinned {
+  std::uint64_t blocks = 0;
+  std::string hash;
+};
+
+result<pinned> tell_stores(const cache_config& c, nlohmann::json request) {
+  const bool pin = c.action == "pin";
+  request["pinned"] = pin;
+  request["ttl_s"] = c.ttl_s;
+  if (!c.cache_salt.empty()) request["cache_salt"] = c.cache_salt;
+  TROUPE_TRY(const auto answer, call_server_json({c.url, c.key}, "/v1/cache/pin", request.dump()));
+  const char* count = pin ? "pinned_blocks" : "unpinned_blocks";
+  if (!answer.contains(count)) return fail(ec::io_error, c.url + " is no server of ours");
+  return pinned{answer[count].get<std::uint64_t>(), answer.value("hash", "")};
+}
+
+// The whole file is one prompt. To pin one that no store has yet it is read first; stores pull its blocks a little later.
+result<void> pin(const cache_config& c) {
+  nlohmann::json request;
+  std::uint64_t whole_blocks = 0;
+  if (!c.hash.empty()) {
+    request["hash"] = c.hash;
+  } else {
+    if (c.file.empty())
+      return fail(ec::invalid_argument, "a FILE with the prompt, or --hash, is needed");
+    std::ifstream in(c.file, std::ios::binary);
+    if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
+    const std::string prompt{std::istreambuf_iterator<char>(in), {}};
+    request["prompt"] = prompt;
+    if (c.action == "pin") {
+      TROUPE_TRY(const std::string model, model_of(c));
+      TROUPE_TRY(const auto tokens, read_prompt(c, model, prompt));
+      whole_blocks = tokens / usual_block_tokens;
+    }
+  }
+  TROUPE_TRY(auto done, tell_stores(c, request));
+  for (int i = 0; i < 20 && done.blocks < whole_blocks; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    TROUPE_TRY(done, tell_stores(c, request));
+  }
+  if (done.blocks == 0 && c.action == "pin")
+    return fail(ec::not_found, "no KV store has any of it: is one in the cluster?");
+  std::printf("%llu blocks %s%s%s\n", static_cast<unsigned long long>(done.blocks),
+              c.action == "pin" ? "pinned" : "unpinned", done.hash.empty() ? "" : ", hash ",
+              done.hash.c_str());
+  return {};
+}
+
 }  // namespace
 
 int run_command(const cache_config& c) {
-  const auto done = c.action == "status" ? show(c) : c.action == "clear" ? clear(c) : warm(c);
+  const auto done = c.action == "status"  ? show(c)
+                    : c.action == "clear" ? clear(c)
+                    : c.action == "warm"  ? warm(c)
+                                          : pin(c);
   return done ? exit_clean : complain(done.error(), exit_configuration);
 }
 

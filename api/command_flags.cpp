@@ -153,6 +153,11 @@ void add_store(CLI::App& a, actors::store_settings& s, std::string& memory,
        "Blocks that nobody used for so long are forgotten; 0: only when room is needed")
       ->check(CLI::Range(0, 1 << 30))
       ->group("KV store");
+  a.add_option("--kv-store-replicas", s.replicas,
+               "KV stores that nodes offer a prompt to; losing one then loses nothing")
+      ->check(CLI::Range(1, 16))
+      ->capture_default_str()
+      ->group("KV store");
 }
 
 void add_drain(CLI::App& a, std::uint32_t& seconds) {
@@ -240,8 +245,9 @@ void add_bench(builder& b) {
   e->add_option("--draft-delay-ms", g.draft_delay_ms,
                 "As if it were behind a link that takes so long each way")
       ->check(CLI::Range(0, 1000));
-  e->add_option("--profile", g.profile,
-                "Measure what troupe simulate wants to know, passes and pulls, and write this file");
+  e->add_option(
+      "--profile", g.profile,
+      "Measure what troupe simulate wants to know, passes and pulls, and write this file");
   e->add_option("-r,--repetitions", g.repetitions)->check(CLI::Range(1, 1000));
   e->add_option("-o,--output", g.output, "md or json")->check(CLI::IsMember({"md", "json"}));
 
@@ -329,16 +335,30 @@ void add_readers(builder& b) {
   const std::pair<const char*, const char*> actions[] = {
       {"status", "What the stores keep, and how often it was of use"},
       {"clear", "Forget everything that nobody reads at the moment"},
-      {"warm", "Have prompts read, so that their KV is in the stores"}};
+      {"warm", "Have prompts read, so that their KV is in the stores"},
+      {"pin", "Keep a prompt's KV in the stores, whatever else is asked for"},
+      {"unpin", "Keep it no more than any other"}};
   for (std::size_t i = 0; i < std::size(actions); ++i) {
     auto& c = b.cache[i];
     c.action = actions[i].first;
     auto* a = add_command(*cache, actions[i].first, actions[i].second);
     add_url(*a, c.url, c.key, "Server to ask");
     if (c.action == "status") a->add_flag("--json", c.json);
-    if (c.action != "warm") continue;
-    a->add_option("FILE", c.file, "One prompt a line")->required();
-    a->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+    if (c.action == "status" || c.action == "clear") continue;
+    auto* file = a->add_option(
+        "FILE", c.file, c.action == "warm" ? "One prompt a line" : "The prompt: a text file");
+    if (c.action != "unpin")
+      a->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+    if (c.action == "warm") {
+      file->required();
+      continue;
+    }
+    a->add_option("--hash", c.hash, "Instead of the file: what pinning it printed")->excludes(file);
+    a->add_option("--cache-salt", c.cache_salt, "Of requests with this salt (default: none)");
+    if (c.action == "pin")
+      a->add_option("--ttl-s", c.ttl_s, "Pinned for so long; 0: until it is unpinned")
+          ->check(CLI::Range(0, 366 * 86'400))
+          ->capture_default_str();
   }
 
   auto* status =

@@ -26,7 +26,7 @@ struct builder {
   bench_serve_config bench_serve;
   bench_engine_config bench_engine;
   bench_kv_config bench_kv;
-  cache_config cache[3];                            // status, clear, warm
+  cache_config cache[5];                            // status, clear, warm, pin, unpin
   std::string store_memory[2], store_disk_size[2];  // of serve, node: parsed after the fact
   std::string kv_memory[4];  // of serve, node, run, chat: parsed after the fact
   std::map<CLI::App*, std::string> config_files;

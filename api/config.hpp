@@ -109,13 +109,15 @@ struct status_config {
   bool json = false;
 };
 
-// `troupe cache status | clear | warm` of a server's KV stores.
+// `troupe cache status | clear | warm | pin | unpin` of a server's KV stores.
 struct cache_config {
   std::string action;
   std::string url = "http://127.0.0.1:8000", key;
   bool json = false;
-  std::filesystem::path file;  // of warm: one prompt a line
-  std::string model;           // of warm; empty: the first that the server lists
+  std::filesystem::path file;    // of warm: one prompt a line; of pin and unpin: the prompt
+  std::string hash, cache_salt;  // of pin and unpin: instead of the file; of a salted prompt
+  std::uint32_t ttl_s = 0;       // of pin; 0: until it is unpinned
+  std::string model;             // of warm and pin; empty: the first that the server lists
 };
 
 struct drain_config {

@@ -144,6 +144,11 @@ class fake_service : public actors::generation_service {
     return status_;
   }
   std::uint64_t clear_stores(std::chrono::milliseconds) override { return 7; }
+  result<actors::pinned_prefix> pin_prefix(const actors::prefix_pin& what,
+                                           std::chrono::milliseconds) override {
+    return actors::pinned_prefix{what.tokens.empty() ? 3 : what.tokens.size() / 16,
+                                 std::string(32, what.pinned ? 'a' : 'b')};
+  }
   result<void> drain_node(const std::string& name, std::chrono::milliseconds, bool,
                           bool force) override {
     if (name == "decode-0" && !force) return fail(ec::invalid_argument, "the only decode node");
