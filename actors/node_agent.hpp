@@ -18,7 +18,7 @@ struct agent_context {
   std::shared_ptr<node_services> node;
   std::string directory_host;  // used when `directory` is null
   std::uint16_t directory_port = 0;
-  directory_actor directory;                     // of this process, or null
+  directory_actor directory;                             // of this process, or null
   membership_listener role, store_client, draft_client;  // hear membership; may be null
   std::function<void(const error&)> on_refused;  // final: this node cannot be part of the cluster
   std::function<void()> on_drained;
