@@ -160,6 +160,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.speculation = options.engine.speculation;
   e.end_of_generation = tokenizer->end_of_generation();
   e.kv_identity = kv_identity_;
+  if (!e.prefix_caching) services_->journal.reset();
   e.journal = services_->journal;
   e.owner_incarnation = info.start;
   e.pass_clock = platform_.pass_clock;

@@ -37,6 +37,11 @@ node_load node_services::load() const {
 }
 
 prefix_events node_services::changes(const prefix_events_request& r) const {
+  if (!journal) {
+    prefix_events nothing;
+    nothing.start = info.start;
+    return nothing;
+  }
   constexpr std::size_t of_one_message = 8192;
   auto page = journal->read(r.next, r.since, of_one_message);
   return {info.start,

@@ -48,9 +48,9 @@ struct node_services {
   caf::strong_actor_ptr draft_client;    // of a decode node
   caf::strong_actor_ptr store_client;    // null in a store
   std::atomic<bool> store_ready{false};  // some KV store can be asked
-  std::shared_ptr<engine::prefix_journal> journal =
-      std::make_shared<engine::prefix_journal>();  // of what it holds, for routers
-  std::function<node_load()> load_of_store;        // in a store, which has no engine
+  std::shared_ptr<engine::prefix_journal> journal = std::make_shared<
+      engine::prefix_journal>();             // of what it holds, for routers; null: nothing is kept
+  std::function<node_load()> load_of_store;  // in a store, which has no engine
 
   std::atomic<node_state> state{node_state::joining};
   std::atomic<bool> restart{false};        // after a drain

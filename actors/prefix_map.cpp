@@ -59,7 +59,7 @@ bool prefix_map::apply(const prefix_events& m) {
 
 void prefix_map::expect(std::uint64_t start, std::span<const std::uint64_t> keys, time_point now) {
   const auto n = nodes_.find(start);
-  if (n == nodes_.end() || keys.empty()) return;
+  if (n == nodes_.end() || n->second.next == 0 || keys.empty()) return;
   const std::uint64_t bit = std::uint64_t{1} << n->second.bit;
   for (const auto key : keys) at(key).expected |= bit;
   expectations_.push_back({now + expected_for, bit, {keys.begin(), keys.end()}});

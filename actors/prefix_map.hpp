@@ -31,7 +31,8 @@ class prefix_map {
   prefix_events_request ask(std::uint64_t start) const;
   // A node's answer; one that does not follow what is known is left out. True: there is more to ask for now.
   bool apply(const prefix_events& m);
-  // A prompt was sent there: its blocks are expected until the node tells, or for a while.
+  // A prompt was sent there: its blocks are expected until the node tells, or for a while. Not of a node that never told
+  // anything: it may keep none.
   void expect(std::uint64_t start, std::span<const std::uint64_t> keys, time_point now);
   void expire(time_point now);
 

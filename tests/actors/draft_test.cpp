@@ -180,7 +180,8 @@ struct liar {
 
   draft_guess nonsense(const draft_follow& m) {
     const auto end = static_cast<std::uint32_t>(m.first + m.tokens.size());
-    draft_guess g{m.id, m.try_number, end, {}, {}};
+    // Ahead by chance: passes of the tiny model end before an answer is back.
+    draft_guess g{m.id, m.try_number, end + static_cast<std::uint32_t>(random() % 40), {}, {}};
     const auto length = 1 + random() % 8;
     for (std::uint32_t i = 0; i < length; ++i) {
       g.tokens.push_back(static_cast<std::uint32_t>(random() % 260));

@@ -256,16 +256,18 @@ TEST_F(route_prefix, a_store_counts_by_its_link) {
 
 // The second of a burst follows the first, before any node has told anything.
 TEST_F(route_prefix, what_was_just_sent_is_expected_there) {
-  p.update(of({with_cache(node("decode-0", role::decode, 1)),
-               with_cache(node("decode-1", role::decode, 2)),
-               with_cache(node("prefill-0", role::prefill, 3)),
-               with_cache(node("prefill-1", role::prefill, 4))}),
-           begin);
+  const auto all = of({with_cache(node("decode-0", role::decode, 1)),
+                       with_cache(node("decode-1", role::decode, 2)),
+                       with_cache(node("prefill-0", role::prefill, 3)),
+                       with_cache(node("prefill-1", role::prefill, 4))});
+  p.update(all, begin);
   const auto r = prompt(1, 1600);
-  const auto first = p.decide(r, begin);
-  ASSERT_TRUE(first.plan.has_prefill);
-  const auto second = p.decide(r, begin);
-  EXPECT_GT(second.plan.cached_tokens, 1500u);
+  ASSERT_TRUE(p.decide(r, begin).plan.has_prefill);
+  EXPECT_EQ(p.decide(r, begin).plan.cached_tokens, 0u) << "nobody told that it keeps anything";
+  for (std::uint64_t start = 1; start <= 4; ++start) tell(start, r, 0);
+  p.update(all, begin);
+  ASSERT_TRUE(p.decide(r, begin).plan.has_prefill);
+  EXPECT_GT(p.decide(r, begin).plan.cached_tokens, 1500u);
 }
 
 }  // namespace
