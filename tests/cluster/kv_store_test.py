@@ -179,3 +179,36 @@ def test_two_stores_share_the_prompts():
         text = server.http.get("/metrics").text
         shares = [metric(text, "troupe_store_stored_blocks_total", node=f"kv-store-{n}") for n in range(2)]
         assert all(shares), shares
+
+
+def test_a_killed_store_is_replaced_by_its_replicas():
+    with Server("--kv-store", 2, "--kv-store-replicas", 2, prefill=0, decode=1) as server:
+        wait_connected(server)
+        prompts = [f"{n}. {PROMPT[:1500]}" for n in range(5)]
+        first = [server.complete(prompt, max_tokens=8) for prompt in prompts]
+        blocks = sum(usage(answer)[0] // 16 for answer in first)
+
+        def both_have_all():
+            text = server.http.get("/metrics").text
+            return all((metric(text, "troupe_store_blocks", tier="memory", node=f"kv-store-{n}") or 0) >= blocks for n in range(2))
+        wait_until(both_have_all, 60, "both stores have every prompt")
+        restart_role(server, "decode")
+        wait_connected(server)
+        server.kill(server.workers("kv-store")[0])
+        again = [server.complete(prompt, max_tokens=8) for prompt in prompts]
+        assert [a["choices"][0]["text"] for a in again] == [a["choices"][0]["text"] for a in first]
+        assert sum(usage(a)[1] > 0 for a in again) >= 3, "some may be asked for while the loss is not noticed yet"
+
+
+def test_pinned_prompts(tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT[:900])
+    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+        wait_connected(server)
+        pinned = run("cache", "pin", file, "--ttl-s", 3600, "--url", server.url, timeout=120)
+        assert pinned.returncode == 0 and " blocks pinned, hash " in pinned.stdout, pinned.stdout + pinned.stderr
+        wait_until(lambda: store_metric(server, "pinned_blocks") >= 10, 10, "they are pinned")
+        unpinned = run("cache", "unpin", "--hash", pinned.stdout.split()[-1], "--url", server.url)
+        assert unpinned.returncode == 0 and int(unpinned.stdout.split()[0]) >= 10, unpinned.stdout + unpinned.stderr
+        wait_until(lambda: store_metric(server, "pinned_blocks") == 0, 10, "no more")
+        assert run("cache", "pin", "--hash", "0" * 32, "--url", server.url).returncode != 0

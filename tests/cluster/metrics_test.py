@@ -2,7 +2,7 @@
 
 import subprocess
 
-from troupe_process import ROOT, Server, metric
+from troupe_process import ROOT, Server, metric, wait_until
 
 
 def test_names_catalogue_and_every_query(draft_model):
@@ -29,6 +29,7 @@ def test_a_long_prompt_is_pulled():
     The server is new, because where a prompt is read depends on the speeds that were measured before: with none of them
     the prefill node is taken."""
     with Server() as server:
+        wait_until(lambda: any(n["role"] == "prefill" and n["state"] == "ready" for n in server.nodes()), 30, "prefill is there")
         count_one_request(server)
 
 
