@@ -100,7 +100,8 @@ void planner::route(flight_index f) {
   ask.id = f + 1ull;
   ask.prompt_tokens = q.asked->input_length + q.tokens;
   ask.excluded = q.excluded;
-  const auto decision = policy_.decide(ask);
+  if (options_.engine.prefix_caching) ask.prompt = prompt_of(f);
+  const auto decision = policy_.decide(ask, now());
   ++routes_[decision.reason];
   if (decision.plan.code != ec::none) return close(f, decision.plan.code);
   q.decode = static_cast<std::uint32_t>(decision.plan.decode.start - 1);
@@ -156,9 +157,23 @@ void planner::hear_heartbeats() {
     l.decode_step_us = static_cast<std::uint64_t>(s.decode_step_seconds * 1e6);
     l.pull_bytes_per_second = static_cast<std::uint64_t>(n.pull_bytes_per_second);
   }
-  policy_.update(membership_);
+  policy_.update(membership_, now());
+  for (const auto& n : nodes_) hear_prefixes(n);
   admit();
   if (open_ + to_come_ > 0) events_.after(beat_interval, [this] { hear_heartbeats(); });
+}
+
+// What the node's cache holds now, as a router follows it.
+void planner::hear_prefixes(const node& n) {
+  if (!n.journal) return;
+  constexpr std::size_t of_one_message = 8192;
+  const auto start = static_cast<std::uint64_t>(&n - nodes_.data()) + 1;
+  for (bool more = true; more;) {
+    const auto wanted = policy_.prefixes().ask(start);
+    auto page = n.journal->read(wanted.next, wanted.since, of_one_message);
+    more = policy_.prefixes().apply(
+        {start, page.first, page.next, page.since, page.reset, page.more, std::move(page.changes)});
+  }
 }
 
 // -- the run ---------------------------------------------------------------------------------------------------------------
@@ -183,6 +198,7 @@ result<void> planner::build() {
     m.info.num_blocks = profile.num_blocks;
     m.info.block_tokens = profile.block_tokens;
     m.info.block_bytes = profile.block_bytes;
+    m.info.kv_identity = to_hex(kv_identity);
     m.info.max_num_seqs = options_.engine.max_num_seqs;
   }
   make_flights();

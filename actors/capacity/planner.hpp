@@ -29,11 +29,13 @@ class planner {
   plan_report run();
 
  private:
+  static constexpr hash128_t kv_identity{1, 1};  // of every node
   using command = std::function<void(engine::engine&, time_point)>;
   struct node {
     role kind = role::decode;
     const device_profile* profile = nullptr;
     std::unique_ptr<timed_runner> runner;
+    std::shared_ptr<engine::prefix_journal> journal;  // null: it keeps no prefixes
     std::unique_ptr<engine::engine> engine;
     std::vector<command> queue;
     bool busy = false;
@@ -72,9 +74,11 @@ class planner {
   void close(flight_index f, std::optional<ec> failure);
   void check_deadline(flight_index f);
   void hear_heartbeats();
+  void hear_prefixes(const node& n);
 
   // -- decode and prefill nodes (planner_nodes.cpp)
   result<void> make_node(node& n, role kind, const device_profile& profile);
+  std::vector<token_id> prompt_of(flight_index f) const;
   engine::generation_request request_of(flight_index f, bool prefill_only) const;
   void start_decode(flight_index f, attempt t);
   void start_prefill(flight_index f, attempt t, std::uint32_t peer);

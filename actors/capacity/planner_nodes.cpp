@@ -37,6 +37,9 @@ result<void> planner::make_node(node& n, role kind, const device_profile& profil
   e.lease = s.lease;
   e.prefix_caching = s.prefix_caching;
   e.speculation.enabled = false;  // nobody knows how often guesses would be right
+  if (e.prefix_caching) n.journal = std::make_shared<engine::prefix_journal>();
+  e.journal = n.journal;
+  e.kv_identity = kv_identity;
   e.owner_incarnation = static_cast<std::uint64_t>(&n - nodes_.data()) + 1;
   e.sealer = std::make_shared<unsealed_blocks>();
   e.pass_clock = [runner = n.runner.get()] { return runner->device_clock(); };
@@ -45,12 +48,9 @@ result<void> planner::make_node(node& n, role kind, const device_profile& profil
 }
 
 // Tokens whose only meaning is which of them are equal: eight from one number, which stands for where in what text.
-engine::generation_request planner::request_of(flight_index f, bool prefill_only) const {
+std::vector<token_id> planner::prompt_of(flight_index f) const {
   const auto& q = flights_[f];
-  engine::generation_request r;
-  r.id = request_id{f + 1ull};
-  r.try_number = q.try_number;
-  r.prompt.resize(q.asked->input_length);
+  std::vector<token_id> prompt(q.asked->input_length);
   std::uint64_t eight = 0;
   for (std::uint32_t p = 0; p < q.asked->input_length; ++p) {
     const std::uint32_t piece = p / options_.hash_tokens, offset = p % options_.hash_tokens;
@@ -60,8 +60,17 @@ engine::generation_request planner::request_of(flight_index f, bool prefill_only
                                      : mix(f, 1);
       eight = mix(text, piece < q.asked->hash_ids.size() ? offset : p);
     }
-    r.prompt[p] = static_cast<token_id>(eight >> (8 * (offset % 8))) & 255;
+    prompt[p] = static_cast<token_id>(eight >> (8 * (offset % 8))) & 255;
   }
+  return prompt;
+}
+
+engine::generation_request planner::request_of(flight_index f, bool prefill_only) const {
+  const auto& q = flights_[f];
+  engine::generation_request r;
+  r.id = request_id{f + 1ull};
+  r.try_number = q.try_number;
+  r.prompt = prompt_of(f);
   r.output.assign(q.tokens, 0);
   r.sampling.temperature = 0;
   r.sampling.ignore_eos = true;
