@@ -151,6 +151,16 @@ TEST(capacity, shared_beginnings_are_found_and_other_texts_are_not) {
   EXPECT_EQ(unlike->cached_share, 0);
 }
 
+TEST(capacity, requests_go_where_their_beginning_is_known) {
+  std::vector<trace_request> trace;
+  for (std::uint64_t i = 0; i < 60; ++i)
+    trace.push_back({static_cast<double>(i), 2048, 8, {i % 5, 100 + i % 5, 200 + i % 5, 1000 + i}});
+  const auto four = plan_capacity(trace, small_cluster(0, 4));
+  ASSERT_TRUE(four);
+  // Each of five texts is computed once, at one of four nodes.
+  EXPECT_NEAR(four->cached_share, 0.75 * 55 / 60, 0.001);
+}
+
 TEST(capacity, a_slow_link_is_measured_and_then_left_alone) {
   auto o = small_cluster(1, 1);
   const auto trace = poisson(100, 2, 1024, 20);
