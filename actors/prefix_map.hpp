@@ -27,6 +27,7 @@ class prefix_map {
   void add_node(std::uint64_t start);  // idempotent; of more than 64 nothing is known
   void remove_node(std::uint64_t start);
 
+  bool follows(std::uint64_t start) const { return nodes_.contains(start); }
   // What to ask a node for next.
   prefix_events_request ask(std::uint64_t start) const;
   // A node's answer; one that does not follow what is known is left out. True: there is more to ask for now.

@@ -25,7 +25,8 @@ void router_state::on_membership(const membership& m) {
     if (n.state != node_state::lost) alive.insert(n.info.start);
   std::erase_if(sources, [&](const auto& s) { return !alive.contains(s.first); });
   for (auto& [start, s] : sources)
-    if (!s.waiting || now - s.asked > answer_timeout) ask(start);
+    if (policy.prefixes().follows(start) && (!s.waiting || now - s.asked > answer_timeout))
+      ask(start);
   metrics->route_known_blocks.Set(static_cast<double>(policy.prefixes().size()));
 }
 

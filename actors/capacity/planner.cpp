@@ -165,9 +165,9 @@ void planner::hear_heartbeats() {
 
 // What the node's cache holds now, as a router follows it.
 void planner::hear_prefixes(const node& n) {
-  if (!n.journal) return;
   constexpr std::size_t of_one_message = 8192;
   const auto start = static_cast<std::uint64_t>(&n - nodes_.data()) + 1;
+  if (!n.journal || !policy_.prefixes().follows(start)) return;
   for (bool more = true; more;) {
     const auto wanted = policy_.prefixes().ask(start);
     auto page = n.journal->read(wanted.next, wanted.since, of_one_message);
