@@ -23,9 +23,6 @@ draft_metrics::draft_metrics(const std::string& node)
 
 void draft_metrics::update(const engine::draft_stats& now) {
   std::lock_guard lock(mutex_);
-  const auto advance = [](prometheus::Counter& c, std::uint64_t from, std::uint64_t to) {
-    if (to > from) c.Increment(static_cast<double>(to - from));
-  };
   advance(passes_, last_.passes, now.passes);
   advance(prompt_tokens_, last_.prompt_rows, now.prompt_rows);
   advance(drafted_, last_.drafted, now.drafted);

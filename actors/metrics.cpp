@@ -227,9 +227,6 @@ void node_metrics::on_guess(const std::string& outcome) {
 
 void node_metrics::update(const engine::engine_stats& now) {
   std::lock_guard lock(mutex_);
-  auto advance = [](prometheus::Counter& c, std::uint64_t from, std::uint64_t to) {
-    if (to > from) c.Increment(static_cast<double>(to - from));
-  };
   advance(prefill_tokens_, last_.prefill_tokens, now.prefill_tokens);
   advance(decode_tokens_, last_.decode_tokens, now.decode_tokens);
   advance(preemptions_, last_.preemptions, now.preemptions);

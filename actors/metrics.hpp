@@ -35,6 +35,10 @@ class process_metrics {
   prometheus::Histogram& histogram(const std::string& name, const std::string& help,
                                    const prometheus::Histogram::BucketBoundaries& buckets,
                                    const prometheus::Labels& labels = {});
+  // By what a snapshot added to the one before.
+  static void advance(prometheus::Counter& c, std::uint64_t from, std::uint64_t to) {
+    if (to > from) c.Increment(static_cast<double>(to - from));
+  }
 
  private:
   const prometheus::Labels constant_;

@@ -63,8 +63,8 @@ void store_metrics::looked_up(std::uint64_t tokens, std::uint64_t in_memory, std
 
 void store_metrics::update_disk(const engine::block_file_stats& now, std::uint64_t record_bytes) {
   std::lock_guard lock(mutex_);
-  disk_evictions_.Increment(static_cast<double>(now.replaced - last_disk_.replaced));
-  disk_corrupt_.Increment(static_cast<double>(now.forgotten - last_disk_.forgotten));
+  advance(disk_evictions_, last_disk_.replaced, now.replaced);
+  advance(disk_corrupt_, last_disk_.forgotten, now.forgotten);
   last_disk_ = now;
   disk_blocks_.Set(now.blocks);
   disk_bytes_.Set(static_cast<double>(now.blocks * record_bytes));
@@ -74,9 +74,9 @@ void store_metrics::update(const engine::block_store_stats& now, std::uint64_t b
                            std::chrono::seconds oldest) {
   std::lock_guard lock(mutex_);
   blocks_ = now.blocks;
-  not_admitted_.Increment(static_cast<double>(now.not_admitted - last_.not_admitted));
-  evictions_.Increment(static_cast<double>(now.evictions - last_.evictions));
-  expired_.Increment(static_cast<double>(now.expired - last_.expired));
+  advance(not_admitted_, last_.not_admitted, now.not_admitted);
+  advance(evictions_, last_.evictions, now.evictions);
+  advance(expired_, last_.expired, now.expired);
   last_ = now;
   blocks_gauge_.Set(now.blocks);
   bytes_gauge_.Set(static_cast<double>(now.blocks * block_bytes));

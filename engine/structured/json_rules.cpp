@@ -24,6 +24,11 @@ std::string escaped(char32_t c) {
   return {'\\', 'u', '0', '0', digits[c >> 4], digits[c & 15]};
 }
 
+builder_rule optional_whitespace(grammar_builder& to) {
+  const builder_rule line = to.sequence({to.literal("\n"), to.repeat(to.literal(" "), 0, 24)});
+  return to.optional(to.choice({to.literal(" "), line}));
+}
+
 }  // namespace
 
 builder_rule json_characters(grammar_builder& to, const code_points& set) {
@@ -58,13 +63,8 @@ builder_rule json_character(grammar_builder& to) {
                     to.sequence({to.literal("\\"), escape})});
 }
 
-builder_rule json_whitespace(grammar_builder& to) {
-  const builder_rule line = to.sequence({to.literal("\n"), to.repeat(to.literal(" "), 0, 24)});
-  return to.optional(to.choice({to.literal(" "), line}));
-}
-
 json_rules::json_rules(grammar_builder& to) : to_(to) {
-  whitespace = json_whitespace(to);
+  whitespace = optional_whitespace(to);
   comma = to.sequence({to.literal(","), whitespace});
   character = json_character(to);
   const builder_rule quote = to.literal("\"");

@@ -12,7 +12,6 @@ using builder_rule = grammar_builder::rule;
 builder_rule json_characters(grammar_builder& to, const code_points& set);
 // Any character, escaped or not; lone surrogates are excluded.
 builder_rule json_character(grammar_builder& to);
-builder_rule json_whitespace(grammar_builder& to);
 
 // The rules that most schemas need, each made once.
 class json_rules {

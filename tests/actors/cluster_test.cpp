@@ -190,15 +190,7 @@ TEST_F(cluster_test, a_node_with_another_model_is_refused_with_both_identities) 
   ASSERT_TRUE(s);
   const auto other = dir / "other.gguf";
   testing::write_tiny_gguf(other, {.context = 512, .seed = 2});
-  node_options n;
-  n.role = "prefill";
-  n.model = other;
-  n.model_name = "other";
-  n.runner.num_threads = 1;
-  n.engine.num_kv_blocks = 64;
-  n.join_host = "127.0.0.1";
-  n.join_port = s->cluster_port();
-  auto node = node_process::start(n);
+  auto node = node_process::start(stranger("prefill", other, *s));
   ASSERT_TRUE(node) << to_string(node.error());
   const auto until = std::chrono::steady_clock::now() + milliseconds(10'000);
   while (!(*node)->failure() && std::chrono::steady_clock::now() < until)

@@ -3,8 +3,6 @@
 
 #include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
-#include <condition_variable>
-#include <mutex>
 #include <random>
 
 #include "actors/draft.hpp"
@@ -21,29 +19,6 @@ namespace troupe::actors {
 namespace {
 
 using std::chrono::milliseconds;
-
-class sink : public generation_sink {
- public:
-  void on_tokens(std::vector<engine::token_output> t) override {
-    std::lock_guard lock(mutex_);
-    for (auto& x : t) tokens.push_back(x.token);
-  }
-  void on_finished(generation_end e) override {
-    std::lock_guard lock(mutex_);
-    end = std::move(e);
-    ended_.notify_all();
-  }
-  bool wait() {
-    std::unique_lock lock(mutex_);
-    return ended_.wait_for(lock, milliseconds(60'000), [this] { return end.has_value(); });
-  }
-  std::vector<token_id> tokens;
-  std::optional<generation_end> end;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ended_;
-};
 
 struct draft_test : tiny_cluster {
   void SetUp() override {
@@ -72,11 +47,12 @@ struct draft_test : tiny_cluster {
   }
   static std::vector<std::vector<token_id>> run(serve_process& s,
                                                 const std::vector<generation>& all) {
-    std::vector<std::shared_ptr<sink>> sinks;
-    for (const auto& g : all) s.service().submit(g, sinks.emplace_back(std::make_shared<sink>()));
+    std::vector<std::shared_ptr<collecting_sink>> sinks;
+    for (const auto& g : all)
+      s.service().submit(g, sinks.emplace_back(std::make_shared<collecting_sink>()));
     std::vector<std::vector<token_id>> out;
     for (auto& to : sinks) {
-      EXPECT_TRUE(to->wait());
+      EXPECT_TRUE(to->wait(milliseconds(60'000)));
       EXPECT_EQ(to->end->reason, engine::finish_reason::length) << to_string(to->end->failure);
       out.push_back(to->tokens);
     }
@@ -280,15 +256,7 @@ TEST_F(draft_test, a_draft_of_another_vocabulary_is_refused_with_both) {
   for (const auto& t : source->tensors)
     tensors.push_back({t, [&t](const model::gguf_tensor::piece_sink& w) { return w(t.data); }});
   ASSERT_TRUE(model::write_gguf(dir / "other.gguf", other, {}, tensors));
-  node_options n;
-  n.role = "draft";
-  n.model = dir / "other.gguf";
-  n.model_name = "other";
-  n.runner.num_threads = 1;
-  n.engine.num_kv_blocks = 64;
-  n.join_host = "127.0.0.1";
-  n.join_port = s->cluster_port();
-  auto node = node_process::start(n);
+  auto node = node_process::start(stranger("draft", dir / "other.gguf", *s));
   ASSERT_TRUE(node) << to_string(node.error());
   ASSERT_TRUE(eventually([&] { return (*node)->failure().has_value(); }));
   EXPECT_EQ((*node)->failure()->code, ec::identity_mismatch);

@@ -1,8 +1,6 @@
 // Servers with KV stores, in one process, with a tiny random model: what a store gives changes speed, never a token.
 #include <gtest/gtest.h>
 
-#include <condition_variable>
-#include <mutex>
 #include <thread>
 
 #include "tests/actors/tiny_cluster.hpp"
@@ -11,29 +9,6 @@ namespace troupe::actors {
 namespace {
 
 using std::chrono::milliseconds;
-
-class sink : public generation_sink {
- public:
-  void on_tokens(std::vector<engine::token_output> t) override {
-    std::lock_guard lock(mutex_);
-    for (auto& x : t) tokens.push_back(x.token);
-  }
-  void on_finished(generation_end e) override {
-    std::lock_guard lock(mutex_);
-    end = std::move(e);
-    ended_.notify_all();
-  }
-  bool wait() {
-    std::unique_lock lock(mutex_);
-    return ended_.wait_for(lock, milliseconds(30'000), [this] { return end.has_value(); });
-  }
-  std::vector<token_id> tokens;
-  std::optional<generation_end> end;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable ended_;
-};
 
 struct kv_store_test : tiny_cluster {
   std::unique_ptr<serve_process> start(const serve_options& o) {
@@ -46,8 +21,8 @@ struct kv_store_test : tiny_cluster {
     g.cache_salt = std::move(salt);
     return g;
   }
-  static std::shared_ptr<sink> run(serve_process& s, const generation& g) {
-    auto to = std::make_shared<sink>();
+  static std::shared_ptr<collecting_sink> run(serve_process& s, const generation& g) {
+    auto to = std::make_shared<collecting_sink>();
     s.service().submit(g, to);
     EXPECT_TRUE(to->wait());
     EXPECT_EQ(to->end->reason, engine::finish_reason::length) << to_string(to->end->failure);

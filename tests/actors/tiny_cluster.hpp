@@ -4,7 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -12,6 +16,30 @@
 #include "tests/model/tiny_gguf.hpp"
 
 namespace troupe::actors {
+
+// Keeps what a request brings.
+class collecting_sink : public generation_sink {
+ public:
+  void on_tokens(std::vector<engine::token_output> t) override {
+    std::lock_guard lock(mutex_);
+    for (auto& x : t) tokens.push_back(x.token);
+  }
+  void on_finished(generation_end e) override {
+    std::lock_guard lock(mutex_);
+    end = std::move(e);
+    ended_.notify_all();
+  }
+  bool wait(std::chrono::milliseconds longest = std::chrono::milliseconds(30'000)) {
+    std::unique_lock lock(mutex_);
+    return ended_.wait_for(lock, longest, [this] { return end.has_value(); });
+  }
+  std::vector<token_id> tokens;
+  std::optional<generation_end> end;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+};
 
 struct tiny_cluster : ::testing::Test {
   void SetUp() override { use_model({.context = 512}); }
@@ -71,6 +99,20 @@ struct tiny_cluster : ::testing::Test {
     g.sampling.ignore_eos = true;
     g.timeout = std::chrono::milliseconds(30'000);
     return g;
+  }
+
+  // A node of another model that wants to join.
+  static node_options stranger(const std::string& role, const std::filesystem::path& other,
+                               const serve_process& s) {
+    node_options n;
+    n.role = role;
+    n.model = other;
+    n.model_name = "other";
+    n.runner.num_threads = 1;
+    n.engine.num_kv_blocks = 64;
+    n.join_host = "127.0.0.1";
+    n.join_port = s.cluster_port();
+    return n;
   }
 
   testing::temporary_directory dir;

@@ -23,21 +23,13 @@
 #include "gpu/cuda/synthesize.hpp"
 #include "gpu/cuda/synthetic.hpp"
 #include "gpu/cuda/tensor_map.hpp"
+#include "tests/gpu/cuda/need.hpp"
 #include "tests/gpu/cuda/read_bandwidth.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
 
 using clock = std::chrono::steady_clock;
-
-template <class T>
-T need(result<T> r) {
-  if (!r) {
-    std::printf("FAILED: %s\n", to_string(r.error()).c_str());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
 
 double read_bandwidth = 0;  // bytes a second
 

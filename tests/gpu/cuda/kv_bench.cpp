@@ -22,6 +22,7 @@
 
 #include "gpu/cuda/device_memory.hpp"
 #include "gpu/cuda/synthetic.hpp"
+#include "tests/gpu/cuda/need.hpp"
 #include "transport/address.hpp"
 #include "transport/fence.hpp"
 #include "transport/ucx/fabric.hpp"
@@ -36,16 +37,6 @@ constexpr std::size_t payload = 2u << 20, block_stride = payload + fence_bytes, 
 constexpr incarnation owner_id{0xA11CE}, reader_id{0xB0B};
 block_tag tag_of_block(std::size_t i) {
   return {owner_id, i + 1, 77, 16};
-}
-
-template <class T>
-T need(result<T> r) {
-  if (!r) {
-    std::printf("FAILED: %s\n", to_string(r.error()).c_str());
-    std::fflush(stdout);
-    std::_Exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
 }
 
 struct kv_end {
@@ -443,13 +434,14 @@ void bench_decode(std::uint32_t sequences, std::uint32_t context) {
     for (std::uint32_t i = 0; i < each; ++i) tables[s].push_back(s * each + i);
     rows.push_back({token, context, tables[s], 1});
   }
+  const std::vector<row_sampling> greedy(sequences);  // drawn on the device: no logits come back
   const auto steps = [&](int n) {
     std::vector<double> ms;
     double on_device = 0;
     const auto begin = clock::now();
     for (int i = 0; i < n; ++i) {
       const auto start = clock::now();
-      const auto out = need(runner->forward({rows, true}));
+      const auto out = need(runner->forward({rows, greedy}));
       on_device += out.device_seconds;
       ms.push_back(std::chrono::duration<double>(clock::now() - start).count() * 1e3);
     }
@@ -460,7 +452,7 @@ void bench_decode(std::uint32_t sequences, std::uint32_t context) {
     std::fflush(stdout);
     return percentile(ms, 0.5);
   };
-  for (int i = 0; i < 20; ++i) need(runner->forward({rows, true}));
+  for (int i = 0; i < 20; ++i) need(runner->forward({rows, greedy}));
   std::printf("decode, %u sequences at %u, alone:               ", sequences, context);
   const double alone = steps(300);
   owner_process owner(owner_device, "");

@@ -14,20 +14,12 @@
 #include "gpu/cuda/rows.hpp"
 #include "gpu/cuda/sample_batch.hpp"
 #include "gpu/cuda/synthetic.hpp"
+#include "tests/gpu/cuda/need.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
 
 using clock = std::chrono::steady_clock;
-
-template <class T>
-T need(result<T> r) {
-  if (!r) {
-    std::printf("FAILED: %s\n", to_string(r.error()).c_str());
-    std::exit(1);
-  }
-  if constexpr (!std::is_void_v<T>) return std::move(*r);
-}
 
 constexpr std::uint32_t vocab = 128256;
 
