@@ -108,6 +108,7 @@ void set_speculation(engine::speculation_options& o, const std::string& how) {
   o.from_text = how == "auto" || how == "ngram";
   o.from_draft = how == "auto" || how == "draft";
   o.try_draft = how != "draft";
+  o.always = how == "draft";
 }
 
 std::vector<std::string> node_flags(const node_settings& s, const log_options& log) {

@@ -11,7 +11,7 @@ struct speculation_options {
   bool from_draft = true;        // guesses that a draft model offers
   std::uint32_t max_tokens = 8;  // of one sequence in one pass; 0: no speculation
   bool try_draft = true;         // off: a draft model guesses even where decoding is not faster
-  bool always = false;           // regardless of cost: for tests and measurements
+  bool always = false;           // every guess is checked, whatever its row costs
 };
 
 struct speculation_stats {

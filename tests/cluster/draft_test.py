@@ -12,7 +12,7 @@ from troupe_process import MODEL, ROOT, Server, metric, run, wait_until
 
 PROMPTS = ["Tell a story about a lighthouse keeper.", "List the months of the year, one a line.",
            "Explain why the evening sky is red.", "def fibonacci(n):\n    "]
-# Guesses are asked for whether or not this machine gets faster by them.
+# Guesses are asked for and checked whether or not this machine gets faster by them.
 FORCED = ("--speculation", "draft")
 
 
@@ -37,7 +37,11 @@ def wait_drafted(server, expected):
     def drafted():
         assert answers(server) == expected
         return spec(server, "drafted_tokens_total", source="draft") > 0
-    wait_until(drafted, 120, "guesses of the draft were checked")
+    try:
+        wait_until(drafted, 120, "guesses of the draft were checked")
+    except AssertionError:
+        print("\n".join(line for line in server.http.get("/metrics").text.splitlines() if "troupe_spec_" in line))
+        raise
 
 
 def test_answers_are_the_plain_ones(draft_model, expected):
