@@ -380,10 +380,11 @@ auto inspect(Inspector& f, store_offer& x) {
 
 struct store_offer_done {  // the blocks were pulled, or are not wanted: the next offer may come
   std::uint64_t number = 0;
+  std::uint32_t stored = 0, had = 0;  // blocks of the offer that are here now, and were before it
 };
 template <class Inspector>
 auto inspect(Inspector& f, store_offer_done& x) {
-  return f(caf::meta::type_name("store_offer_done"), x.number);
+  return f(caf::meta::type_name("store_offer_done"), x.number, x.stored, x.had);
 }
 
 struct store_lookup {
