@@ -6,9 +6,10 @@
 The hosts are network namespaces with addresses of their own on one bridge (needs root): one with the gateway and a decode
 node, one with a prefill node, two with a decode node each, and on one of these a KV store whose disk has room for a
 fraction of what it keeps: it is full from the first minute on. Faults: SIGKILL (the harness starts the node again), SIGSTOP,
-a cable pulled out, packets lost in one direction only, a link of 20 Mbit/s, memory that the system refuses (RLIMIT_AS, as
-few machines lend a test their cgroups). Prints what was done and what came of the
-requests; exits 1 when an answer was wrong, a request outlived its bound, or something was left behind.
+a cable pulled out, packets lost in one direction only, a link of 20 Mbit/s, memory that the system refuses (RLIMIT_AS), and,
+where this machine lends its cgroups, a memory limit below what the node uses: it thrashes, or the kernel kills it. Prints what
+was done and what came of the requests; exits 1 when an answer was wrong, a request outlived its bound, or something was left
+behind.
 """
 
 import argparse
@@ -110,11 +111,55 @@ class Host:
         subprocess.run(["ip", "netns", "exec", self.namespace, "tc", "qdisc", "del", "dev", self.cable, "root"], capture_output=True, timeout=20)
 
 
+class MemoryGroup:
+    """A memory cgroup, of version 1 or 2."""
+
+    def __init__(self, name):
+        first = pathlib.Path("/sys/fs/cgroup/memory")
+        self.folder = (first if first.is_dir() else first.parent) / name
+        self.limit, self.usage, self.events, self.none = (
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "-1") if first.is_dir() else
+            ("memory.max", "memory.current", "memory.events", "max"))
+        self.folder.mkdir()
+        try:
+            self.lift()
+        except OSError:
+            self.end()
+            raise
+
+    @staticmethod
+    def lent(prefix):
+        """None where this machine lends none."""
+        with contextlib.suppress(OSError):
+            return MemoryGroup(prefix)
+        return None
+
+    def add(self, pid):
+        (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def squeeze(self, share):
+        used = int((self.folder / self.usage).read_text())
+        for limit in (int(used * share), used):  # what cannot be reclaimed is refused with EBUSY
+            with contextlib.suppress(OSError):
+                return (self.folder / self.limit).write_text(str(limit))
+
+    def lift(self):
+        (self.folder / self.limit).write_text(self.none)
+
+    def kills(self):
+        return sum(int(line.split()[1]) for line in (self.folder / self.events).read_text().splitlines() if line.startswith("oom_kill "))
+
+    def end(self):
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+
 class Node:
     """A process of the binary on a host; the harness is its supervisor."""
 
     def __init__(self, lab, host, name, *arguments):
         self.lab, self.host, self.name, self.arguments = lab, host, name, arguments
+        self.memory = MemoryGroup.lent(f"{lab.prefix}-{name}")
         self.log = open(lab.folder / f"{name}.log", "ab")
         self.lock = threading.Lock()
         self.start()
@@ -122,6 +167,8 @@ class Node:
     def start(self):
         self.popen = subprocess.Popen(["ip", "netns", "exec", self.host.namespace, str(BINARY), *map(str, self.arguments)], stdout=self.log,
                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        if self.memory:
+            self.memory.add(self.popen.pid)
 
     def kill(self):
         with self.lock:
@@ -157,6 +204,8 @@ class Node:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
         self.popen.wait(5)
+        if self.memory:
+            self.memory.end()
 
 
 class Lab:
@@ -327,7 +376,8 @@ class Load:
 def one_fault(lab, choice, nap):
     node = choice.choice(lab.nodes)
     gate, duration = lab.hosts[0], choice.uniform(1, 7)
-    kind = choice.choice(["SIGKILL", "SIGKILL", "SIGSTOP", "cable", "one way out", "one way in", "slow link", "no memory"])
+    kind = choice.choice(["SIGKILL", "SIGKILL", "SIGSTOP", "cable", "one way out", "one way in", "slow link", "no memory",
+                          *(["memory limit"] if node.memory else [])])
     if kind == "SIGKILL":
         node.kill()
     elif kind == "SIGSTOP":
@@ -350,6 +400,10 @@ def one_fault(lab, choice, nap):
         node.refuse_memory(choice.choice((0, 1 << 20, 16 << 20)))
         nap(duration)
         node.lend_memory()
+    elif kind == "memory limit":
+        node.memory.squeeze(choice.choice((0.5, 0.8, 0.95)))
+        nap(duration)
+        node.memory.lift()
     else:
         node.host.slow()
         nap(duration)
@@ -398,6 +452,8 @@ def run_chaos(seconds, seed, clients=4):
                  "faults: " + ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())),
                  "requests: " + ", ".join(f"{count} {what}" for what, count in load.outcomes.most_common()),
                  f"the store's full disk refused {lab.disk_refusals} writes or more",
+                 "memory limits: " + (f"{sum(node.memory.kills() for node in lab.nodes)} processes killed by the kernel"
+                                      if lab.nodes[0].memory else "this machine lends no cgroups"),
                  f"longest silence of a request: median {gaps[len(gaps) // 2]:.2f} s, p99 {gaps[int(len(gaps) * 0.99)]:.2f} s, most {gaps[-1]:.2f} s",
                  f"quiet {quiet:.1f} s after the last fault; wrong: {len(load.wrong)}"]
         return lines, load.wrong
