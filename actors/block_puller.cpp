@@ -1,5 +1,7 @@
 #include "actors/block_puller.hpp"
 
+#include <algorithm>
+
 #include "base/mutation.hpp"
 #include "transport/fence.hpp"
 
@@ -11,6 +13,21 @@ block_puller::block_puller(const gpu::kv_layout& layout, std::uint64_t fence_lay
 void block_puller::attach(transport::fabric& fabric, const transport::region& arena) {
   fabric_ = &fabric;
   arena_ = arena;
+}
+
+void block_puller::used(std::uint64_t blocks) {
+  std::lock_guard lock(mutex_);
+  if (touch_ahead_ == 0 || arena_.kind != transport::memory_kind::host) return;
+  if (!toucher_)
+    toucher_ = std::make_unique<transport::page_toucher>(arena_.span(),
+                                                         std::min(touch_ahead_, arena_.bytes / 4));
+  toucher_->used(blocks * layout_.block_bytes());
+}
+
+void block_puller::stop_touching() {
+  std::lock_guard lock(mutex_);
+  touch_ahead_ = 0;
+  toucher_.reset();
 }
 
 transport::event_sink block_puller::sink() {
@@ -51,8 +68,12 @@ void block_puller::pull(incarnation peer, engine::pull_plan plan, transport::tim
   request.checksum = true;
   const std::uint64_t stride = layout_.block_bytes(),
                       bytes = layout_.payload_bytes() + gpu::fence_bytes;
-  for (const auto& p : plan.pieces)
+  block_id highest = 0;
+  for (const auto& p : plan.pieces) {
     request.pieces.push_back({p.remote * stride, p.local * stride, bytes});
+    highest = std::max(highest, p.local);
+  }
+  used(std::uint64_t{highest} + 1);
   {
     std::lock_guard lock(mutex_);
     request.op = transport::op_id{next_op_++};

@@ -13,6 +13,7 @@
 #include "engine/engine.hpp"
 #include "gpu/kv_layout.hpp"
 #include "transport/fabric.hpp"
+#include "transport/page_toucher.hpp"
 
 namespace troupe::actors {
 
@@ -33,6 +34,13 @@ class block_puller {
   transport::event_sink sink();
   std::function<void(incarnation, const error&)> on_peer_down;  // set before the fabric starts
   void attach(transport::fabric& fabric, const transport::region& arena);
+
+  // From the first call of used() on, memory is made ahead of its use (transport/page_toucher.hpp): at most so many bytes.
+  // Not for device memory.
+  void touch_ahead(std::size_t bytes) { touch_ahead_ = bytes; }
+  // Blocks of the arena, from its beginning on, that are or were in use.
+  void used(std::uint64_t blocks);
+  void stop_touching();  // before the arena goes
 
   result<void> connect(incarnation peer, std::string_view address) {
     return fabric_->connect(peer, address);
@@ -67,6 +75,8 @@ class block_puller {
   std::uint64_t next_op_ = 1;
   std::map<transport::op_id, running> running_;
   std::map<incarnation, transport::path> paths_;
+  std::size_t touch_ahead_ = 0;  // 0: never, or no more
+  std::unique_ptr<transport::page_toucher> toucher_;
 };
 
 }  // namespace troupe::actors

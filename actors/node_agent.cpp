@@ -1,5 +1,6 @@
 #include "actors/node_agent.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "actors/connect.hpp"
@@ -57,7 +58,10 @@ void agent_state::join(const directory_actor& to) {
 
 void agent_state::beat() {
   const auto& n = *context->node;
-  self->send(directory, heartbeat{n.info.name, n.info.start, n.state, {}, n.load()});
+  const auto load = n.load();
+  // The pool takes unused blocks only when no used one is free: so many have been in use.
+  if (n.puller) n.puller->used(n.info.num_blocks - std::min(n.info.num_blocks, load.blocks_free));
+  self->send(directory, heartbeat{n.info.name, n.info.start, n.state, {}, load});
 }
 
 node_agent_actor::behavior_type agent_state::make_behavior() {

@@ -54,6 +54,7 @@ node_platform product_platform(caf::actor_system& system) {
   p.connector = product_connector(system);
   p.new_incarnation = random_incarnation;
   p.now = engine::clock::now;
+  p.touch_ahead = 64 << 20;
   return p;
 }
 

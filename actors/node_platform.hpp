@@ -37,6 +37,7 @@ struct node_platform {
   std::function<engine::time_point()> pass_clock;  // engine_options::pass_clock
   // Of the blocks that a KV store keeps; empty: what every device of this build makes of the model.
   std::optional<gpu::kv_layout> store_layout;
+  std::size_t touch_ahead = 0;  // bytes of host memory that are made before they are needed
 };
 
 node_platform product_platform(caf::actor_system& system);

@@ -134,6 +134,7 @@ result<void> node_runtime::make_device(const node_options& options,
   }
   TROUPE_CHECK(runner_->attach_kv(arena_.span().first(bytes), info.num_blocks));
   services_->puller->attach(*fabric_, arena_);
+  services_->puller->touch_ahead(platform_.touch_ahead);
   TROUPE_TRY(info.transport_address, fabric_->local_address());
   services_->metrics->weight_bytes.Set(static_cast<double>(runner_->weight_bytes()));
   services_->metrics->kv_bytes.Set(static_cast<double>(bytes));
@@ -268,6 +269,7 @@ node_runtime::~node_runtime() {
   if (draft_ && draft_->loop) draft_->loop->stop();
   services_->draft_client = nullptr;
   services_->store_client = nullptr;  // the services and the client refer to each other
+  if (services_->puller) services_->puller->stop_touching();
   if (fabric_) fabric_->close();
   services_->loop.reset();
 }

@@ -43,6 +43,7 @@ result<void> node_runtime::make_store(const node_options& options,
              platform_.make_fabric(incarnation{info.start}, nullptr, services_->puller->sink()));
   TROUPE_TRY(arena_, fabric_->allocate(info.num_blocks * layout.block_bytes()));
   services_->puller->attach(*fabric_, arena_);
+  services_->puller->touch_ahead(platform_.touch_ahead);
   TROUPE_TRY(info.transport_address, fabric_->local_address());
 
   auto context = std::make_shared<kv_store_context>();

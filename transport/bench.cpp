@@ -12,8 +12,11 @@
 #include <cstring>
 #include <mutex>
 #include <random>
+#include <thread>
 
+#include "transport/checksum.hpp"
 #include "transport/fence.hpp"
+#include "transport/page_toucher.hpp"
 #include "transport/ucx/fabric.hpp"
 
 namespace troupe::transport {
@@ -22,6 +25,8 @@ namespace {
 constexpr incarnation owner_id{0x0E0E}, reader_id{0x1F1F};
 constexpr std::uint64_t layout = 0xBE7C;
 constexpr std::chrono::seconds pull_deadline{20};
+// For what a fabric does in idle moments after a peer came.
+constexpr std::chrono::milliseconds preparation{200};
 
 result<std::unique_ptr<fabric>> make_side(incarnation self, path via, event_sink sink) {
   ucx_options options;
@@ -108,14 +113,20 @@ class reader {
     TROUPE_TRY(side_,
                make_side(reader_id, options_.via, [this](event&& e) { hear(std::move(e)); }));
     TROUPE_TRY(target_, side_->allocate(options_.arena_bytes));
-    std::memset(target_.data, 0, target_.bytes);
+    TROUPE_CHECK(prepare());
     TROUPE_CHECK(side_->connect(owner_id, address));
+    if (options_.memory == bench_memory::prepared) std::this_thread::sleep_for(preparation);
     kv_bench_result figures;
     std::vector<double> times;
     std::uint64_t bytes = 0, under_way = 0;
-    auto begin = clock::now(), end = begin + options_.duration;
-    while (clock::now() < end || under_way > 0) {
-      for (; under_way < options_.pulls_under_way && clock::now() < end; ++under_way)
+    const bool is_warm = options_.memory == bench_memory::warm;
+    std::size_t left = is_warm
+                           ? ~std::size_t{0}
+                           : options_.arena_bytes / options_.block_bytes / options_.blocks_per_pull;
+    auto begin = clock::now(), end = is_warm ? begin + options_.duration : time_point::max();
+    while ((clock::now() < end && left > 0) || under_way > 0) {
+      for (; under_way < options_.pulls_under_way && clock::now() < end && left > 0;
+           ++under_way, --left)
         TROUPE_CHECK(pull());
       TROUPE_TRY(pull_done done, next());
       TROUPE_CHECK(done.outcome);
@@ -136,6 +147,18 @@ class reader {
   }
 
  private:
+  result<void> prepare() {
+    if (options_.memory == bench_memory::warm) std::memset(target_.data, 0, target_.bytes);
+    if (options_.memory != bench_memory::prepared) return {};
+    page_toucher toucher(target_.span(), target_.bytes);
+    for (auto until = clock::now() + pull_deadline; toucher.touched() < target_.bytes;) {
+      if (toucher.stopped()) return fail(ec::unsupported, "MADV_POPULATE_WRITE: Linux 5.14");
+      if (clock::now() > until) return fail(ec::deadline_exceeded, "pages are not made");
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return {};
+  }
+
   void hear(event&& e) {
     std::lock_guard lock(mutex_);
     events_.push_back(std::move(e));
@@ -163,7 +186,8 @@ class reader {
     request.checksum = options_.checksum;
     request.deadline = clock::now() + pull_deadline;
     for (std::size_t i = 0; i < options_.blocks_per_pull; ++i) {
-      std::size_t from = random_() % blocks, to = next_block_++ % blocks;
+      std::size_t to = next_block_++ % blocks;
+      std::size_t from = options_.memory == bench_memory::warm ? random_() % blocks : to;
       request.pieces.push_back(
           {from * options_.block_bytes, to * options_.block_bytes, options_.block_bytes});
       blocks_[next_op_].push_back({from, to});
@@ -235,7 +259,21 @@ double memcpy_gigabytes_per_second(std::size_t block_bytes, std::size_t arena_by
          1e-9;
 }
 
-std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned outstanding) {
+double checksum_gigabytes_per_second(std::size_t block_bytes, std::size_t arena_bytes) {
+  std::vector<std::byte> from(arena_bytes, std::byte{1});
+  std::size_t blocks = arena_bytes / block_bytes;
+  std::mt19937_64 random(3);
+  std::uint64_t bytes = 0, sum = 0;
+  auto begin = clock::now();
+  while (clock::now() < begin + std::chrono::milliseconds(200))
+    for (std::size_t i = 0; i < 64; ++i, bytes += block_bytes)
+      sum ^= checksum64({from.data() + random() % blocks * block_bytes, block_bytes});
+  double seconds = std::chrono::duration<double>(clock::now() - begin).count();
+  return sum == 1 ? 0 : static_cast<double>(bytes) / seconds * 1e-9;  // the sum is wanted
+}
+
+std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned outstanding,
+                                       bool fresh) {
   if (run_program("command -v ucx_perftest").empty()) return std::nullopt;
   // The same settings as ours. UCX_TLS of this process does not matter: the test sets its own.
   std::string settings =
@@ -243,11 +281,12 @@ std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned out
       "UCX_NET_DEVICES=lo ";
   settings += via == path::shm ? "UCX_TLS=posix,self " : "UCX_TLS=tcp,self ";
   std::string port = std::to_string(20'000 + ::getpid() % 20'000);
-  std::size_t count = std::max<std::size_t>(8, (std::size_t{1} << 29) / bytes);
+  std::size_t count = fresh ? 1 : std::max<std::size_t>(8, (std::size_t{1} << 29) / bytes);
   std::string server = settings + "timeout 60 ucx_perftest -p " + port + " >/dev/null 2>&1 & ";
   std::string client = settings + "timeout 50 ucx_perftest 127.0.0.1 -p " + port +
-                       " -t ucp_get -f -w 5 -O " + std::to_string(outstanding) + " -s " +
-                       std::to_string(bytes) + " -n " + std::to_string(count);
+                       " -t ucp_get -f -w " + (fresh ? "0" : "5") + " -O " +
+                       std::to_string(outstanding) + " -s " + std::to_string(bytes) + " -n " +
+                       std::to_string(count);
   std::string text = run_program(server + "sleep 0.5; " + client + " 2>/dev/null; wait");
   // "Final: iterations ... | bandwidth average, overall": the 6th number of that line, in MiB/s.
   // The last line is the summary: iterations, three latencies, two bandwidths in MiB/s, two rates.
@@ -265,57 +304,106 @@ namespace {
 
 // The best of some short runs: on a machine with other work the others measure that work.
 constexpr int repeats = 5;
+// One buffer that fits no cache, as KV does not.
+constexpr std::size_t large_buffer = 64 << 20;
 
-result<std::string> report_line(path via, std::size_t block_bytes) {
-  kv_bench_options options;
-  options.via = via;
-  options.block_bytes = block_bytes;
-  kv_bench_result with_sum, plain, verified;
-  double hot = 0, cold = 0, copy = 0;
-  auto keep = [](kv_bench_result& best, const kv_bench_result& now) {
-    if (now.gigabytes_per_second > best.gigabytes_per_second) best = now;
-  };
-  for (int i = 0; i < repeats; ++i) {
-    options.checksum = true;
-    options.verify = false;
-    TROUPE_TRY(auto summed, bench_kv(options));
-    options.verify = true;
-    TROUPE_TRY(auto checked, bench_kv(options));
-    if (checked.fence_mismatches != 0) return fail(ec::fence_mismatch, "a pulled block was wrong");
-    options.checksum = options.verify = false;
-    TROUPE_TRY(auto bare, bench_kv(options));
-    keep(with_sum, summed);
-    keep(verified, checked);
-    keep(plain, bare);
-    hot = std::max(hot, ucx_perftest_get(via, block_bytes, i % 2 == 0 ? 1 : 16).value_or(0));
-    // One buffer that fits no cache, as KV does not.
-    cold = std::max(cold, ucx_perftest_get(via, 64 << 20, 1).value_or(0));
-    copy = std::max(copy, memcpy_gigabytes_per_second(block_bytes, options.arena_bytes));
+struct best_of {
+  double value = 0;
+  void hear(double now) { value = std::max(value, now); }
+  std::string text() const {
+    char out[16];
+    std::snprintf(out, sizeof out, value > 0 ? "%.2f" : "-", value);
+    return out;
   }
-  double mine = with_sum.gigabytes_per_second;
-  auto ratio = [&](double other) { return other > 0 ? mine / other : 0; };
-  char line[256];
-  std::snprintf(line, sizeof line,
-                "%-5s %11zu %6.2f %8.2f %7.2f %8.0f %8.0f | %17.2f %6.2f %6.2f %6.2f | %6.2f\n",
-                std::string(to_string(via)).c_str(), block_bytes, mine,
-                verified.gigabytes_per_second, plain.gigabytes_per_second, with_sum.pull_p50_us,
-                with_sum.pull_p99_us, hot, ratio(hot), cold, ratio(cold), copy);
-  return std::string(line);
+  std::string ratio_of(double mine) const {
+    char out[16];
+    std::snprintf(out, sizeof out, value > 0 ? "%.0f %%" : "-", 100 * mine / value);
+    return out;
+  }
+};
+
+struct figures {
+  best_of summed, verified, plain, fresh, prepared;
+  double p50_us = 0, p99_us = 0;
+  best_of hot, large, large_fresh, copy, sum;  // ucx_perftest's, memcpy's, the checksum's
+};
+
+result<void> measure_once(kv_bench_options options, figures& f, int turn) {
+  options.verify = true;
+  TROUPE_TRY(auto checked, bench_kv(options));
+  options.memory = bench_memory::fresh;
+  TROUPE_TRY(auto fresh, bench_kv(options));
+  options.memory = bench_memory::prepared;
+  TROUPE_TRY(auto prepared, bench_kv(options));
+  if (checked.fence_mismatches + fresh.fence_mismatches + prepared.fence_mismatches != 0)
+    return fail(ec::fence_mismatch, "a pulled block was wrong");
+  options.memory = bench_memory::warm;
+  options.verify = false;
+  TROUPE_TRY(auto summed, bench_kv(options));
+  options.checksum = false;
+  TROUPE_TRY(auto bare, bench_kv(options));
+  if (summed.gigabytes_per_second > f.summed.value) {
+    f.p50_us = summed.pull_p50_us;
+    f.p99_us = summed.pull_p99_us;
+  }
+  f.summed.hear(summed.gigabytes_per_second);
+  f.verified.hear(checked.gigabytes_per_second);
+  f.plain.hear(bare.gigabytes_per_second);
+  f.fresh.hear(fresh.gigabytes_per_second);
+  f.prepared.hear(prepared.gigabytes_per_second);
+  f.hot.hear(
+      ucx_perftest_get(options.via, options.block_bytes, turn % 2 == 0 ? 1 : 16).value_or(0));
+  f.large.hear(ucx_perftest_get(options.via, large_buffer, 1).value_or(0));
+  f.large_fresh.hear(ucx_perftest_get(options.via, large_buffer, 1, true).value_or(0));
+  f.copy.hear(memcpy_gigabytes_per_second(options.block_bytes, options.arena_bytes));
+  f.sum.hear(checksum_gigabytes_per_second(options.block_bytes, options.arena_bytes));
+  return {};
+}
+
+std::string report(path via, std::size_t block_bytes, const figures& f) {
+  const double share = f.plain.value > 0 ? 1 - f.summed.value / f.plain.value : 0;
+  char head[512];
+  std::snprintf(head, sizeof head,
+                "%s, blocks of %zu bytes (16 a pull, 4 pulls at once: %.0f us in the median, %.0f "
+                "us at the 99th percentile)\n",
+                std::string(to_string(via)).c_str(), block_bytes, f.p50_us, f.p99_us);
+  std::string text = head;
+  auto line = [&](const char* what, const best_of& mine, const best_of& theirs,
+                  const char* theirs_is) {
+    char out[256];
+    std::snprintf(out, sizeof out, "  %-38s %7s GB/s | %-44s %7s | %s\n", what, mine.text().c_str(),
+                  theirs_is, theirs.text().c_str(), theirs.ratio_of(mine.value).c_str());
+    text += out;
+  };
+  line("warm, summed and verified", f.verified, f.large, "ucx_perftest, 64 MiB again and again");
+  line("warm, summed", f.summed, f.hot, "ucx_perftest, one block again and again");
+  line("warm, no checksum", f.plain, f.copy, "memcpy, one thread");
+  line("first use, nothing prepared", f.fresh, f.large_fresh,
+       "ucx_perftest, 64 MiB for the first time");
+  line("first use, pages made ahead", f.prepared, f.large_fresh,
+       "ucx_perftest, 64 MiB for the first time");
+  char tail[256];
+  std::snprintf(
+      tail, sizeof tail,
+      "  the checksum's share of a warm pull's time: %.1f %% (%s kernel: %s GB/s alone)\n",
+      100 * share, checksum_kernel(), f.sum.text().c_str());
+  return text + tail;
 }
 
 }  // namespace
 
 result<std::string> bench_kv_report(const std::vector<std::size_t>& block_bytes) {
-  std::string table =
-      "path  block bytes   GB/s  +verify  no sum   p50 us   p99 us | perftest get: hot  ratio   "
-      "cold  "
-      "ratio | memcpy\n";
+  std::string text = "The best of " + std::to_string(repeats) + " runs of each, in turn.\n";
   for (path via : {path::shm, path::tcp})
     for (std::size_t bytes : block_bytes) {
-      TROUPE_TRY(std::string line, report_line(via, bytes));
-      table += line;
+      kv_bench_options options;
+      options.via = via;
+      options.block_bytes = bytes;
+      figures f;
+      for (int i = 0; i < repeats; ++i) TROUPE_CHECK(measure_once(options, f, i));
+      text += report(via, bytes, f);
     }
-  return table;
+  return text;
 }
 
 }  // namespace troupe::transport

@@ -12,6 +12,11 @@
 
 namespace troupe::transport {
 
+// What the pulls' memory has been through. warm: both sides' pages are there, as after some minutes of service. fresh: the
+// reader has just begun, so each page of its arena is written, and each of the owner's read, for the first time.
+// prepared: the same, of a reader that had a moment to make pages ahead (page_toucher.hpp), as nodes do.
+enum class bench_memory { warm, fresh, prepared };
+
 struct kv_bench_options {
   path via = path::shm;               // shm or tcp
   std::size_t block_bytes = 368'704;  // payload and fence
@@ -20,7 +25,8 @@ struct kv_bench_options {
   std::size_t pulls_under_way = 4;
   bool checksum = true;
   bool verify = false;  // verify() every block, as an engine would
-  std::chrono::milliseconds duration{300};
+  bench_memory memory = bench_memory::warm;
+  std::chrono::milliseconds duration{300};  // of warm pulls; the others end with the arena
 };
 
 struct kv_bench_result {
@@ -29,15 +35,19 @@ struct kv_bench_result {
   std::uint64_t pulls = 0, fence_mismatches = 0;
 };
 
-// Walks the whole arena at random, so that neither side reads from its cache.
+// Walks the whole arena at random, so that neither side reads from its cache; if it is not warm, once from end to end.
 result<kv_bench_result> bench_kv(const kv_bench_options& options);
 
 // memcpy, one thread, over the same walk.
 double memcpy_gigabytes_per_second(std::size_t block_bytes, std::size_t arena_bytes);
 
 // ucx_perftest -t ucp_get between two processes on this host; nothing if the program is not installed. It reads the
-// same buffer again and again, `bytes` at a time, `outstanding` at once.
-std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned outstanding);
+// same buffer again and again, `bytes` at a time, `outstanding` at once. `fresh`: one read, the buffer's first use.
+std::optional<double> ucx_perftest_get(path via, std::size_t bytes, unsigned outstanding,
+                                       bool fresh = false);
+
+// The checksum alone, over memory that no cache holds.
+double checksum_gigabytes_per_second(std::size_t block_bytes, std::size_t arena_bytes);
 
 // A table for people of the above for several block sizes.
 result<std::string> bench_kv_report(const std::vector<std::size_t>& block_bytes);
