@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -28,6 +29,9 @@ std::uint64_t available_bytes() {
   return 0;
 }
 
+constexpr std::size_t map_step = 1 << 20, map_limit = 1 << 30;
+constexpr int populate_read = 22;  // MADV_POPULATE_READ (Linux 5.14), which not all headers have
+
 }  // namespace
 
 shared_memory::~shared_memory() {
@@ -38,11 +42,13 @@ shared_memory::~shared_memory() {
 shared_memory::shared_memory(shared_memory&& other) noexcept
     : data_(std::exchange(other.data_, nullptr)),
       bytes_(other.bytes_),
+      mapped_(other.mapped_),
       descriptor_(std::exchange(other.descriptor_, -1)) {}
 
 shared_memory& shared_memory::operator=(shared_memory&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
+  std::swap(mapped_, other.mapped_);
   std::swap(descriptor_, other.descriptor_);
   return *this;
 }
@@ -81,12 +87,30 @@ result<shared_memory> shared_memory::open(const shared_name& name, std::size_t b
                found.st_ino == name.inode && static_cast<std::uint64_t>(found.st_size) == bytes;
   void* data = right ? ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, descriptor, 0) : MAP_FAILED;
   std::string why = right ? reason() : "another file is there now";
-  ::close(descriptor);
-  if (data == MAP_FAILED) return fail(right ? ec::unsupported : ec::not_found, file + ": " + why);
+  if (data == MAP_FAILED) {
+    ::close(descriptor);
+    return fail(right ? ec::unsupported : ec::not_found, file + ": " + why);
+  }
   shared_memory mapped;
+  mapped.descriptor_ = descriptor;
   mapped.data_ = static_cast<std::byte*>(data);
   mapped.bytes_ = bytes;
   return mapped;
+}
+
+bool shared_memory::map_ahead() {
+  const std::size_t limit = std::min(bytes_, map_limit);
+  if (mapped_ >= limit) return false;
+  // The owner takes its blocks from the lowest on, so what is new comes after what was there.
+  const off_t data = ::lseek(descriptor_, static_cast<off_t>(mapped_), SEEK_DATA);
+  if (data < 0 || static_cast<std::size_t>(data) >= limit) return false;
+  const off_t hole = ::lseek(descriptor_, data, SEEK_HOLE);
+  const auto from = static_cast<std::size_t>(data);
+  const auto to =
+      std::min({static_cast<std::size_t>(std::max(hole, data)), from + map_step, limit});
+  const bool done = to > from && ::madvise(data_ + from, to - from, populate_read) == 0;
+  mapped_ = done ? to : limit;  // a kernel without it is not asked again
+  return done;
 }
 
 shared_name shared_memory::name() const {

@@ -31,6 +31,10 @@ class shared_memory {
   // Read only. ec::not_found: the owner is gone; ec::unsupported: this process may not map it.
   static result<shared_memory> open(const shared_name& name, std::size_t bytes);
 
+  // A reader's: maps some of the pages that the owner has made since, so that reading them for the first time costs no
+  // faults. Reads nothing, makes no page, and leaves what is beyond the first GiB to the faults. False: nothing is new.
+  bool map_ahead();
+
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   shared_name name() const;
@@ -38,7 +42,8 @@ class shared_memory {
  private:
   std::byte* data_ = nullptr;
   std::size_t bytes_ = 0;
-  int descriptor_ = -1;  // the owner's
+  std::size_t mapped_ = 0;  // a reader's: pages up to here are mapped, or had not been made
+  int descriptor_ = -1;
 };
 
 }  // namespace troupe::transport

@@ -1,5 +1,6 @@
 #include "transport/ucx/peer.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 
@@ -33,6 +34,17 @@ void peer::open_local(std::vector<remote_region> own) {
   regions_ = std::move(own);
   is_local_ = true;
   welcome_ = welcome_header{raw(id()), connection_, 0};
+}
+
+bool peer::maps() const {
+  return std::ranges::any_of(regions_,
+                             [](const remote_region& r) { return r.mapping.data() != nullptr; });
+}
+
+bool peer::map_ahead() {
+  for (remote_region& r : regions_)
+    if (r.mapping.data() != nullptr && r.mapping.map_ahead()) return true;
+  return false;
 }
 
 result<void> peer::add_region(const published_region& published, bool may_map) {

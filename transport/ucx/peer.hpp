@@ -50,6 +50,10 @@ class peer {
   void ask(ticket& t);  // messages
   void get(ticket& t);  // its end is told by get_ended, even if it ends at once
 
+  // Maps some of what is new in its memory; false: nothing is.
+  bool map_ahead();
+  bool maps() const;
+
   // Sends what waits; false if something still does.
   bool flush() { return endpoint_.flush(); }
 

@@ -17,6 +17,8 @@ constexpr int network_rounds = 32;
 constexpr std::chrono::milliseconds closing_tick{10};
 // The same while UCX takes no message.
 constexpr std::chrono::milliseconds blocked_tick{1};
+// Pages that a peer has made in its arena are mapped here so long after, if nothing else is to do.
+constexpr std::chrono::milliseconds mapping_tick{1000};
 
 }  // namespace
 
@@ -153,7 +155,16 @@ bool progress::round(time_point now) {
   expire(now);
   watch_peers(now);
   settle_all(now);
+  if (!more_ && changed_.empty() && pulls_.empty()) more_ = map_ahead(now);
   return more_ || !changed_.empty();
+}
+
+bool progress::map_ahead(time_point now) {
+  if (now < map_next_) return false;
+  bool some = false;
+  for (auto& [id, p] : peers_) some |= p->now() == peer::state::up && p->map_ahead();
+  if (!some) map_next_ = now + mapping_tick;
+  return some;
 }
 
 std::optional<time_point> progress::next_deadline() const {
@@ -163,6 +174,7 @@ std::optional<time_point> progress::next_deadline() const {
   for (const auto& [id, p] : peers_) {
     if (p->now() == peer::state::connecting) consider(p->give_up_at());
     if (p->now() == peer::state::closing) consider(clock::now() + closing_tick);
+    if (p->now() == peer::state::up && p->maps()) consider(map_next_);
   }
   // Only a device that is lost lets a deadline pass: it must be asked.
   for (const auto& [id, op] : pulls_)
@@ -186,6 +198,7 @@ void progress::bring_up(peer& p) {
   report_path(p, *via);
   book_.up(p.id(), *via);
   sink_(peer_up{p.id(), *via});
+  map_next_ = {};
   for (auto& [id, op] : pulls_)
     if (op->from == &p && !op->failure) place(*op);
   more_ = true;

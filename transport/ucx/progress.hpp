@@ -49,7 +49,8 @@ class progress {
   void on_get_ended(ticket& t, ucs_status_t status);
   void sum_landed();
   bool copy_slice(time_point now);
-  bool begin_copy(pull_op& op);  // of the next piece; false: no slot for it yet
+  bool map_ahead(time_point now);  // while there is nothing else to do
+  bool begin_copy(pull_op& op);    // of the next piece; false: no slot for it yet
   // progress_device.cpp: what our device copies.
   void begin_direct();
   bool begin_batch(pull_op& op);  // false: the device takes no more now
@@ -85,6 +86,7 @@ class progress {
   std::vector<std::uint64_t> changed_;  // pulls that may have ended
   std::uint64_t next_ticket_ = 1, next_connection_ = 1;
   bool more_ = false, blocked_ = false;
+  time_point map_next_{};  // peers' memory is looked at for new pages
 };
 
 }  // namespace troupe::transport::ucx
