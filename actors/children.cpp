@@ -17,16 +17,13 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-// A child that lives shorter has not really started. Short, so that nodes which are killed again and again while they
-// serve are started again and again.
-constexpr auto quick = std::chrono::seconds(1);
-constexpr int max_quick_deaths = 5;
 // The command line's exit codes. A clean end is a node that was told to leave.
 constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3,
               exit_restart = 75;
 
-milliseconds backoff(int quick_deaths) {
-  return milliseconds(quick_deaths == 0 ? 0 : 100 << std::min(quick_deaths, 6));
+milliseconds pause(const restart_policy& p, int quick_deaths) {
+  if (quick_deaths == 0) return milliseconds(0);
+  return std::min(p.longest_pause, p.first_pause * (1 << std::min(quick_deaths - 1, 16)));
 }
 
 std::string how_it_ended(int status) {
@@ -36,7 +33,7 @@ std::string how_it_ended(int status) {
 
 }  // namespace
 
-children::children(std::vector<child_command> commands) {
+children::children(std::vector<child_command> commands, restart_policy policy) : policy_(policy) {
   for (auto& c : commands) children_.push_back({std::move(c), -1, 0, {}, {}, false});
   thread_ = std::thread([this] { supervise(); });
 }
@@ -79,7 +76,7 @@ void children::reap(child& c, int status) {
     spdlog::info("{} has left", c.command.name);
     return;
   }
-  const bool lived = steady_clock::now() - c.started > quick ||
+  const bool lived = steady_clock::now() - c.started > policy_.quick ||
                      (WIFEXITED(status) && WEXITSTATUS(status) == exit_restart);
   c.quick_deaths = lived ? 0 : c.quick_deaths + 1;
   const bool final = WIFEXITED(status) &&
@@ -87,8 +84,9 @@ void children::reap(child& c, int status) {
                       WEXITSTATUS(status) == exit_model || WEXITSTATUS(status) == exit_device);
   c.was_up = c.was_up || lived;
   // A process that lost its device may get it back when it starts anew.
-  if ((final && !lived) || c.quick_deaths > max_quick_deaths) return give_up(c, status);
-  c.restart_at = steady_clock::now() + backoff(c.quick_deaths);
+  if ((final && !lived) || (!c.was_up && c.quick_deaths > policy_.max_quick_deaths))
+    return give_up(c, status);
+  c.restart_at = steady_clock::now() + pause(policy_, c.quick_deaths);
   spdlog::warn("{} ended: {}; it is restarted", c.command.name, how_it_ended(status));
 }
 

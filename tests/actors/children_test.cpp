@@ -1,0 +1,80 @@
+// The supervisor of a server's nodes, with shell scripts in their place.
+#include "actors/children.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace troupe::actors {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr restart_policy hurried{.quick = 300ms, .first_pause = 1ms, .longest_pause = 4ms};
+
+class children_test : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = testing::TempDir() + "children-XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // Each start adds a line to a file before `script` goes on.
+  child_command shell(const std::string& name, const std::string& script) const {
+    return {name, "/bin/sh", {"-c", "echo >> '" + starts_file(name) + "'; " + script}};
+  }
+  std::string starts_file(const std::string& name) const { return folder_ / name; }
+  int starts(const std::string& name) const {
+    std::ifstream in(starts_file(name));
+    int n = 0;
+    for (std::string line; std::getline(in, line);) ++n;
+    return n;
+  }
+  template <class F>
+  static bool soon(F condition) {
+    for (int i = 0; i < 3000; ++i) {
+      if (condition()) return true;
+      std::this_thread::sleep_for(10ms);
+    }
+    return false;
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(children_test, one_that_never_comes_up_is_given_up_with_its_exit_code) {
+  children c({shell("decode-0", "exit 7")}, hurried);
+  ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
+  EXPECT_NE(c.failure()->detail.find("decode-0 does not start (exit code 7)"), std::string::npos);
+  EXPECT_EQ(starts("decode-0"), hurried.max_quick_deaths + 1);
+}
+
+TEST_F(children_test, one_that_has_run_is_started_for_ever) {
+  const std::string lives_once =
+      "[ $(wc -l < '" + starts_file("decode-0") + "') -gt 1 ] || sleep 1; kill -9 $$";
+  children c({shell("decode-0", lives_once)}, hurried);
+  ASSERT_TRUE(soon([&] { return starts("decode-0") > 3 * hurried.max_quick_deaths; }));
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, one_that_refuses_is_not_tried_again) {
+  children c({shell("decode-0", "exit 2")}, hurried);
+  ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
+  EXPECT_EQ(starts("decode-0"), 1);
+}
+
+TEST_F(children_test, one_that_leaves_is_not_started_again_and_no_failure) {
+  children c({shell("decode-0", "exit 0"), shell("decode-1", "exec sleep 60")}, hurried);
+  ASSERT_TRUE(soon([&] { return starts("decode-0") == 1 && starts("decode-1") == 1; }));
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(starts("decode-0"), 1);
+  EXPECT_FALSE(c.failure());
+  c.stop(2000ms);
+  EXPECT_TRUE(soon([&] { return c.all_gone(); }));
+}
+
+}  // namespace
+}  // namespace troupe::actors
