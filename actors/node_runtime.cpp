@@ -166,12 +166,7 @@ result<void> node_runtime::make_engine(const node_options& options,
   e.owner_incarnation = info.start;
   e.pass_clock = platform_.pass_clock;
   e.vocabulary = [tokenizer, size = e.vocab_size, ends = e.end_of_generation] {
-    return std::make_shared<const engine::structured::vocabulary>(
-        size,
-        [&](token_id t) {
-          return t < tokenizer->vocab_size() ? tokenizer->token_bytes(t, false) : std::string();
-        },
-        ends);
+    return std::make_shared<const engine::structured::vocabulary>(size, *tokenizer, ends);
   };
   TROUPE_TRY(auto engine, engine::engine::make(*runner_, arena_.span(), e));
 

@@ -22,6 +22,14 @@ struct template_limits {
   std::uint64_t output_bytes = 16u << 20;
 };
 
+// What a template does with tools, found out by trial.
+struct tool_support {
+  bool tools = false;           // shows the definitions
+  bool calls = false;           // shows calls of earlier answers and what they gave
+  bool text_arguments = false;  // wants a call's arguments as text, else as an object
+  bool null_content = false;    // takes null for the content of a message that only calls
+};
+
 class chat_template {
  public:
   // `source` is Jinja. Parse errors name line and column.
@@ -37,6 +45,9 @@ class chat_template {
       const nlohmann::ordered_json& context) const = 0;
   // The template reads message['content'] as a list of parts rather than as a string.
   virtual bool wants_content_parts() const = 0;
+  virtual tool_support tools() const = 0;
+  // Its source has this text: how calls are written cannot be seen from the outside.
+  virtual bool mentions(std::string_view text) const = 0;
 };
 
 }  // namespace troupe::model

@@ -32,6 +32,8 @@ rule_result add(grammar_builder& to, const answer_format& format) {
       return add_choice(to, format.source);
     case format_kind::grammar:
       return add_gbnf(to, format.source);
+    case format_kind::tool_calls:
+      return add_tool_calls(to, format.source);
     case format_kind::text:
       break;
   }

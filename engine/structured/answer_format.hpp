@@ -12,11 +12,20 @@
 
 namespace troupe::engine::structured {
 
-enum class format_kind : std::uint8_t { text, json_object, json_schema, regex, choice, grammar };
+enum class format_kind : std::uint8_t {
+  text,
+  json_object,
+  json_schema,
+  regex,
+  choice,
+  grammar,
+  tool_calls
+};
 
 struct answer_format {
   format_kind kind = format_kind::text;
   // json_schema: the schema. regex: the expression, for the whole answer. choice: a JSON array of strings. grammar: GBNF.
+  // tool_calls: as `to_source` (tool_calls.hpp) writes it.
   std::string source;
   friend bool operator==(const answer_format&, const answer_format&) = default;
 };
@@ -38,5 +47,6 @@ rule_result add_regex(grammar_builder& to, std::string_view expression,
                       bool inside_json_string = false);
 // https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 rule_result add_gbnf(grammar_builder& to, std::string_view source);
+rule_result add_tool_calls(grammar_builder& to, std::string_view source);
 
 }  // namespace troupe::engine::structured

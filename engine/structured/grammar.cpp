@@ -127,6 +127,12 @@ grammar_builder::rule grammar_builder::one_of(const code_points& characters) {
   return r;
 }
 
+grammar_builder::rule grammar_builder::one_byte(const byte_set& of) {
+  const rule r = add_rule();
+  if (of.any()) add_alternative(r, std::array{symbol{kind::bytes, set_of(of)}});
+  return r;
+}
+
 grammar_builder::rule grammar_builder::sequence(std::span<const rule> parts) {
   const rule r = add_rule();
   std::vector<symbol> symbols;

@@ -21,6 +21,8 @@ using code_points = std::vector<std::pair<char32_t, char32_t>>;
 code_points complement(code_points of);
 
 inline constexpr char32_t last_code_point = 0x10FFFF;
+// Stands before a special token's text (vocabulary.hpp); never part of UTF-8.
+inline constexpr char special_mark = '\xFF';
 inline constexpr std::size_t max_symbols = 200'000;
 
 struct grammar {
@@ -43,6 +45,7 @@ class grammar_builder {
 
   rule literal(std::string_view bytes);
   rule one_of(const code_points& characters);  // one character
+  rule one_byte(const byte_set& of);           // for what need not be text
   rule sequence(std::span<const rule> parts);
   rule sequence(std::initializer_list<rule> parts) { return sequence(std::span(parts)); }
   rule choice(std::span<const rule> of);

@@ -9,9 +9,10 @@
 #include <set>
 #include <string>
 
+#include "engine/structured/json_schema.hpp"
+
 #include "engine/structured/answer_format.hpp"
 #include "engine/structured/integer_range.hpp"
-#include "engine/structured/json_rules.hpp"
 
 namespace troupe::engine::structured {
 namespace {
@@ -41,10 +42,19 @@ constexpr std::array refused = {"not",
 
 class schema_compiler {
  public:
-  schema_compiler(grammar_builder& to, const json& root) : to_(to), rules_(to), root_(root) {}
+  schema_compiler(grammar_builder& to, json_rules& rules, const json& root, schema_rigour rigour)
+      : to_(to), rules_(rules), root_(root), loose_(rigour == schema_rigour::loose) {}
 
   rule_result compile(const json& s, const std::string& path, int depth) {
     if (depth > max_source_depth) return wrong(path, "is nested too deeply");
+    rule_result exact = compile_exactly(s, path, depth);
+    if (exact || !loose_ || exact.error().code != ec::unsupported) return exact;
+    const json kept = loosened(s);
+    return kept == s ? exact : compile(kept, path, depth + 1);
+  }
+
+ private:
+  rule_result compile_exactly(const json& s, const std::string& path, int depth) {
     if (s.is_boolean()) {
       if (!s.get<bool>()) return wrong(path, "is false: nothing could be answered");
       return rules_.value;
@@ -84,7 +94,22 @@ class schema_compiler {
     return to_.choice(all);
   }
 
- private:
+  // A schema without some of what could not be kept, less each time; parts inside it were loosened already.
+  static json loosened(const json& s) {
+    json kept = s;
+    for (const char* name : refused) kept.erase(name);
+    if (kept != s) return kept;
+    kept = json::object();
+    for (const char* name :
+         {"$ref", "type", "enum", "const", "properties", "required", "additionalProperties",
+          "items", "prefixItems", "minItems", "maxItems", "minLength", "maxLength"})
+      if (s.contains(name) && !kept.contains("$ref")) kept[name] = s.at(name);
+    if (kept != s) return kept;
+    kept = json::object();
+    if (s.contains("type")) kept["type"] = s.at("type");
+    return kept;
+  }
+
   static tl::unexpected<error> wrong(const std::string& path, const std::string& what) {
     return fail(ec::invalid_argument, "json schema: " + path + " " + what);
   }
@@ -265,6 +290,7 @@ class schema_compiler {
 
   rule_result integer(const json& s, const std::string& path) {
     constexpr std::int64_t limit = 999'999'999'999'999'999;
+    constexpr double max_exact = 1e15;
     std::int64_t low = -limit, high = limit;
     bool bounded = false;
     const auto bound = [&](const char* name, std::int64_t& to, std::int64_t shift,
@@ -273,7 +299,9 @@ class schema_compiler {
       if (at == s.end()) return {};
       const double value =
           at->is_number() ? at->get<double>() : std::numeric_limits<double>::quiet_NaN();
-      if (!(std::abs(value) < 1e15))
+      // Where doubles have gaps a bound beyond what is written anyway says nothing ("any safe integer").
+      if (std::abs(value) >= max_exact && (value < 0) == lower) return {};
+      if (!(std::abs(value) < max_exact))
         return wrong(path + "/" + name, "is no number of less than 16 digits");
       auto whole = static_cast<std::int64_t>(lower ? std::ceil(value) : std::floor(value));
       if (static_cast<double>(whole) == value) whole += shift;
@@ -292,7 +320,7 @@ class schema_compiler {
 
   rule_result number(const json& s, const std::string& path) {
     for (const char* name : {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-      if (s.contains(name))
+      if (s.contains(name) && !loose_)
         return fail(ec::unsupported, "json schema: " + path + "/" + name +
                                          ": bounds of numbers with fractions cannot be kept: use "
                                          "an integer, or leave it out");
@@ -391,9 +419,9 @@ class schema_compiler {
     }
     const auto additional = s.find("additionalProperties");
     const bool described = !properties.empty() || additional != s.end();
-    if (!described && required.empty()) return rules_.object;
+    if (!described && (required.empty() || loose_)) return rules_.object;
     for (const std::string& name : required)
-      if (!properties.contains(name))
+      if (!properties.contains(name) && !loose_)
         return wrong(path + "/required", "names " + name + ", which is not among the properties");
     std::vector<std::string> names;
     std::vector<rule> members;
@@ -421,25 +449,36 @@ class schema_compiler {
   }
 
   grammar_builder& to_;
-  json_rules rules_;
+  json_rules& rules_;
   const json& root_;
+  const bool loose_;
   std::map<std::string, rule> references_;
 };
 
 }  // namespace
 
-rule_result add_json_schema(grammar_builder& to, std::string_view schema) {
+result<json> parse_schema(std::string_view text) {
   int depth = 0;
-  for (const char c :
-       schema) {  // brackets in strings count too, which only makes the bound stricter
+  for (const char c : text) {  // brackets in strings count too, which only makes the bound stricter
     if (c == '{' || c == '[') ++depth;
     if (c == '}' || c == ']') --depth;
     if (depth > 4 * max_source_depth)
       return fail(ec::invalid_argument, "json schema: it is nested too deeply");
   }
-  const json root = json::parse(schema, nullptr, false);
+  json root = json::parse(text, nullptr, false);
   if (root.is_discarded()) return fail(ec::invalid_argument, "json schema: it is not JSON");
-  return schema_compiler(to, root).compile(root, "#", 0);
+  return root;
+}
+
+rule_result add_json_schema(grammar_builder& to, std::string_view schema) {
+  TROUPE_TRY(const json root, parse_schema(schema));
+  json_rules rules(to);
+  return add_schema(to, rules, root);
+}
+
+rule_result add_schema(grammar_builder& to, json_rules& rules, const nlohmann::ordered_json& root,
+                       schema_rigour rigour) {
+  return schema_compiler(to, rules, root, rigour).compile(root, "#", 0);
 }
 
 rule_result add_json_object(grammar_builder& to) {

@@ -3,6 +3,22 @@
 #include <algorithm>
 
 namespace troupe::engine::structured {
+namespace {
+
+std::string bytes_in_grammars(const model::tokenizer& tokenizer, token_id t) {
+  if (t >= tokenizer.vocab_size()) return {};
+  if (tokenizer.is_special(t)) return special_mark + tokenizer.token_bytes(t, true);
+  std::string bytes = tokenizer.token_bytes(t, false);
+  // The mark is no part of UTF-8. The token of that single byte, which some vocabularies have, is none of any text either.
+  return bytes.find(special_mark) == std::string::npos ? bytes : std::string();
+}
+
+}  // namespace
+
+vocabulary::vocabulary(std::uint32_t size, const model::tokenizer& tokenizer,
+                       std::span<const token_id> end_of_generation)
+    : vocabulary(
+          size, [&](token_id t) { return bytes_in_grammars(tokenizer, t); }, end_of_generation) {}
 
 vocabulary::vocabulary(std::uint32_t size, const std::function<std::string(token_id)>& bytes_of,
                        std::span<const token_id> end_of_generation)

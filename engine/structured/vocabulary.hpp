@@ -2,7 +2,10 @@
 //
 // Tokens are kept in the order of their bytes with the length that each shares with the one before it: a walk through all
 // of them takes one step of the automaton for each byte that is not shared, and passes over everything that begins with
-// what is impossible. Tokens without bytes (special ones) are never allowed; those that end an answer are where it may end.
+// what is impossible. Tokens without bytes are never allowed; those that end an answer are where it may end.
+//
+// A special token's bytes are special_mark and its text. No text holds that byte, so only a grammar that asks for special
+// tokens (those that begin a tool's call) can be followed by one.
 //
 // vocabulary: immutable; any thread.
 #pragma once
@@ -15,6 +18,7 @@
 
 #include "base/ids.hpp"
 #include "engine/structured/automaton.hpp"
+#include "model/tokenizer.hpp"
 
 namespace troupe::engine::structured {
 
@@ -27,6 +31,10 @@ inline bool allows(std::span<const std::uint64_t> mask, token_id token) {
 class vocabulary {
  public:
   vocabulary(std::uint32_t size, const std::function<std::string(token_id)>& bytes_of,
+             std::span<const token_id> end_of_generation);
+
+  // Of a model's vocabulary, which may have more ids than its tokenizer knows.
+  vocabulary(std::uint32_t size, const model::tokenizer& tokenizer,
              std::span<const token_id> end_of_generation);
 
   std::string_view bytes(token_id token) const;

@@ -126,6 +126,35 @@ TEST(chat_template, knows_how_it_wants_content) {
     EXPECT_FALSE(wants(name)) << name;
 }
 
+TEST(chat_template, knows_what_it_does_with_tools) {
+  const auto of = [](const char* name) {
+    const auto made = chat_template::make(
+        read(std::string(TROUPE_SOURCE_DIR "/tests/reference/templates/") + name));
+    EXPECT_TRUE(made);
+    return (*made)->tools();
+  };
+  for (const char* name :
+       {"qwen2.5.jinja", "qwen3.jinja", "llama-3.1.jinja", "mistral-tools.jinja"}) {
+    EXPECT_TRUE(of(name).tools) << name;
+    EXPECT_TRUE(of(name).calls) << name;
+    EXPECT_FALSE(of(name).text_arguments) << name;
+    EXPECT_TRUE(of(name).null_content) << name;
+  }
+  EXPECT_FALSE(of("deepseek-v3.jinja").tools);
+  EXPECT_TRUE(of("deepseek-v3.jinja").calls);
+  for (const char* name : {"chatml.jinja", "gemma-3.jinja", "llama-2.jinja", "zephyr.jinja"}) {
+    EXPECT_FALSE(of(name).tools) << name;
+    EXPECT_FALSE(of(name).calls) << name;
+  }
+  const auto made = chat_template::make(
+      "{% for m in messages %}{{ m.content or '' }}{% for c in m.tool_calls or [] %}{{ "
+      "c.function.name + c.function.arguments }}{% endfor %}{% endfor %}");
+  ASSERT_TRUE(made);
+  EXPECT_TRUE((*made)->tools().text_arguments);
+  EXPECT_TRUE((*made)->mentions("c.function.name"));
+  EXPECT_FALSE((*made)->mentions("<tool_call>"));
+}
+
 TEST(chat_template, names_line_and_column) {
   EXPECT_EQ(error_of("a\n  {{ x|nope }}"),
             "template, line 2, column 8: the filter 'nope' is not supported");

@@ -1,0 +1,253 @@
+#include "engine/structured/tool_calls.hpp"
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "engine/structured/json_schema.hpp"
+
+namespace troupe::engine::structured {
+namespace {
+
+using json = nlohmann::ordered_json;
+using rule = builder_rule;
+
+constexpr std::size_t max_name_bytes = 64;
+
+// For each byte what follows a state of the search for one string (Knuth, Morris, Pratt).
+class search {
+ public:
+  explicit search(std::string_view wanted) : next_(wanted.size()) {
+    std::size_t border = 0;
+    for (std::size_t s = 0; s < wanted.size(); ++s) {
+      const auto b = static_cast<unsigned char>(wanted[s]);
+      if (s > 0) next_[s] = next_[border];
+      if (s > 0) border = next_[border][b];
+      next_[s][b] = s + 1;
+    }
+  }
+  std::size_t states() const { return next_.size(); }
+  std::size_t next(std::size_t s, std::uint8_t b) const { return next_[s][b]; }
+
+ private:
+  std::vector<std::array<std::size_t, 256>> next_;
+};
+
+class call_grammar {
+ public:
+  call_grammar(grammar_builder& to, call_syntax syntax, bool parallel)
+      : to_(to),
+        json_(to),
+        syntax_(syntax),
+        notation_(notation_of(syntax)),
+        parallel_(parallel),
+        nothing_(to.literal("")) {}
+
+  result<void> add_tool(const callable& tool) {
+    TROUPE_TRY(const rule value, arguments(tool));
+    rule rest = to_.sequence({tag(notation_.arguments_key), json_.whitespace, value});
+    if (notation_.in_json) {
+      rest = to_.sequence(
+          {to_.literal(","), json_.whitespace, rest, json_.whitespace, to_.literal("}")});
+      names_.push_back(to_.sequence({to_.literal('"' + tool.name + '"'), rest}));
+    } else {
+      names_.push_back(to_.sequence({to_.literal(tool.name), rest}));
+    }
+    for (const std::string& begun : bare_beginnings(notation_, tool.name))
+      bare_.emplace_back(begun, rest);
+    return {};
+  }
+
+  // An answer that is calls and nothing else.
+  rule required() {
+    const rule opened = to_.sequence({tag(notation_.open), after_open()});
+    return to_.sequence({json_.whitespace, notation_.bare ? to_.choice({call(), opened}) : opened});
+  }
+
+  // Any text; where a call is begun, calls to the end. Right-linear, byte by byte, so nothing is ambiguous: text that begins
+  // a call is never text.
+  rule allowed() {
+    const search find(notation_.open);
+    std::vector<rule> states(find.states());
+    for (rule& r : states) r = to_.declare();
+    states.push_back(after_open());
+    const auto go_on = [&](rule from, std::size_t searched, const byte_set& without) {
+      std::map<std::size_t, byte_set> targets;
+      for (unsigned b = 0; b < 256; ++b)
+        if (!without[b]) targets[find.next(searched, static_cast<std::uint8_t>(b))].set(b);
+      for (const auto& [to, bytes] : targets)
+        to_.define(from, to_.sequence({to_.one_byte(bytes), states[to]}));
+      to_.define(from, nothing_);
+    };
+    for (std::size_t s = 0; s < find.states(); ++s) go_on(states[s], s, {});
+    if (bare_.empty()) return states[0];
+    // What begins a bare call holds no beginning of `open`, so where it breaks off the search is at its start.
+    std::sort(bare_.begin(), bare_.end());
+    const auto below = [&](const auto& self, std::size_t first, std::size_t last,
+                           std::size_t depth) -> rule {
+      if (bare_[first].first.size() == depth) return bare_[first].second;
+      const rule here = to_.declare();
+      byte_set taken;
+      for (std::size_t i = first; i < last;) {
+        const char c = bare_[i].first[depth];
+        std::size_t end = i;
+        while (end < last && bare_[end].first[depth] == c) ++end;
+        byte_set one;
+        one.set(static_cast<unsigned char>(c));
+        taken |= one;
+        to_.define(here, to_.sequence({to_.one_byte(one), self(self, i, end, depth + 1)}));
+        i = end;
+      }
+      go_on(here, 0, taken);
+      return here;
+    };
+    return below(below, 0, bare_.size(), 0);
+  }
+
+ private:
+  // As a special token or spelled.
+  rule tag(std::string_view text) {
+    if (text.empty()) return nothing_;
+    return to_.sequence(
+        {to_.optional(to_.literal(std::string_view(&special_mark, 1))), to_.literal(text)});
+  }
+
+  rule_result arguments(const callable& tool) {
+    const rule none = json_.enclosed('{', nothing_, '}');
+    if (tool.parameters.empty()) return none;
+    TROUPE_TRY(json schema, parse_schema(tool.parameters));
+    if (schema.is_object()) {
+      const auto properties = schema.find("properties");
+      if (schema.contains("type") && schema["type"] != "object")
+        return fail(ec::invalid_argument, "json schema: # is not of type object");
+      if (properties != schema.end() && properties->is_object() && properties->empty() &&
+          !schema.contains("additionalProperties"))
+        return none;
+    }
+    if (schema == json::object() || schema == json(true)) return json_.object;
+    return add_schema(to_, json_, schema,
+                      tool.strict ? schema_rigour::exact : schema_rigour::loose);
+  }
+
+  rule call() {
+    if (call_) return *call_;
+    const rule named = to_.choice(names_);
+    call_ = named;
+    if (notation_.in_json) {
+      const rule ws = json_.whitespace;
+      rule head = to_.sequence({to_.literal("\"name\":"), ws});
+      if (notation_.bare)
+        head = to_.sequence({to_.optional(to_.sequence(
+                                 {to_.literal("\"type\":"), ws, to_.literal("\"function\","), ws})),
+                             head});
+      call_ = to_.sequence({to_.literal("{"), ws, head, named});
+    }
+    return *call_;
+  }
+
+  rule after_open() {
+    const rule ws = json_.whitespace;
+    switch (syntax_) {
+      case call_syntax::hermes: {
+        const rule body = to_.sequence({ws, call(), ws, tag(notation_.close)});
+        return to_.sequence(
+            {body, more(to_.sequence({ws, tag(notation_.open), body})), parallel_ ? ws : nothing_});
+      }
+      case call_syntax::llama3_json:
+        return to_.sequence({ws, call()});
+      case call_syntax::mistral:
+        return to_.sequence({ws, to_.literal("["), ws, call(),
+                             more(to_.sequence({json_.comma, call()})), ws, to_.literal("]")});
+      case call_syntax::mistral_args:
+        return to_.sequence({call(), more(to_.sequence({tag(notation_.open), call()}))});
+    }
+    return nothing_;
+  }
+
+  rule more(rule one) { return parallel_ ? to_.repeat(one, 0, -1) : nothing_; }
+
+  grammar_builder& to_;
+  json_rules json_;
+  const call_syntax syntax_;
+  const call_notation& notation_;
+  const bool parallel_;
+  const rule nothing_;
+  std::vector<rule> names_;  // of each tool: its name and all that follows in a call
+  std::optional<rule> call_;
+  std::vector<std::pair<std::string, rule>> bare_;
+};
+
+}  // namespace
+
+std::optional<call_syntax> call_syntax_of(std::string_view name) {
+  const auto at = std::find(std::begin(call_syntax_names), std::end(call_syntax_names), name);
+  if (at == std::end(call_syntax_names)) return std::nullopt;
+  return static_cast<call_syntax>(at - std::begin(call_syntax_names));
+}
+
+const call_notation& notation_of(call_syntax syntax) {
+  static constexpr call_notation notations[] = {
+      {"<tool_call>", "</tool_call>", "\"arguments\":", true, false},
+      {"<|python_tag|>", "", "\"parameters\":", true, true},
+      {"[TOOL_CALLS]", "", "\"arguments\":", true, false},
+      {"[TOOL_CALLS]", "", "[ARGS]", false, false},
+  };
+  return notations[static_cast<std::size_t>(syntax)];
+}
+
+bool is_callable_name(std::string_view name) {
+  return !name.empty() && name.size() <= max_name_bytes &&
+         std::all_of(name.begin(), name.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                  c == '_' || c == '-';
+         });
+}
+
+std::vector<std::string> bare_beginnings(const call_notation& notation, std::string_view name) {
+  std::vector<std::string> all;
+  if (!notation.bare) return all;
+  for (const char* before :
+       {"{\"name\": \"", "{\"name\":\"", "{\"type\": \"function\", \"name\": \""})
+    all.push_back(before + std::string(name) + '"');
+  return all;
+}
+
+answer_format to_format(const tool_call_form& form) {
+  json tools = json::array();
+  for (const callable& tool : form.tools)
+    tools.push_back(
+        {{"name", tool.name}, {"strict", tool.strict}, {"parameters", tool.parameters}});
+  const json whole = {{"syntax", call_syntax_names[static_cast<std::size_t>(form.syntax)]},
+                      {"required", form.required},
+                      {"parallel", form.parallel},
+                      {"tools", std::move(tools)}};
+  return {format_kind::tool_calls, whole.dump(-1, ' ', false, json::error_handler_t::replace)};
+}
+
+rule_result add_tool_calls(grammar_builder& to, std::string_view source) {
+  const auto malformed = [] {
+    return fail(ec::invalid_argument, "tool calls: the form is malformed");
+  };
+  const json form = json::parse(source, nullptr, false);
+  if (!form.is_object()) return malformed();
+  const auto flag = [&](const json& of, const char* name) {
+    return of.value(name, json()) == true;
+  };
+  const json name = form.value("syntax", json()), tools = form.value("tools", json());
+  const auto syntax = name.is_string() ? call_syntax_of(name.get<std::string>()) : std::nullopt;
+  if (!syntax || !tools.is_array() || tools.empty()) return malformed();
+  call_grammar calls(to, *syntax, flag(form, "parallel"));
+  for (const json& one : tools) {
+    if (!one.is_object() || !one.value("name", json()).is_string() ||
+        !one.value("parameters", json()).is_string())
+      return malformed();
+    const callable tool{one["name"].get<std::string>(), one["parameters"].get<std::string>(),
+                        flag(one, "strict")};
+    if (!is_callable_name(tool.name)) return malformed();
+    if (auto added = calls.add_tool(tool); !added)
+      return fail(added.error().code, "tool " + tool.name + ": " + added.error().detail);
+  }
+  return flag(form, "required") ? calls.required() : calls.allowed();
+}
+
+}  // namespace troupe::engine::structured
