@@ -164,13 +164,17 @@ node_metrics::node_metrics(const std::string& node, const std::string& role)
   for (const char* state : {"running", "waiting", "waiting_remote", "held"})
     requests_[state] = &gauge("troupe_engine_requests", "Requests of this node's engine by state",
                               {{"state", state}});
-  for (const char* source : {"text", "draft"}) {
+  for (const char* source : {"text", "history", "draft"}) {
     drafted_[source] =
         &counter("troupe_spec_drafted_tokens_total",
                  "Guessed tokens that passes checked, by who guessed", {{"source", source}});
     accepted_[source] = &counter("troupe_spec_accepted_tokens_total",
                                  "Of them, those that were right", {{"source", source}});
   }
+  for (const char* outcome : {"won", "lost"})
+    branches_[outcome] =
+        &counter("troupe_spec_branches_total",
+                 "Second guesses that passes checked beside first ones", {{"outcome", outcome}});
   for (const char* outcome : {"in_time", "late", "malformed"})
     guesses_[outcome] = &counter("troupe_spec_draft_guesses_total",
                                  "Runs of tokens that draft nodes sent, by what came of them",
@@ -235,12 +239,17 @@ void node_metrics::update(const engine::engine_stats& now) {
   advance(prefix_hits_, last_.prefix_hits, now.prefix_hits);
   advance(leases_expired_, last_.leases_expired, now.leases_expired);
   const auto &before = last_.speculation, &spec = now.speculation;
-  advance(*drafted_.at("text"), before.drafted - before.draft_drafted,
-          spec.drafted - spec.draft_drafted);
+  advance(*drafted_.at("text"), before.drafted - before.draft_drafted - before.history_drafted,
+          spec.drafted - spec.draft_drafted - spec.history_drafted);
+  advance(*drafted_.at("history"), before.history_drafted, spec.history_drafted);
   advance(*drafted_.at("draft"), before.draft_drafted, spec.draft_drafted);
-  advance(*accepted_.at("text"), before.accepted - before.draft_accepted,
-          spec.accepted - spec.draft_accepted);
+  advance(*accepted_.at("text"), before.accepted - before.draft_accepted - before.history_accepted,
+          spec.accepted - spec.draft_accepted - spec.history_accepted);
+  advance(*accepted_.at("history"), before.history_accepted, spec.history_accepted);
   advance(*accepted_.at("draft"), before.draft_accepted, spec.draft_accepted);
+  advance(*branches_.at("won"), before.branches_won, spec.branches_won);
+  advance(*branches_.at("lost"), before.branches - before.branches_won,
+          spec.branches - spec.branches_won);
   draft_wanted_.Set(spec.draft_wanted ? 1 : 0);
   advance(*speculation_.at("drafted"), before.speculated, spec.speculated);
   advance(*speculation_.at("declined"), before.declined, spec.declined);

@@ -78,7 +78,7 @@ class node_metrics : public process_metrics {
       &prefix_queries_, &prefix_hits_, &leases_expired_, &checksum_failures_;
   std::map<std::string, prometheus::Counter*> drafted_, accepted_, guesses_;
   prometheus::Gauge &draft_length_, &draft_wanted_;
-  std::map<std::string, prometheus::Counter*> speculation_;
+  std::map<std::string, prometheus::Counter*> speculation_, branches_;
   prometheus::Gauge& leases_;
   std::map<transport::path, prometheus::Histogram*> pull_seconds_;
   std::map<transport::path, prometheus::Counter*> pull_bytes_;

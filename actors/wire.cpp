@@ -149,7 +149,9 @@ generation_end from_wire(const generation_finished& w) {
 }
 
 engine::generation_request to_engine(const generate_request& r, engine::time_point now) {
-  return request_of(r, now);
+  auto g = request_of(r, now);
+  g.tenant = r.tenant;
+  return g;
 }
 
 engine::generation_request to_engine(const prefill_request& r, engine::time_point now) {

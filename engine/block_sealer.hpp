@@ -25,8 +25,9 @@ class block_sealer {
   virtual void invalidate(block_id block) = 0;
   // After the last one. When the next flush returns, a peer's pull of the block can verify.
   virtual void seal(block_id block, const transport::block_tag& tag) = 0;
-  // The payload of a sealed block into one that is being written. False: this device does not copy.
+  // The payload of a block into one that is being written. False: this device does not copy.
   virtual bool copy(block_id, block_id) { return false; }
+  virtual bool copies() const { return false; }
   // Before blocks are written by a pass or a pull, and before seals are announced.
   // ec::device_lost
   virtual result<void> flush() { return {}; }
@@ -42,6 +43,7 @@ class host_block_sealer final : public block_sealer {
   void seal(block_id block, const transport::block_tag& tag) override {
     transport::seal(bytes(block), tag);
   }
+  bool copies() const override { return true; }
   bool copy(block_id from, block_id to) override {
     std::memcpy(bytes(to).data(), bytes(from).data(), sealed_bytes_ - transport::fence_bytes);
     return true;

@@ -234,6 +234,7 @@ void engine_impl::deliver(sequence& s, token_output token) {
 // Ends a request in whatever state it is. Its blocks go, those under a pull into quarantine.
 void engine_impl::finish(sequence& s, finish_reason reason, error failure) {
   if (s.state == sequence_state::held) std::erase(held_, &s);
+  if (reason == finish_reason::stop || reason == finish_reason::length) speculator_.ended(s);
   scheduler_.remove(&s);
   kv_.release(s);
   s.usage.completion_tokens += s.num_output();

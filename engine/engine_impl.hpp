@@ -78,10 +78,14 @@ class engine_impl final : public engine {
   result<void> run_pass(step_report& report);
   void prepare(const std::vector<sequence*>& planned);
   void plan_sampling(const sequence& s);
+  void plan_chain(const sequence& s, sample_request next, std::span<const token_id> chain,
+                  std::uint32_t first);
   void process(const std::vector<sequence*>& planned, double seconds);
   // first_logit: the row of the pass's output that is the sequence's first.
   void advance(sequence& s, std::uint32_t rows, std::size_t first_logit, double seconds);
   void advance_verified(sequence& s, std::size_t first_logit);
+  draft_branch* branch_of(std::vector<draft_branch>& branches, token_id first,
+                          std::size_t& logit) const;
   result<void> score_prompt(sequence& s, std::uint32_t first, std::size_t first_logit);
   result<token_output> sampled(std::size_t logit_row, std::uint32_t index);
   void announce(sequence& s, bool last);

@@ -36,7 +36,8 @@ std::string engine_impl::check_sequence(const sequence& s) const {
   if (s.num_computed > s.table.size() * std::uint64_t{kv_.block_tokens()})
     return name + ": computed tokens without a block";
   if (s.num_announced > s.num_sealed) return name + ": announced blocks that are not sealed";
-  if (!s.verify.empty()) return name + ": drafts are planned outside of a step";
+  if (!s.verify.empty() || !s.branches.empty())
+    return name + ": drafts are planned outside of a step";
   if (s.rows != 0) return name + ": rows are planned outside of a step";
   if (s.remote.has_value() != (s.state == sequence_state::waiting_for_remote_kv))
     return name + ": remote prefill does not fit its state";

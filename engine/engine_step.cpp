@@ -34,6 +34,8 @@ result<step_report> engine_impl::step(time_point now) {
   for (sequence* s : planned_) {  // left over only where the pass failed
     s->rows = 0;
     s->verify.clear();
+    for (draft_branch& b : s->branches) kv_.drop(b);
+    s->branches.clear();
   }
   planned_.clear();
   TROUPE_CHECK(ran);
@@ -67,6 +69,9 @@ void engine_impl::prepare(const std::vector<sequence*>& planned) {
                           : std::span<const token_id>(s->verify);
     rows_.push_back({tokens, s->num_computed, s->table, logits_wanted(*s)});
     plan_sampling(*s);
+    for (const draft_branch& b : s->branches)
+      rows_.push_back(
+          {b.verify, s->num_computed, b.table, static_cast<std::uint32_t>(b.verify.size()) - 1});
   }
 }
 
@@ -78,17 +83,12 @@ void engine_impl::plan_sampling(const sequence& s) {
   if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
   if (s.counts) next.counts = &*s.counts;
   next.counts_stay = true;
-  auto state = s.format_state;
-  if (s.format) next.allowed = s.format->allowed(state);
-  for (std::uint32_t i = 0; i < s.verify.size(); ++i, ++next.index, ++next.position) {
-    next.guesses = std::span(s.verify).subspan(1, i);
-    if (s.format && i > 0) {
-      state = s.format->next(state, s.verify[i]);
-      next.allowed = s.format->allowed(state);  // none behind a guess that cannot be right
-    }
-    sampling_.add(next);
+  if (s.format) next.allowed = s.format->allowed(s.format_state);
+  if (!s.verify.empty()) {
+    plan_chain(s, next, s.verify, 0);
+    for (const draft_branch& b : s.branches) plan_chain(s, next, b.verify, 1);
+    return;
   }
-  if (!s.verify.empty()) return;
   if (s.wants_prompt_logprobs) {
     for (std::uint32_t at = s.num_computed; at + 1 < s.num_computed + s.rows; ++at) {
       if (at + 1 < s.num_prompt)
@@ -100,6 +100,20 @@ void engine_impl::plan_sampling(const sequence& s) {
     if (last + 1 < s.num_prompt) return sampling_.add_score(s.tokens[last + 1], *p.prompt_logprobs);
   }
   sampling_.add(next);
+}
+
+// Rows of the last token and of guesses, from `first` on; next is what the last token's row is for.
+void engine_impl::plan_chain(const sequence& s, sample_request next,
+                             std::span<const token_id> chain, std::uint32_t first) {
+  auto state = s.format_state;
+  for (std::uint32_t i = 0; i < chain.size(); ++i, ++next.index, ++next.position) {
+    next.guesses = chain.subspan(1, i);
+    if (s.format && i > 0) {
+      state = s.format->next(state, chain[i]);
+      next.allowed = s.format->allowed(state);  // none behind a guess that cannot be right
+    }
+    if (i >= first) sampling_.add(next);
+  }
 }
 
 result<void> engine_impl::run_pass(step_report& report) {
@@ -117,6 +131,11 @@ result<void> engine_impl::run_pass(step_report& report) {
     if (!s->verify.empty()) {
       ++report.decode_rows;
       report.draft_rows += s->rows - 1;
+      for (const draft_branch& b : s->branches) {
+        const auto more = static_cast<std::uint32_t>(b.verify.size());
+        size.add(more, s->num_computed);
+        report.draft_rows += more;
+      }
       continue;
     }
     (s->remaining() == 1 && s->num_output() > 0 ? report.decode_rows : report.prefill_rows) +=
@@ -158,16 +177,19 @@ void engine_impl::measure(const step_size& size, const step_report& report, doub
 }
 
 void engine_impl::process(const std::vector<sequence*>& planned, double seconds) {
-  std::size_t logit_row = 0;
-  for (std::size_t i = 0; i < planned.size(); ++i) {
-    sequence& s = *planned[i];
+  std::size_t logit_row = 0, group = 0;
+  for (sequence* planned_one : planned) {
+    sequence& s = *planned_one;
     const std::uint32_t rows = s.rows;
+    std::size_t logits = 0;
+    for (const std::size_t end = group + 1 + s.branches.size(); group < end; ++group)
+      logits += rows_[group].num_logits;
     s.rows = 0;
     if (s.verify.empty())  // either may end s
       advance(s, rows, logit_row, seconds);
     else
       advance_verified(s, logit_row);
-    logit_row += rows_[i].num_logits;
+    logit_row += logits;
   }
   planned_.clear();
 }
@@ -180,33 +202,62 @@ result<token_output> engine_impl::sampled(std::size_t logit_row, std::uint32_t i
   return read_sample(sampler_.sample(logits, how), how, index);
 }
 
+// The branch that begins with this token, and where its logits begin behind those of the others.
+draft_branch* engine_impl::branch_of(std::vector<draft_branch>& branches, token_id first,
+                                     std::size_t& logit) const {
+  for (draft_branch& b : branches) {
+    if (b.verify[1] == first) return &b;
+    logit += b.verify.size() - 1;
+  }
+  return nullptr;
+}
+
 // A pass with drafts: each row's token is sampled as if it were alone, and the next row counts only
-// if its token is that one. KV of rejected drafts lies behind num_computed, where it is written
-// again; blocks that hold nothing else go back.
+// if its token is that one. Where the first token is not the guess but that of a branch, the
+// branch's rows count. KV of rejected drafts lies behind num_computed, where it is written again;
+// blocks that hold nothing else go back.
 void engine_impl::advance_verified(sequence& s, std::size_t first_logit) {
-  const std::vector<token_id> rows = std::move(s.verify);
-  s.verify.clear();
   const request_id id = s.request.id;
-  const auto num_drafts = static_cast<std::uint32_t>(rows.size()) - 1;
-  const bool offered = s.verifies_offer;
+  const guess_source source = s.verifies;
+  const std::vector<token_id> guesses = std::exchange(s.verify, {});
+  std::vector<draft_branch> branches = std::exchange(s.branches, {});
+  std::span<const token_id> chain = guesses;
+  const draft_branch* won = nullptr;
   std::uint32_t accepted = 0;
-  for (bool right = true; right;) {
+  std::size_t logit = first_logit;
+  bool runs = true;
+  for (bool right = true; runs && right; ++logit) {
     ++s.num_computed;
     kv_.commit(s);
-    auto token = sampled(first_logit + accepted, s.num_output());
+    auto token = sampled(logit, s.num_output());
     if (!token) {
-      speculator_.verified(offered, num_drafts, accepted);
-      return finish(s, finish_reason::error, std::move(token).error());
+      finish(s, finish_reason::error, std::move(token).error());
+      runs = false;
+      break;
     }
-    right = accepted < num_drafts && token->token == rows[accepted + 1];
+    right = accepted + 1 < chain.size() && token->token == chain[accepted + 1];
+    std::size_t there = first_logit + guesses.size();
+    draft_branch* b = accepted == 0 && !right ? branch_of(branches, token->token, there) : nullptr;
+    if (b != nullptr) {
+      kv_.adopt(s, *b);
+      chain = b->verify;
+      logit = there - 1;
+      won = b;
+      right = true;
+    }
     if (accepted > 0) ++counters_.decode_tokens;  // the first is counted as a row
     if (right) ++accepted;
     deliver(s, std::move(*token));
-    if (find(id) == nullptr)
-      return speculator_.verified(offered, num_drafts, accepted);  // it ended
+    runs = find(id) != nullptr;
   }
-  speculator_.verified(offered, num_drafts, accepted);
-  kv_.trim(s);
+  const auto length = [](std::size_t rows) { return static_cast<std::uint32_t>(rows) - 1; };
+  speculator_.verified(source, length(guesses.size()), won == nullptr ? accepted : 0);
+  for (draft_branch& b : branches) {
+    speculator_.verified(b.source, length(b.verify.size()), &b == won ? accepted : 0);
+    speculator_.branched(&b == won);
+    kv_.drop(b);
+  }
+  if (runs) kv_.trim(s);
 }
 
 // The KV of `rows` more tokens is in place.

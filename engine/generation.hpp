@@ -56,6 +56,7 @@ struct generation_request {
   std::vector<token_id> output;
   sampling_params sampling;
   std::string cache_salt;  // mixed into block hashes: requests with other salts never share blocks
+  std::string tenant;      // only answers of the same tenant and salt are remembered for it
   time_point deadline = time_point::max();
   // Compute the prompt, sample one token, then hold the blocks for a reader until release or end of
   // lease.

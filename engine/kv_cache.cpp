@@ -98,6 +98,34 @@ std::uint32_t kv_cache::grow_for_drafts(sequence& s, std::uint32_t wanted) {
   return std::min(wanted, room);
 }
 
+bool kv_cache::fork(const sequence& s, draft_branch& b) {
+  TROUPE_ASSERT(s.num_sealed == s.num_computed / block_tokens_ && b.table.empty());
+  const auto guesses = static_cast<std::uint32_t>(b.verify.size()) - 1;
+  const std::uint32_t shared = s.num_sealed, own = blocks_for(s.num_tokens() + guesses) - shared;
+  const std::uint32_t spare = 1 + pool_.size() / 100;
+  if (!can_fork() || pool_.available() < own + spare) return false;
+  b.table.assign(s.table.begin(), s.table.begin() + shared);
+  b.num_shared = shared;
+  for (std::uint32_t i = 0; i < own; ++i) b.table.push_back(pool_.allocate(block_state::writing));
+  const bool partial = s.num_computed % block_tokens_ != 0;
+  if (partial) TROUPE_ASSERT(sealer_.copy(s.table[shared], b.table[shared]));
+  return true;
+}
+
+// The sequence keeps blocks that are sealed by now: one of them may be the first of the branch's own, with the same content.
+void kv_cache::adopt(sequence& s, draft_branch& b) {
+  const std::uint32_t kept = s.num_sealed;
+  for (; s.table.size() > kept; s.table.pop_back()) pool_.unref(s.table.back());
+  for (std::uint32_t i = b.num_shared; i < kept; ++i) pool_.unref(b.table[i]);
+  s.table.insert(s.table.end(), b.table.begin() + kept, b.table.end());
+  b.table.clear();
+}
+
+void kv_cache::drop(draft_branch& b) {
+  for (; b.table.size() > b.num_shared; b.table.pop_back()) pool_.unref(b.table.back());
+  b.table.clear();
+}
+
 bool kv_cache::publish(sequence& s, std::uint32_t i) {
   if (!prefix_caching_) return false;
   add_hashes(s, i + 1);

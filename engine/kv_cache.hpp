@@ -36,6 +36,13 @@ class kv_cache {
   // many of `wanted` it covers. After their pass trim() gives back what only rejected ones needed.
   std::uint32_t grow_for_drafts(sequence& s, std::uint32_t wanted);
   void trim(sequence& s) { truncate(s, blocks_for(s.num_tokens())); }
+  // Blocks for a branch of guesses behind the sequence's last token, with the KV that its last block has. False: there are
+  // none, or they cannot be copied here.
+  bool fork(const sequence& s, draft_branch& b);
+  // The branch was right about the first token behind those that are computed: the sequence goes on in its blocks.
+  void adopt(sequence& s, draft_branch& b);
+  void drop(draft_branch& b);
+  bool can_fork() const { return sealer_.copies(); }
   // Seals blocks that num_computed has filled and makes them findable.
   void commit(sequence& s);
   // The sequence's last block will not be written any more, full or not.

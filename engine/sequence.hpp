@@ -29,6 +29,15 @@ struct remote_prefill {
   std::chrono::nanoseconds pulling{};  // the time of its pulls, summed
 };
 
+// Guesses that another begins differently: rows of the same pass with blocks of their own for what lies behind the
+// sequence's sealed blocks.
+struct draft_branch {
+  std::vector<token_id> verify;  // the sequence's last token, then the guesses
+  std::vector<block_id> table;
+  std::uint32_t num_shared = 0;  // blocks of the table that are the sequence's
+  guess_source source = guess_source::text;
+};
+
 struct sequence {
   // -- what was asked
   // ------------------------------------------------------------------------------------------------
@@ -59,7 +68,8 @@ struct sequence {
   sequence_state state = sequence_state::waiting;
   std::uint32_t rows = 0;        // of the step being planned
   std::vector<token_id> verify;  // of this step, with drafts: the last token, then they; else empty
-  bool verifies_offer = false;   // they come from a draft model
+  guess_source verifies = guess_source::text;           // where they come from
+  std::vector<draft_branch> branches;                   // of this step
   std::unique_ptr<drafts> guesses;                      // where speculation is on
   std::shared_ptr<structured::compiled_format> format;  // where one is asked for
   structured::automaton::state format_state = structured::automaton::dead;  // after the output

@@ -12,17 +12,23 @@ struct speculation_options {
   std::uint32_t max_tokens = 8;  // of one sequence in one pass; 0: no speculation
   bool try_draft = true;         // off: a draft model guesses even where decoding is not faster
   bool always = false;           // every guess is checked, whatever its row costs
+  // Memory for recent answers, of which later requests of the same tenant and salt guess; 0: none.
+  std::uint64_t history_bytes = 0;
+  bool branches = true;  // where guesses differ, more than one is checked (if blocks can be copied)
 };
 
 struct speculation_stats {
   std::uint64_t drafted = 0, accepted = 0;  // tokens
   // Decodes in passes: with drafts, with guesses that were not worth their rows, without a guess.
   std::uint64_t speculated = 0, declined = 0, unguessed = 0;
-  // Of the first two, those that a draft model offered; the rest comes from the text itself.
+  // Of the first two, those that a draft model offered, and those from answers before; the rest
+  // comes from the text itself.
   std::uint64_t draft_drafted = 0, draft_accepted = 0;
-  bool draft_proven = false;                  // it was found to be faster with one
-  bool draft_wanted = false;                  // a draft model should guess now
-  std::uint64_t draft_on = 0, draft_off = 0;  // how often that changed
+  std::uint64_t history_drafted = 0, history_accepted = 0;
+  std::uint64_t branches = 0, branches_won = 0;  // second guesses that were checked
+  bool draft_proven = false;                     // it was found to be faster with one
+  bool draft_wanted = false;                     // a draft model should guess now
+  std::uint64_t draft_on = 0, draft_off = 0;     // how often that changed
 };
 
 }  // namespace troupe::engine

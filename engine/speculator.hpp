@@ -5,10 +5,15 @@
 // of passes changes. (For a guess that is certain of itself this accepts as often as rejection sampling, Leviathan et al.,
 // 2211.17192: with the target's probability of it.)
 //
+// Where sources disagree about the next token, or the text went on in two ways before, several guesses may be checked in one
+// pass: each but the first is a branch, one more group of rows with a copy of the sequence's last block. (A tree of drafts,
+// Miao et al., "SpecInfer", 2305.09781, that branches at its root only, so that no attention mask is needed.)
+//
 // The choice: rows in the order of their chance; of all prefixes the one that gives most tokens a second by measured
 // costs; none unless it beats the plain pass by a margin. Beside a prompt's chunk a row must save more than it costs.
 //
-// Guesses come from the text itself and from draft models; a sequence takes those of which more are expected to be right.
+// Guesses come from the text itself, from earlier answers of the same tenant, and from draft models; those of which more are
+// expected to be right come first.
 // What a draft model costs beyond its rows (it may share cores or memory with this engine) no row shows, so draft_trial
 // compares whole stretches with and without it.
 //
@@ -30,7 +35,8 @@ namespace troupe::engine {
 
 class speculator {
  public:
-  speculator(const speculation_options& options, kv_cache& kv) : options_(options), kv_(kv) {}
+  speculator(const speculation_options& options, kv_cache& kv)
+      : options_(options), kv_(kv), history_(options.history_bytes) {}
 
   bool enabled() const { return options_.enabled && options_.max_tokens > 0; }
   // Adds drafts to the decodes of a pass: their `verify` and `rows`. At most `room` rows.
@@ -38,7 +44,10 @@ class speculator {
             std::uint32_t room);
   // A pass that took so long in all had these rows; those of prompts apart.
   void observe(std::uint32_t prompt_rows, std::uint32_t decode_rows, double seconds);
-  void verified(bool offered, std::uint32_t drafted, std::uint32_t accepted);
+  // So many guesses of a chain were checked, and so many were right.
+  void verified(guess_source source, std::uint32_t drafted, std::uint32_t accepted);
+  void branched(bool won);
+  void ended(const sequence& s);  // its answer is one that others may be like
   void offer(sequence& s, std::uint32_t first, std::vector<token_id> tokens,
              std::vector<std::uint8_t> sureness);
   void expect_drafts(bool on);  // a draft model is there
@@ -46,16 +55,21 @@ class speculator {
 
  private:
   struct candidate {
-    float chance;
+    float worth;           // chance by row, and not above that of what must be taken before it
+    float chance;          // of one token more
+    std::uint32_t rows;    // that it needs
     std::uint32_t decode;  // index in decodes_
+    std::uint32_t guess;   // index in its guesses
   };
   struct decode {
-    sequence* s;
-    guess offered;
-    std::uint32_t taken = 0;
+    sequence* s = nullptr;
+    std::vector<guess> guesses;  // the first, and branches
+    std::vector<std::uint32_t> taken;
   };
 
+  void begin(sequence& s);
   void collect(const std::vector<sequence*>& planned);
+  void add_candidates(std::uint32_t decode, bool with_branches);
   std::size_t best_alone(const step_time_model& times) const;
   std::size_t best_beside_prompts(const step_time_model& times) const;
   void grant(decode& d);
@@ -66,6 +80,7 @@ class speculator {
   kv_cache& kv_;
   pass_costs costs_;
   hit_rates usual_;
+  draft_history history_;
   draft_trial trial_;
   std::uint32_t accepted_in_pass_ = 0;
   std::vector<decode> decodes_;

@@ -1,5 +1,7 @@
 #include "engine/suffix_automaton.hpp"
 
+#include <utility>
+
 namespace troupe::engine {
 namespace {
 
@@ -82,9 +84,14 @@ void suffix_automaton::append(token_id t) {
   // The longest suffix that is not the text itself has been here before.
   const std::uint32_t before = states_[here].link;
   match_ = {states_[before].length, states_[before].recent + 1};
-  std::uint32_t s = before;
-  for (int i = 0; i < noted_suffixes && s != 0; ++i, s = states_[s].link)
-    states_[s].recent = position;
+  std::uint32_t s = before, known = match_.next;
+  num_others_ = 0;
+  for (int i = 0; i < noted_suffixes && s != 0; ++i, s = states_[s].link) {
+    const std::uint32_t next = std::exchange(states_[s].recent, position) + 1;
+    if (next == known || num_others_ == others_.size()) continue;
+    others_[num_others_++] = {states_[s].length, next};
+    known = next;
+  }
 }
 
 }  // namespace troupe::engine

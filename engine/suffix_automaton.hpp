@@ -6,7 +6,9 @@
 // own. Owner and thread: one sequence of one engine.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/ids.hpp"
@@ -25,6 +27,8 @@ class suffix_automaton {
     std::uint32_t next = 0;
   };
   const match& longest() const { return match_; }
+  // Shorter ends of the text that occurred elsewhere, where something else may have followed; the longest first.
+  std::span<const match> others() const { return {others_.data(), num_others_}; }
   std::uint32_t size() const { return size_; }  // tokens
   std::size_t bytes() const;
 
@@ -55,6 +59,8 @@ class suffix_automaton {
   std::vector<std::uint32_t> slots_;  // edges by (from, token), open addressing, at most half full
   std::uint32_t last_ = 0, size_ = 0;
   match match_;
+  std::array<match, 4> others_{};
+  std::size_t num_others_ = 0;
 };
 
 }  // namespace troupe::engine

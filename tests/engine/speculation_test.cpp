@@ -53,9 +53,9 @@ TEST(suffix_automaton, memory_grows_with_the_text_and_not_faster) {
 }
 
 guess propose(const drafts& d, std::span<const token_id> tokens, std::uint32_t most) {
-  guess g;
-  d.propose(tokens, most, hit_rates(), true, true, g);
-  return g;
+  std::vector<guess> all;
+  d.propose(tokens, most, hit_rates(), {}, all);
+  return all.empty() ? guess() : all[0];
 }
 
 TEST(drafts, copy_what_followed_and_go_on_with_the_copy) {
