@@ -171,26 +171,28 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
     const tile_position tile = locate(t, p.shape);
     std::uint32_t previous = 0;
-    for (std::uint32_t s = 0; s < p.shape.depth_steps; ++s, at.advance()) {
+    // The last stage may hold one tile of weights only. It is taken behind the loop: a branch around products in it would
+    // make the compiler wait for each product before the next (ptxas' C7520).
+    const auto stage = [&]<int kTiles>(std::uint32_t s) {
       barrier_wait(full + at.stage, at.phase);
-      const std::uint8_t* stage = tiles + at.stage * shape::stage_bytes;
-      const std::uint64_t a = k_major_tile(stage + group * panel_bytes);
-      const std::uint64_t b = k_major_pieces(stage + row_bytes);
+      const std::uint8_t* held = tiles + at.stage * shape::stage_bytes;
+      const std::uint64_t a = k_major_tile(held + group * panel_bytes);
+      const std::uint64_t b = k_major_pieces(held + row_bytes);
       hold(sum);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 2; ++k) multiply_f8(sum, a + 2 * k, b + 16 * k, s > 0 || k > 0);
-      if (2 * s + 1 < p.depth_tiles) {
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          multiply_f8(sum, a + 4 + 2 * k, b + shape::column_bytes / 16 + 16 * k, true);
-        }
+      for (int k = 0; k < 2 * kTiles; ++k) {
+        multiply_f8(sum, a + 2 * k, b + k / 2 * (shape::column_bytes / 16) + 16 * (k % 2),
+                    s > 0 || k > 0);
       }
       wgmma_commit();
       wgmma_wait<1>();
       if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
       previous = at.stage;
-    }
+      at.advance();
+    };
+    for (std::uint32_t s = 0; s < p.depth_tiles / 2; ++s) stage.template operator()<2>(s);
+    if (p.depth_tiles % 2 != 0) stage.template operator()<1>(p.depth_tiles / 2);
     wgmma_wait<0>();
     hold(sum);
     if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
