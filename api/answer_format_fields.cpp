@@ -1,6 +1,8 @@
 #include "api/answer_format_fields.hpp"
 
+#include <algorithm>
 #include <array>
+#include <vector>
 
 namespace troupe::api {
 namespace {
@@ -117,7 +119,11 @@ class format_reader {
 
 void keep_schema_order(json& body, std::string_view raw) {
   nlohmann::ordered_json ordered;
-  for (const auto& place : schema_places) {
+  std::vector<json::json_pointer> places(schema_places.begin(), schema_places.end());
+  if (const auto tools = body.find("tools"); tools != body.end() && tools->is_array())
+    for (std::size_t i = 0; i < std::min<std::size_t>(tools->size(), 1024); ++i)
+      places.push_back(json::json_pointer("/tools") / i / "function" / "parameters");
+  for (const auto& place : places) {
     if (!body.contains(place) || !body.at(place).is_object()) continue;
     if (ordered.is_null()) ordered = nlohmann::ordered_json::parse(raw, nullptr, false);
     const nlohmann::ordered_json::json_pointer same(place.to_string());

@@ -1,7 +1,5 @@
 #include "api/application.hpp"
 
-#include <random>
-
 #include "api/application_call.hpp"
 #include "api/json_input.hpp"
 
@@ -30,18 +28,6 @@ bool is_json(std::string_view content_type) {
 }
 
 }  // namespace
-
-std::string random_id() {
-  // One generator a thread; ids only have to differ, they protect nothing.
-  thread_local std::mt19937_64 generator{std::random_device{}()};
-  static const char* digits = "0123456789abcdef";
-  std::string id;
-  for (int half = 0; half < 2; ++half) {
-    std::uint64_t bits = generator();
-    for (int i = 0; i < 12; ++i, bits >>= 4) id += digits[bits & 15];
-  }
-  return id;
-}
 
 std::string_view path_of(std::string_view target) {
   for (std::string_view scheme : {"http://", "https://"})

@@ -85,8 +85,6 @@ class application : public http_handler {
   background background_{16};
 };
 
-// 24 random hexadecimal digits.
-std::string random_id();
 // The path of a request target: without query, and without scheme and host if it has them. Nothing is decoded.
 std::string_view path_of(std::string_view target);
 std::string cluster_json(const actors::cluster_status& status);

@@ -14,11 +14,13 @@ struct application::call : std::enable_shared_from_this<application::call> {
   std::shared_ptr<frontend_metrics> metrics;
   std::string_view path;  // of request.target
   std::string id;
-  std::string tenant;  // the holder of its API key
+  std::string tenant;   // the holder of its API key
+  std::string warning;  // what the answer is worth knowing of
   endpoint name = endpoint::other;
 
   void decorate(http_response& response) const {
     response.headers.emplace_back("X-Request-Id", id);
+    if (!warning.empty()) response.headers.emplace_back("X-Troupe-Warning", warning);
   }
   void count(int status) const {
     const auto spent = std::chrono::steady_clock::now() - request.received;

@@ -72,6 +72,11 @@ void application::chat_completions(call& c) {
     answer_plan out;
     API_TRY(out.head, head_for(request.common, true));
     API_CHECK(check_admission());
+    API_CHECK(constrain_calls(*model_, request));
+    out.calls = calls_of(*model_, request.tools);
+    if (out.calls && !model_->tools.tools_in_template)
+      c.warning =
+          "the model's template does not know tools: they are described in a system message";
     answer_plan::prompt prompt;
     API_TRY(prompt.tokens, tokenize_chat(*model_, request));
     API_TRY(prompt.max_tokens, answer_length(*model_, prompt.tokens.size(),

@@ -32,8 +32,8 @@ choice_delta choice_output::push(engine::token_output output) {
   if (stops_.matched()) return delta;
   ++tokens_;
   if (is_end(output.token)) return delta;
-  const std::string text =
-      utf8_.push(tokenizer_.token_bytes(output.token, !options_.skip_special_tokens));
+  const bool show = !options_.skip_special_tokens || contains(options_.shown_special, output.token);
+  const std::string text = utf8_.push(tokenizer_.token_bytes(output.token, show));
   if (options_.logprobs)
     pending_.push_back(
         {{std::move(output), decoded_points_}, decoded_bytes_, decoded_bytes_ + text.size()});

@@ -31,6 +31,7 @@ struct choice_options {
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool skip_special_tokens = true;
+  std::vector<token_id> shown_special;  // all the same: those that mark calls of tools
   bool logprobs = false;
   bool ignore_eos = false;
   std::vector<token_id> stop_token_ids;

@@ -55,6 +55,8 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
                      {"ratio", s.speculative / s.plain},
                      {"drafted_per_token", s.drafted},
                      {"accepted_per_token", s.accepted},
+                     {"branches_per_token", s.branches},
+                     {"branches_won_per_token", s.branches_won},
                      {"answers", s.answers},
                      {"equal", s.equal}});
     std::printf("%s\n", all.dump(2).c_str());
@@ -62,12 +64,13 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
   }
   std::printf(
       "| workload | guesses | sequences | plain t/s | speculative t/s | ratio | drafted | accepted "
-      "| equal "
-      "answers |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+      "| branches | won | equal answers |\n"
+      "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (const auto& s : *speeds)
-    std::printf("| %s | %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %u/%u |\n", s.workload.c_str(),
-                s.source.c_str(), s.parallel, s.plain, s.speculative, s.speculative / s.plain,
-                s.drafted, s.accepted, s.equal, s.answers);
+    std::printf("| %s | %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %.3f | %.3f | %u/%u |\n",
+                s.workload.c_str(), s.source.c_str(), s.parallel, s.plain, s.speculative,
+                s.speculative / s.plain, s.drafted, s.accepted, s.branches, s.branches_won, s.equal,
+                s.answers);
   return exit_clean;
 }
 

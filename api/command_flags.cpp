@@ -98,6 +98,14 @@ void add_engine(CLI::App& a, actors::engine_settings& e, std::string& kv_memory)
                "Guesses of one sequence in a pass at most; how many pay is measured")
       ->check(CLI::Range(1, 64))
       ->group("Engine");
+  a.add_option_function<std::uint64_t>(
+       "--speculative-history",
+       [&e](std::uint64_t mib) { e.speculation.history_bytes = mib << 20; },
+       "MiB of recent answers that a decode node keeps to guess from, for requests of the same API "
+       "key and cache_salt only; 0: none")
+      ->check(CLI::Range(0, 1 << 16))
+      ->default_str("0")
+      ->group("Engine");
   a.add_flag("!--no-prefix-caching", e.prefix_caching, "Compute every prompt anew")
       ->group("Engine");
 }
@@ -135,6 +143,14 @@ void add_http(CLI::App& a, http_settings& h) {
       ->check(CLI::Range(1, 3600))
       ->group("HTTP");
   a.add_flag("!--no-ui", h.web_ui, "No web page at /")->group("HTTP");
+}
+
+void add_tool_calls(CLI::App& a, model_choice& m) {
+  a.add_option("--tool-call-parser", m.tool_call_parser,
+               "How the model writes calls of tools: hermes, llama3_json, mistral, mistral_args; "
+               "auto: as its chat template does; none: requests with tools are refused")
+      ->check(CLI::IsMember({"auto", "none", "hermes", "llama3_json", "mistral", "mistral_args"}))
+      ->group("HTTP");
 }
 
 void add_store(CLI::App& a, actors::store_settings& s, std::string& memory,
@@ -262,6 +278,7 @@ void add_serve(builder& b) {
       b.app, "serve", "Serve a model: HTTP door, router, and nodes in processes of their own");
   add_model(*serve, b.serve.model, true);
   add_http(*serve, b.serve.http);
+  add_tool_calls(*serve, b.serve.model);
   serve->add_option("--prefill", b.serve.prefill, "Prefill nodes to start")
       ->check(CLI::Range(0, 64))
       ->group("Cluster");

@@ -33,7 +33,7 @@ void add_model_makers(builder& b) {
   quantize->add_option("--embedding-type", b.quantize.embedding_type,
                        "Of the token embeddings and the output (default: as --type)");
 
-  auto* prune = b.app.add_subcommand("prune", "Write a model of some of another's layers: a draft");
+  auto* prune = b.app.add_subcommand("prune", "Write a model of parts of another: a draft");
   prune->fallthrough(false);
   prune->add_option("IN", b.prune.in, "GGUF file")->required();
   prune->add_option("OUT", b.prune.out, "GGUF file to write")->required();
@@ -44,6 +44,15 @@ void add_model_makers(builder& b) {
                    "what the whole model says; takes minutes")
       ->check(CLI::Range(1, 100'000))
       ->excludes(layers);
+  auto* vocab =
+      prune
+          ->add_option("--vocab", b.prune.vocab,
+                       "Let the output be of so many tokens only: the special ones, those that the "
+                       "texts of --text have most often, then the tokenizer's first. For drafts on "
+                       "the host device")
+          ->check(CLI::Range(1, 1 << 24));
+  prune->add_option("--text", b.prune.texts, "Text file for --vocab; may be repeated")
+      ->needs(vocab);
 }
 
 }  // namespace troupe::api

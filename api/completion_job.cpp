@@ -36,9 +36,11 @@ struct completion_job::choice {
   actors::generation_end end;
   std::vector<logprob_entry> prompt_entries;
   std::size_t prompt_points = 0;  // length of the echoed text, in code points
-  // Of an answer that is not streamed.
-  std::string text;
+  std::optional<tool_call_parser> parser;
+  std::vector<tool_call> calls;  // of a stream without their arguments
+  // Of an answer that is not streamed; of a stream with tools, those not sent yet.
   std::vector<logprob_entry> entries;
+  std::string text;
 };
 
 class completion_job::sink : public actors::generation_sink {
@@ -80,10 +82,17 @@ completion_job::completion_job(actors::generation_service& service,
   options_.ignore_eos = c.sampling.ignore_eos;
   options_.stop_token_ids = c.sampling.stop_token_ids;
   options_.min_tokens = c.sampling.min_tokens;
+  if (plan_.calls) {
+    const auto& notation = engine::structured::notation_of(plan_.calls->syntax);
+    for (const auto tag : {notation.open, notation.close, notation.arguments_key})
+      if (const auto id = model_->tokenizer->find(tag)) options_.shown_special.push_back(*id);
+  }
   for (const auto& prompt : plan_.prompts)
-    for (std::uint32_t i = 0; i < c.n; ++i)
+    for (std::uint32_t i = 0; i < c.n; ++i) {
       choices_.emplace_back(static_cast<std::uint32_t>(choices_.size()), prompt, *model_->tokenizer,
                             options_);
+      if (plan_.calls) choices_.back().parser.emplace(*plan_.calls);
+    }
   metrics_->requests_in_flight->Increment();
   metrics_->requests_queued->Increment();
 }
@@ -227,19 +236,27 @@ void completion_job::close_choice(choice& c, std::string_view reason) {
   c.finish_reason = c.prompt.max_tokens == 0 ? "length"
                     : c.output.stopped()     ? "stop"
                                              : std::string(reason);
+  if (c.parser) {
+    auto events = c.parser->push(std::exchange(rest.text, {}));
+    for (auto& e : c.parser->flush()) events.push_back(std::move(e));
+    give_calls(c, std::move(events), std::exchange(rest.logprobs, {}));
+    if (c.parser->called() && c.finish_reason == "stop" && !c.output.stopped() &&
+        !plan_.calls->named)
+      c.finish_reason = "tool_calls";
+  }
   if (!plan_.common.stream) return give(c, std::move(rest));
-  ojson logprobs = options_.logprobs && !rest.logprobs.empty()
-                       ? logprobs_of(rest.logprobs, 0, c.prompt_points)
-                       : ojson();
   if (plan_.head.chat) {
-    if (!rest.empty())
-      frame(
-          chunk(plan_.head,
-                chat_choice_chunk(c.index, ojson{{"content", rest.text}}, std::move(logprobs), ""),
-                plan_.common.include_usage));
-    frame(chunk(plan_.head, chat_choice_chunk(c.index, ojson::object(), nullptr, c.finish_reason),
+    give(c, std::move(rest));
+    ojson logprobs = c.parser && options_.logprobs && !c.entries.empty()
+                         ? logprobs_of(c.entries, 0, 0)
+                         : ojson();
+    frame(chunk(plan_.head,
+                chat_choice_chunk(c.index, ojson::object(), std::move(logprobs), c.finish_reason),
                 plan_.common.include_usage));
   } else {
+    ojson logprobs = options_.logprobs && !rest.logprobs.empty()
+                         ? logprobs_of(rest.logprobs, 0, c.prompt_points)
+                         : ojson();
     frame(chunk(plan_.head,
                 completion_choice(c.index, rest.text, std::move(logprobs), c.finish_reason),
                 plan_.common.include_usage));
@@ -249,6 +266,7 @@ void completion_job::close_choice(choice& c, std::string_view reason) {
 // -- the answer ------------------------------------------------------------------------------------------------------------
 void completion_job::give(choice& c, choice_delta delta) {
   if (delta.empty()) return;
+  if (c.parser) return give_calls(c, c.parser->push(delta.text), std::move(delta.logprobs));
   if (!plan_.common.stream) {
     c.text += delta.text;
     std::move(delta.logprobs.begin(), delta.logprobs.end(), std::back_inserter(c.entries));
@@ -259,6 +277,38 @@ void completion_job::give(choice& c, choice_delta delta) {
                                                   std::move(logprobs), "")
                               : completion_choice(c.index, delta.text, std::move(logprobs), "");
   frame(chunk(plan_.head, std::move(one), plan_.common.include_usage));
+}
+
+void completion_job::give_calls(choice& c, std::vector<tool_event> events,
+                                std::vector<logprob_entry> logprobs) {
+  std::move(logprobs.begin(), logprobs.end(), std::back_inserter(c.entries));
+  for (tool_event& e : events) {
+    ojson delta;
+    if (e.is == tool_event::kind::call) {
+      c.calls.push_back({call_id(), std::move(e.what), {}});
+      delta = call_begins(c.calls.size() - 1, c.calls.back());
+    } else if (e.is == tool_event::kind::arguments) {
+      delta = call_goes_on(c.calls.size() - 1, e.what);
+      if (!plan_.common.stream) c.calls.back().arguments += e.what;
+    } else {
+      delta["content"] = e.what;
+      if (!plan_.common.stream) c.text += e.what;
+    }
+    if (!plan_.common.stream) continue;
+    // Of all tokens since the last piece: what is withheld is given with what follows.
+    const auto entries = std::exchange(c.entries, {});
+    ojson shown = options_.logprobs ? logprobs_of(entries, 0, 0) : ojson();
+    frame(chunk(plan_.head, chat_choice_chunk(c.index, std::move(delta), std::move(shown), ""),
+                plan_.common.include_usage));
+  }
+}
+
+// Mistral's templates take back only ids of nine letters and digits.
+std::string completion_job::call_id() const {
+  using engine::structured::call_syntax;
+  const auto syntax = plan_.calls->syntax;
+  const bool is_short = syntax == call_syntax::mistral || syntax == call_syntax::mistral_args;
+  return is_short ? random_id().substr(0, 9) : "call_" + random_id();
 }
 
 // The prompt's own text and logprobs, before the first of the answer's.
@@ -350,7 +400,7 @@ void completion_job::finish_whole() {
             : ojson();
     list.push_back(
         plan_.head.chat
-            ? chat_choice(c.index, std::move(c.text), std::move(logprobs), c.finish_reason)
+            ? chat_choice(c.index, std::move(c.text), c.calls, std::move(logprobs), c.finish_reason)
             : completion_choice(c.index, std::move(c.text), std::move(logprobs), c.finish_reason));
   }
   ojson whole = answer(plan_.head, false, std::move(list), usage());

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "api/http_types.hpp"
 #include "api/openai_objects.hpp"
 #include "api/served_model.hpp"
+#include "api/tool_call_parser.hpp"
 
 namespace troupe::api {
 
@@ -30,6 +32,7 @@ struct answer_plan {
   answer_head head;
   common_request common;
   bool echo = false;
+  std::optional<call_reading> calls;  // of tools, where there are any
   struct prompt {
     std::vector<token_id> tokens;
     std::string text;  // for echo
@@ -78,6 +81,8 @@ class completion_job : public std::enable_shared_from_this<completion_job> {
   void close_choice(choice& c, std::string_view reason);
 
   void give(choice& c, choice_delta delta);
+  void give_calls(choice& c, std::vector<tool_event> events, std::vector<logprob_entry> logprobs);
+  std::string call_id() const;
   void give_echo(choice& c);
   void frame(const ojson& object);
   void flush_stream();

@@ -156,6 +156,7 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   if (!e.prefix_caching) flags.emplace_back("--no-prefix-caching");
   flags.insert(flags.end(), {"--speculation", speculation_text(e.speculation)});
   add("--speculative-tokens", e.speculation.max_tokens);
+  add("--speculative-history", e.speculation.history_bytes >> 20);
   if (s.network.insecure) flags.emplace_back("--insecure-cluster");
   if (!s.secret_file.empty()) {
     flags.emplace_back("--cluster-secret-file");

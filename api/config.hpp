@@ -23,6 +23,8 @@ inline constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exi
 struct model_choice {
   std::filesystem::path path;             // empty: the default model
   std::vector<std::string> served_names;  // empty: the model's own name
+  std::string tool_call_parser =
+      "auto";  // of the doors; auto, none, or a name of call_syntax_names
 };
 
 // How a node computes and where it listens; shared by serve, node, run, chat.
@@ -147,8 +149,10 @@ struct quantize_config {
 // `troupe prune`: a model of some layers of another.
 struct prune_config {
   std::filesystem::path in, out;
-  std::string layers;      // "0-9,28,29"
-  std::uint32_t keep = 0;  // or so many, chosen for a draft
+  std::string layers;                        // "0-9,28,29"
+  std::uint32_t keep = 0;                    // or so many, chosen for a draft
+  std::uint32_t vocab = 0;                   // tokens of the output; 0: all
+  std::vector<std::filesystem::path> texts;  // whose tokens it should have
 };
 
 struct version_config {};

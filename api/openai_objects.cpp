@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <random>
 
 namespace troupe::api {
 namespace {
@@ -50,6 +51,12 @@ ojson finish_value(std::string_view reason) {
   return reason.empty() ? ojson() : ojson(std::string(reason));
 }
 
+ojson call_object(const tool_call& call) {
+  return {{"id", call.id},
+          {"type", "function"},
+          {"function", {{"name", call.name}, {"arguments", call.arguments}}}};
+}
+
 const char* object_name(const answer_head& head, bool streaming) {
   if (!head.chat) return "text_completion";
   return streaming ? "chat.completion.chunk" : "chat.completion";
@@ -66,6 +73,18 @@ ojson start(const answer_head& head, bool streaming) {
 }
 
 }  // namespace
+
+std::string random_id() {
+  // One generator a thread; ids only have to differ, they protect nothing.
+  thread_local std::mt19937_64 generator{std::random_device{}()};
+  static const char* digits = "0123456789abcdef";
+  std::string id;
+  for (int half = 0; half < 2; ++half) {
+    std::uint64_t bits = generator();
+    for (int i = 0; i < 12; ++i, bits >>= 4) id += digits[bits & 15];
+  }
+  return id;
+}
 
 ojson usage_object(const answer_usage& u) {
   ojson o;
@@ -171,18 +190,31 @@ ojson completion_choice(std::uint32_t index, std::string text, ojson logprobs,
   return o;
 }
 
-ojson chat_choice(std::uint32_t index, std::string text, ojson logprobs,
-                  std::string_view finish_reason) {
+ojson chat_choice(std::uint32_t index, std::string text, const std::vector<tool_call>& calls,
+                  ojson logprobs, std::string_view finish_reason) {
   ojson message;
   message["role"] = "assistant";
-  message["content"] = std::move(text);
+  message["content"] = text.empty() && !calls.empty() ? ojson() : ojson(std::move(text));
   message["refusal"] = nullptr;
+  if (!calls.empty()) message["tool_calls"] = ojson::array();
+  for (const tool_call& call : calls) message["tool_calls"].push_back(call_object(call));
   ojson o;
   o["index"] = index;
   o["message"] = std::move(message);
   o["logprobs"] = std::move(logprobs);
   o["finish_reason"] = finish_value(finish_reason);
   return o;
+}
+
+ojson call_begins(std::size_t index, const tool_call& call) {
+  ojson one{{"index", index}};
+  one.update(call_object(call));
+  return {{"tool_calls", ojson::array({std::move(one)})}};
+}
+
+ojson call_goes_on(std::size_t index, std::string_view arguments) {
+  const ojson one{{"index", index}, {"function", {{"arguments", arguments}}}};
+  return {{"tool_calls", ojson::array({one})}};
 }
 
 ojson answer(const answer_head& head, bool streaming, ojson choices, const answer_usage& usage) {

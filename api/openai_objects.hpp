@@ -30,11 +30,19 @@ struct answer_usage {
   std::uint64_t prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
 };
 
+struct tool_call {
+  std::string id, name;
+  std::string arguments;  // JSON, as the model wrote it
+};
+
 // How tokens are shown in logprobs.
 struct token_names {
   const model::tokenizer& tokenizer;
   bool as_ids = false;  // "token_id:42" instead of text
 };
+
+// 24 random hexadecimal digits.
+std::string random_id();
 
 ojson usage_object(const answer_usage& u);
 ojson trace_object(const actors::generation_end& end);
@@ -53,8 +61,11 @@ ojson chat_choice_chunk(std::uint32_t index, ojson delta, ojson logprobs,
                         std::string_view finish_reason);
 ojson completion_choice(std::uint32_t index, std::string text, ojson logprobs,
                         std::string_view finish_reason);
-ojson chat_choice(std::uint32_t index, std::string text, ojson logprobs,
-                  std::string_view finish_reason);
+ojson chat_choice(std::uint32_t index, std::string text, const std::vector<tool_call>& calls,
+                  ojson logprobs, std::string_view finish_reason);
+// Deltas of a stream: a call's beginning, and a piece of its arguments.
+ojson call_begins(std::size_t index, const tool_call& call);
+ojson call_goes_on(std::size_t index, std::string_view arguments);
 // The whole object; an empty list of choices with usage is the last chunk of a stream.
 ojson answer(const answer_head& head, bool streaming, ojson choices, const answer_usage& usage);
 

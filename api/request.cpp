@@ -57,21 +57,12 @@ void read_messages(field_reader& in, const request_limits& limits, nlohmann::jso
     // OpenAI's newer name for the same thing; templates know only the older one.
     if (*role == "developer") *role = "system";
     check_content(in, i, message);
+    if (!in.failure()) check_tool_message(in, at(i), message);
     if (in.failure()) return;
   }
 }
 
-void refuse_tools(field_reader& in) {
-  for (const char* name : {"tools", "functions"})
-    if (const auto* value = in.find(name)) {
-      if (!value->is_array())
-        in.fail(bad_field(name, std::string(name) + " must be a list.", "invalid_type"));
-      else if (!value->empty())
-        in.fail(unsupported_field(name, "Tool calls are not supported yet."));
-    }
-  if (const auto* choice = in.find("tool_choice"))
-    if (*choice != "none" && *choice != "auto")
-      in.fail(unsupported_field("tool_choice", "Tool calls are not supported yet."));
+void refuse_other_media(field_reader& in) {
   if (const auto* modalities = in.find("modalities"))
     if (*modalities != nlohmann::json::array({"text"}))
       in.fail(unsupported_field("modalities", "Only text is supported."));
@@ -82,7 +73,8 @@ void refuse_tools(field_reader& in) {
 
 void read_chat_fields(field_reader& in, const request_limits& limits, chat_request& to) {
   read_messages(in, limits, to.messages);
-  refuse_tools(in);
+  read_tools(in, limits.max_tools, to.tools);
+  refuse_other_media(in);
   in.boolean("add_generation_prompt", to.add_generation_prompt);
   in.boolean("continue_final_message", to.continue_final_message);
   in.boolean("add_special_tokens", to.add_special_tokens);

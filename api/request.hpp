@@ -15,6 +15,7 @@
 
 #include "api/errors.hpp"
 #include "api/json_input.hpp"
+#include "api/tool_fields.hpp"
 #include "engine/generation.hpp"
 
 namespace troupe::api {
@@ -68,6 +69,7 @@ struct completion_request {
 struct chat_request {
   common_request common;
   nlohmann::json messages;  // roles and content kinds are checked
+  tool_request tools;
   bool add_generation_prompt = true;
   bool continue_final_message = false;
   bool add_special_tokens = false;

@@ -18,12 +18,13 @@ bool surely_too_long(const served_model& m, std::size_t bytes) {
   return m.longest_token_bytes > 0 && bytes / m.longest_token_bytes > m.max_model_len;
 }
 
-std::string flatten(const nlohmann::json& content) {
-  if (content.is_string()) return content.get<std::string>();
+template <class Json>
+std::string flatten(const Json& content) {
+  if (content.is_string()) return content.template get<std::string>();
   std::string text;
   for (const auto& part : content) {
     if (!text.empty()) text += '\n';
-    text += part["text"].get_ref<const std::string&>();
+    text += part["text"].template get_ref<const std::string&>();
   }
   return text;
 }
@@ -102,26 +103,29 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   if (!m.chat_template)
     return tl::make_unexpected(unsupported_field(
         "messages", "This model has no usable chat template. Use /v1/completions."));
-  nlohmann::json context = request.template_kwargs;
-  context["messages"] = request.messages;
+  nlohmann::ordered_json context = request.template_kwargs;
+  auto& messages = context["messages"] = request.messages;
   std::size_t bytes = 0;
-  for (auto& message : context["messages"]) {
+  for (auto& message : messages) {
     std::string flat = flatten(message["content"]);
     bytes += flat.size();
-    if (!m.chat_template->wants_content_parts())
-      message["content"] = std::move(flat);
-    else if (message["content"].is_string())
-      message["content"] = nlohmann::json::array({{{"type", "text"}, {"text", std::move(flat)}}});
+    message["content"] = std::move(flat);
   }
+  for (const auto& tool : request.tools.tools) bytes += tool.call.parameters.size();
   if (surely_too_long(m, bytes))
     return tl::make_unexpected(too_long(m, "messages", "The messages alone are longer."));
+  put_tools(context, request.tools, m.tools, m.chat_template->tools());
+  if (m.chat_template->wants_content_parts())
+    for (auto& message : messages)
+      if (message["content"].is_string())
+        message["content"] = {{{"type", "text"}, {"text", message["content"]}}};
   context["add_generation_prompt"] = request.add_generation_prompt;
   context["bos_token"] = special_text(*m.tokenizer, m.tokenizer->bos());
   const auto& ends = m.tokenizer->end_of_generation();
   context["eos_token"] =
       special_text(*m.tokenizer, ends.empty() ? std::nullopt : std::optional(ends.front()));
 
-  auto segments = m.chat_template->render(context);
+  auto segments = m.chat_template->render_ordered(context);
   if (!segments) {
     api_error e = from_error(segments.error());
     if (e.status == 400 && e.param.empty()) e.param = "messages";
@@ -133,6 +137,39 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   if (ids.empty())
     return tl::make_unexpected(bad_field("messages", "The prompt must not be empty."));
   return ids;
+}
+
+api_result<void> constrain_calls(const served_model& m, chat_request& request) {
+  const tool_request& tools = request.tools;
+  if (!tools.active()) return {};
+  if (!m.tools.served)
+    return tl::make_unexpected(
+        unsupported_field("tools", "This server was started with --tool-call-parser none."));
+  auto& format = request.common.sampling.format;
+  if (format.kind != engine::structured::format_kind::text)
+    return tl::make_unexpected(unsupported_field("tools",
+                                                 "tools and a form of the answer exclude each "
+                                                 "other: ask for one, or set tool_choice none."));
+  engine::structured::tool_call_form form;
+  form.syntax = m.tools.syntax;
+  form.required = tools.forced();
+  form.parallel = tools.parallel && tools.choice != tool_choice::named;
+  for (const auto& tool : tools.tools)
+    if (tools.choice != tool_choice::named || tool.call.name == tools.name)
+      form.tools.push_back(tool.call);
+  format = engine::structured::to_format(form);
+  const auto grammar = engine::structured::compile(format);
+  if (grammar) return {};
+  return tl::make_unexpected(grammar.error().code == ec::unsupported
+                                 ? unsupported_field("tools", grammar.error().detail)
+                                 : bad_field("tools", grammar.error().detail));
+}
+
+std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools) {
+  if (!tools.active()) return std::nullopt;
+  call_reading how{m.tools.syntax, {}, tools.forced(), tools.choice == tool_choice::named};
+  for (const auto& tool : tools.tools) how.names.push_back(tool.call.name);
+  return how;
 }
 
 api_result<std::uint32_t> answer_length(const served_model& m, std::size_t prompt_tokens,

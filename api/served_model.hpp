@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "api/request.hpp"
+#include "api/tool_call_parser.hpp"
+#include "api/tool_prompt.hpp"
 #include "model/chat_template.hpp"
 #include "model/infill.hpp"
 #include "model/tokenizer.hpp"
@@ -21,7 +23,8 @@ struct served_model {
   std::shared_ptr<const model::tokenizer> tokenizer;
   std::optional<model::infill_tokens> infill;                 // none: suffix is refused
   std::shared_ptr<const model::chat_template> chat_template;  // null: only /v1/completions works
-  std::uint32_t max_model_len = 0;                            // prompt and answer together
+  tool_manner tools;
+  std::uint32_t max_model_len = 0;  // prompt and answer together
   std::string architecture;
   std::string digest;                   // hexadecimal
   std::int64_t created = 0;             // Unix time
@@ -42,6 +45,10 @@ api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const s
                                                   const std::string& suffix,
                                                   bool add_special_tokens);
 api_result<std::vector<token_id>> tokenize_chat(const served_model& m, const chat_request& request);
+// Makes the request's tools part of the answer's form.
+api_result<void> constrain_calls(const served_model& m, chat_request& request);
+// How the calls in its answer are read; nothing where it may not call.
+std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools);
 
 // Answer length: what was asked, else `fallback`, else the rest of the context;
 // context_length_exceeded if it does not fit.

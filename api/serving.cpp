@@ -87,6 +87,7 @@ serving_result<opened_model> open_model_file(const model_choice& choice,
                    exit_configuration);
   out.max_model_len = max_model_len > 0 ? max_model_len : context;
   out.names = choice.served_names.empty() ? std::vector{base_name(out.path)} : choice.served_names;
+  out.tool_call_parser = choice.tool_call_parser;
   return out;
 }
 
@@ -98,6 +99,7 @@ serving_result<std::shared_ptr<const served_model>> make_served_model(const open
   m->tokenizer = std::move(*tokenizer);
   m->infill = model::find_infill_tokens(*m->tokenizer, *opened.loaded->meta);
   m->chat_template = chat_template_of(*opened.loaded);
+  if (m->chat_template) m->tools = tool_manner_of(*m->chat_template, opened.tool_call_parser);
   m->max_model_len = opened.max_model_len;
   m->architecture = opened.loaded->config.architecture;
   m->digest = to_hex(opened.loaded->digest);

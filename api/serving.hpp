@@ -25,6 +25,7 @@ struct opened_model {
   std::filesystem::path path;
   std::vector<std::string> names;
   std::uint32_t max_model_len = 0;
+  std::string tool_call_parser = "auto";
 };
 
 class serving {

@@ -18,6 +18,7 @@ namespace {
 using engine::time_point;
 
 constexpr std::uint32_t max_model_len = 1024, random_prompt = 256;
+constexpr std::uint64_t history_bytes = 8 << 20;
 
 time_point cpu_clock() {
   timespec t{};
@@ -83,22 +84,27 @@ result<bench> make_bench(gpu::model_runner& runner, const model::loaded_model& m
   }
   TROUPE_CHECK(runner.attach_kv(arena, o.num_blocks));
   TROUPE_TRY(b.plain, engine::engine::make(runner, arena, o));
-  const auto add = [&](const char* name, bool text, bool drafts, bool tries) -> result<void> {
+  const auto add =
+      [&](const char* name, bool text, bool drafts,
+          const std::function<void(engine::speculation_options&)>& change) -> result<void> {
     o.speculation = speculation;
     o.speculation.from_text = text;
     o.speculation.from_draft = drafts;
-    o.speculation.try_draft = tries;
+    change(o.speculation);
     TROUPE_TRY(auto e, engine::engine::make(runner, arena, o));
     e->expect_drafts(drafts);
     b.sources.push_back({name, std::move(e), drafts});
     return {};
   };
-  TROUPE_CHECK(add("text", true, false, true));
+  using options = engine::speculation_options;
+  TROUPE_CHECK(add("text", true, false, [](options& s) { s.branches = false; }));
+  TROUPE_CHECK(add("branches", true, false, [](options&) {}));
+  TROUPE_CHECK(add("history", true, false, [](options& s) { s.history_bytes = history_bytes; }));
   if (!draft.model) return b;
   TROUPE_TRY(b.draft, draft_companion::make(draft.model, draft.runner, max_model_len, most_parallel,
                                             draft.delay));
-  TROUPE_CHECK(add("draft", false, true, false));
-  TROUPE_CHECK(add("both", true, true, true));
+  TROUPE_CHECK(add("draft", false, true, [](options& s) { s.try_draft = false; }));
+  TROUPE_CHECK(add("both", true, true, [](options&) {}));
   return b;
 }
 
@@ -185,6 +191,8 @@ result<speculation_speed> compare(bench& b, bench::source& from, const workload&
       for (std::uint32_t i = 0; i < parallel; ++i) {
         together.push_back(w.requests[(first + i) % w.requests.size()]);
         together.back().sampling.sequence_index = i;
+        // Answers are remembered within a repetition, in which nothing is asked twice.
+        together.back().tenant = w.name + std::to_string(parallel) + "." + std::to_string(r);
       }
       std::vector<std::vector<token_id>> answers[2];
       for (const int kind : {0, 1}) {
@@ -211,6 +219,11 @@ result<speculation_speed> compare(bench& b, bench::source& from, const workload&
       static_cast<double>(after.speculation.drafted - before.speculation.drafted) / generated;
   out.accepted =
       static_cast<double>(after.speculation.accepted - before.speculation.accepted) / generated;
+  out.branches =
+      static_cast<double>(after.speculation.branches - before.speculation.branches) / generated;
+  out.branches_won =
+      static_cast<double>(after.speculation.branches_won - before.speculation.branches_won) /
+      generated;
   out.plain = median(plain);
   out.speculative = median(speculative);
   return out;

@@ -20,11 +20,14 @@ namespace troupe::api {
 
 struct speculation_speed {
   std::string workload;
-  std::string source;                    // of guesses: text, draft (always on), both (as served)
-  std::uint32_t parallel = 1;            // sequences decoded together
-  double plain = 0, speculative = 0;     // tokens a second of decoding, medians
-  double drafted = 0, accepted = 0;      // tokens a token generated
-  std::uint32_t answers = 0, equal = 0;  // of one repetition, and how many are the plain ones
+  // Of guesses: text, branches (the same, several of a token), history (the same and earlier answers
+  // of the workload), draft (always on), both (text, branches and draft, as served).
+  std::string source;
+  std::uint32_t parallel = 1;             // sequences decoded together
+  double plain = 0, speculative = 0;      // tokens a second of decoding, medians
+  double drafted = 0, accepted = 0;       // tokens a token generated
+  double branches = 0, branches_won = 0;  // second guesses checked a token, and of use
+  std::uint32_t answers = 0, equal = 0;   // of one repetition, and how many are the plain ones
 };
 
 struct draft_choice {

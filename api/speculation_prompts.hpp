@@ -3,15 +3,16 @@
 
 #include <array>
 #include <string_view>
+#include <vector>
 
 namespace troupe::api {
 
 struct bench_prompts {
   std::string_view workload;
-  std::array<std::string_view, 3> prompts;
+  std::vector<std::string_view> prompts;
 };
 
-inline constexpr std::array<bench_prompts, 4> speculation_prompts = {{
+inline const std::array<bench_prompts, 5> speculation_prompts = {{
     {"edit",
      {"Copy the following text, but write \"harbour\" wherever it says \"port\". Change nothing "
       "else.\n\n"
@@ -112,6 +113,19 @@ inline constexpr std::array<bench_prompts, 4> speculation_prompts = {{
      {"Tell a story about a lighthouse keeper who finds a letter in a bottle.",
       "Explain to a child why the sky is blue and why the evening sky is red.",
       "Describe how a small town prepares for its yearly market."}},
+    // What tools that call models ask for: nearly the same again, with answers that no prompt has.
+    {"similar",
+     {"Write a Python program that reads the file orders.csv and prints the sum of the column "
+      "price.",
+      "Write a Python program that reads the file stock.csv and prints the sum of the column "
+      "weight.",
+      "Write a Python program that reads the file trips.csv and prints the sum of the column "
+      "distance.",
+      "Write a Python program that reads the file people.csv and prints the sum of the column age.",
+      "Write a Python program that reads the file bills.csv and prints the sum of the column "
+      "total.",
+      "Write a Python program that reads the file rooms.csv and prints the sum of the column "
+      "area."}},
 }};
 
 }  // namespace troupe::api

@@ -90,6 +90,8 @@ class toy_template : public model::chat_template {
     return render(nlohmann::json::parse(context.dump()));
   }
   bool wants_content_parts() const override { return false; }
+  model::tool_support tools() const override { return {}; }
+  bool mentions(std::string_view) const override { return false; }
 };
 
 inline std::vector<token_id> tokens_of(std::string_view text) {

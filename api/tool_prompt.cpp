@@ -1,0 +1,154 @@
+#include "api/tool_prompt.hpp"
+
+#include "base/hash.hpp"
+
+namespace troupe::api {
+namespace {
+
+using ojson = nlohmann::ordered_json;
+using engine::structured::call_syntax;
+
+ojson object_of(const tool_definition& tool) {
+  ojson function{{"name", tool.call.name}};
+  if (!tool.description.empty()) function["description"] = tool.description;
+  function["parameters"] = tool.call.parameters.empty()
+                               ? ojson{{"type", "object"}, {"properties", ojson::object()}}
+                               : ojson::parse(tool.call.parameters, nullptr, false);
+  return {{"type", "function"}, {"function", std::move(function)}};
+}
+
+// The arguments as an object, whichever way the client wrote them.
+ojson arguments_of(const ojson& function) {
+  const ojson given = function.value("arguments", ojson());
+  if (given.is_object()) return given;
+  ojson parsed = given.is_string() && given != ""
+                     ? ojson::parse(given.get_ref<const std::string&>(), nullptr, false)
+                     : ojson::object();
+  return parsed.is_discarded() ? ojson::object() : parsed;
+}
+
+// Mistral's templates take ids of nine letters and digits only; clients bring others from elsewhere.
+std::string short_id(const std::string& id) {
+  const bool fits = id.size() == 9 && id.find_first_not_of(
+                                          "0123456789abcdefghijklmnopqrstuvwxyz"
+                                          "ABCDEFGHIJKLMNOPQRSTUVWXYZ") == id.npos;
+  if (fits) return id;
+  hash128_stream h;
+  h.update(std::as_bytes(std::span(id)));
+  return to_hex(h.digest()).substr(0, 9);
+}
+
+bool wants_short_ids(call_syntax syntax) {
+  return syntax == call_syntax::mistral || syntax == call_syntax::mistral_args;
+}
+
+void keep_calls(ojson& message, const tool_manner& manner, const model::tool_support& support) {
+  const bool shorten = wants_short_ids(manner.syntax);
+  if (message.contains("tool_call_id") && shorten)
+    message["tool_call_id"] = short_id(message["tool_call_id"].get<std::string>());
+  if (!message.contains("tool_calls")) return;
+  ojson calls = ojson::array();
+  for (const ojson& call : message["tool_calls"]) {
+    ojson arguments = arguments_of(call["function"]);
+    if (support.text_arguments) arguments = dump(arguments);
+    ojson one;
+    const ojson id = call.value("id", ojson());
+    if (id.is_string())
+      one["id"] = shorten ? short_id(id.get<std::string>()) : id.get<std::string>();
+    one["type"] = "function";
+    one["function"] = {{"name", call["function"]["name"]}, {"arguments", std::move(arguments)}};
+    calls.push_back(std::move(one));
+  }
+  message["tool_calls"] = std::move(calls);
+  if (support.null_content && message["content"] == "") message["content"] = nullptr;
+}
+
+// What the tools of one round gave becomes one message of the user, as templates want roles to take turns.
+ojson written_out(const ojson& messages) {
+  ojson out = ojson::array();
+  bool responding = false;
+  for (const ojson& message : messages) {
+    const bool is_response = message["role"] == "tool" || message["role"] == "function";
+    std::string text = message["content"].is_string() ? message["content"].get<std::string>() : "";
+    if (is_response) {
+      text = "<tool_response>\n" + text + "\n</tool_response>";
+      if (responding) {
+        out.back()["content"] = out.back()["content"].get<std::string>() + "\n" + text;
+        continue;
+      }
+      out.push_back({{"role", "user"}, {"content", text}});
+    } else {
+      ojson kept = message;
+      kept.erase("tool_calls");
+      for (const ojson& call : message.value("tool_calls", ojson::array())) {
+        if (!text.empty()) text += '\n';
+        text += "<tool_call>\n{\"name\": " + dump(call["function"]["name"]) +
+                ", \"arguments\": " + dump(arguments_of(call["function"])) + "}\n</tool_call>";
+      }
+      kept["content"] = text;
+      out.push_back(std::move(kept));
+    }
+    responding = is_response;
+  }
+  return out;
+}
+
+std::string instructions(const std::vector<tool_definition>& tools) {
+  std::string text =
+      "You can call functions to help the user. Their signatures are JSON, one a line, between "
+      "<tools> and </tools>:\n<tools>\n";
+  for (const tool_definition& tool : tools) text += dump(object_of(tool)) + "\n";
+  text +=
+      "</tools>\nTo call a function, write its name and its arguments as a JSON object between "
+      "<tool_call> and </tool_call>:\n<tool_call>\n{\"name\": \"function_name\", \"arguments\": "
+      "{\"argument\": \"value\"}}\n</tool_call>\nWhat it returns comes between <tool_response> "
+      "and </tool_response>.";
+  return text;
+}
+
+}  // namespace
+
+tool_manner tool_manner_of(const model::chat_template& t, std::string_view parser) {
+  tool_manner manner;
+  manner.served = parser != "none";
+  const model::tool_support support = t.tools();
+  auto syntax = engine::structured::call_syntax_of(parser);
+  if (!syntax && t.mentions("[TOOL_CALLS]"))
+    syntax = t.mentions("[ARGS]") ? call_syntax::mistral_args : call_syntax::mistral;
+  // A template that has the tag but other marks inside writes something that is not JSON.
+  if (!syntax && t.mentions("<tool_call>") && !t.mentions("<function="))
+    syntax = call_syntax::hermes;
+  if (!syntax &&
+      (t.mentions("<|python_tag|>") || (t.mentions("ipython") && t.mentions("\"parameters\""))))
+    syntax = call_syntax::llama3_json;
+  manner.syntax = syntax.value_or(call_syntax::hermes);
+  // Instructions to write calls as we do not read them would contradict ours.
+  manner.tools_in_template = syntax && support.tools;
+  manner.calls_in_template = syntax && support.calls;
+  return manner;
+}
+
+void put_tools(ojson& context, const tool_request& request, const tool_manner& manner,
+               const model::tool_support& support) {
+  ojson& messages = context["messages"];
+  if (manner.calls_in_template) {
+    for (ojson& message : messages) keep_calls(message, manner, support);
+  } else {
+    messages = written_out(messages);
+  }
+  if (!request.active()) return;
+  if (manner.tools_in_template) {
+    ojson& tools = context["tools"] = ojson::array();
+    for (const tool_definition& tool : request.tools) tools.push_back(object_of(tool));
+    return;
+  }
+  std::string text = instructions(request.tools);
+  if (!messages.empty() && messages[0]["role"] == "system") {
+    const std::string own = messages[0]["content"].get<std::string>();
+    messages[0]["content"] = own.empty() ? text : own + "\n\n" + text;
+  } else {
+    messages.insert(messages.begin(), ojson{{"role", "system"}, {"content", text}});
+  }
+}
+
+}  // namespace troupe::api
