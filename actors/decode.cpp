@@ -50,26 +50,30 @@ void decode_state::generate(const generate_request& r) {
     connect_peer(r.prefill);
     ask_prefill(r.id);
   }
-  if (node->draft_client)
-    self->send(caf::actor_cast<draft_client_actor>(node->draft_client),
-               draft_begin{r.id, r.try_number, std::make_shared<const generate_request>(r)});
   auto request = to_engine(r, node->now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
-  post(r.id, [me = decode_actor(self), services = node, request, remote](engine::engine& eng,
-                                                                         engine::time_point now) {
+  // Its draft hears of it only once the engine has it, and so always of its end.
+  const draft_begin drafted{r.id, r.try_number, std::make_shared<const generate_request>(r)};
+  post(r.id, [me = decode_actor(self), services = node, request, remote, drafted](
+                 engine::engine& eng, engine::time_point now) {
     const request_admitted admitted{raw(request.id), request.try_number};
+    auto admit = [&] {
+      if (services->draft_client)
+        caf::anon_send(caf::actor_cast<draft_client_actor>(services->draft_client), drafted);
+      caf::anon_send(me, admitted);
+    };
     error why;
     if (remote) {
       auto reserved = eng.add_remote(request, now);
-      if (reserved) return caf::anon_send(me, admitted);
+      if (reserved) return admit();
       why = reserved.error();
       caf::anon_send(me, request_refused{admitted.id, admitted.try_number, true, why});
       if (why.code != ec::out_of_memory)
         return caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, why});
     }
     if (auto added = add_by_store(services, eng, request, now); added)
-      caf::anon_send(me, admitted);
+      admit();
     else
       caf::anon_send(me, request_refused{admitted.id, admitted.try_number, false, added.error()});
   });

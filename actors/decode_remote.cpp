@@ -50,7 +50,10 @@ void decode_state::drop_peer(std::uint64_t start, const std::string& why) {
   for (auto& [id, e] : entries)
     if (e.remote && e.remote->peer == start) affected.push_back(id);
   for (auto id : affected) end_remote(id, true, why);
-  if (p->second.actor) peer_of.erase(p->second.actor.address());
+  if (p->second.actor) {
+    peer_of.erase(p->second.actor.address());
+    self->demonitor(p->second.actor.address());
+  }
   peers.erase(p);
   node->puller->disconnect(incarnation{start});
 }

@@ -157,7 +157,13 @@ void draft_client_state::drop(std::uint64_t start, const std::string& why) {
   auto it = peers.find(start);
   if (it == peers.end()) return;
   spdlog::warn("draft {} is lost: {}", it->second.info.name, why);
-  if (it->second.actor) peer_of.erase(it->second.actor.address());
+  if (it->second.actor) {
+    // Where it lives on and only the directory lost sight of it, it would follow them for as long as this node lives.
+    for (const auto& [id, s] : sequences)
+      if (s.draft == start) self->send(it->second.actor, draft_drop{id, s.try_number});
+    peer_of.erase(it->second.actor.address());
+    self->demonitor(it->second.actor.address());
+  }
   peers.erase(it);
   update_expected();
 }

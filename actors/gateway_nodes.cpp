@@ -14,8 +14,14 @@ void gateway_state::connect_node(const node_info& info) {
   auto connected = [this, start = info.start](const caf::strong_actor_ptr& actor) {
     auto it = nodes.find(start);
     if (it == nodes.end()) return;  // lost while connecting
-    it->second.actor = actor;
     const auto addr = caf::actor_cast<caf::actor_addr>(actor);
+    // A node that was started again answers at the address of the one before, and a plan may still name that one.
+    if (auto other = node_of.find(addr); other != node_of.end() && other->second != start) {
+      const auto ended = it->second.seen ? other->second : start;
+      drop_node(ended, "it was started again", false);
+      if (ended == start) return;
+    }
+    it->second.actor = actor;
     node_of[addr] = start;
     self->monitor(addr);
     const auto kind = it->second.info.kind;
@@ -57,7 +63,11 @@ void gateway_state::drop_node(std::uint64_t start, const std::string& why, bool 
   auto n = nodes.find(start);
   if (n == nodes.end()) return;
   const std::string node_name = n->second.info.name;
-  if (n->second.actor) node_of.erase(caf::actor_cast<caf::actor_addr>(n->second.actor));
+  if (n->second.actor) {
+    const auto addr = caf::actor_cast<caf::actor_addr>(n->second.actor);
+    node_of.erase(addr);
+    self->demonitor(addr);
+  }
   nodes.erase(n);
   std::vector<std::uint64_t> affected;
   for (auto& [id, q] : requests)

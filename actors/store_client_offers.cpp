@@ -58,7 +58,13 @@ void store_client_state::drop(std::uint64_t start, const std::string& why) {
   auto it = stores.find(start);
   if (it == stores.end()) return;
   spdlog::warn("store {} is lost: {}", it->second.info.name, why);
-  if (it->second.actor) store_by_actor.erase(it->second.actor.address());
+  if (it->second.actor) {
+    // Where only the link to it is lost it would hold their blocks' leases for as long as this node lives.
+    for (const auto& [id, f] : fetches)
+      if (f.store == start) self->send(it->second.actor, release_request{id.first});
+    store_by_actor.erase(it->second.actor.address());
+    self->demonitor(it->second.actor.address());
+  }
   stores.erase(it);
   node->puller->disconnect(incarnation{start});
   update_ready();
