@@ -2,6 +2,7 @@
 
 #include "actors/wire.hpp"
 #include "base/log.hpp"
+#include "base/mutation.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -65,6 +66,7 @@ void draft_state::tell(const draft_happened& m) {
 }
 
 void draft_state::on_down(const caf::actor_addr& reader) {
+  if (TROUPE_PLANTED(draft_reader_off)) return;
   std::vector<name_of> orphans;
   for (const auto& [called, key] : keys)
     if (std::get<0>(called) == reader) orphans.push_back(called);

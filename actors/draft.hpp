@@ -4,8 +4,8 @@
 //          ◄─ draft_guesses ─┘ after each of its passes, while the target verifies
 //          ◄─ draft_behind ── it does not know the sequence (it restarted, it forgot, a message was lost): tell it again
 //
-// It owes nothing to anybody: what is late, lost or wrong costs decode speed, never a token. So it drains at once, and
-// what it follows for a reader ends with the reader.
+// It owes nothing to anybody: what is late, lost or wrong costs decode speed, never a token. So each of these messages may
+// come twice or not at all, it drains at once, and what it follows for a reader ends with the reader.
 //
 // Scheduled actor; its state is touched by its handlers only.
 #pragma once
@@ -16,7 +16,7 @@
 #include <memory>
 #include <tuple>
 
-#include "actors/draft_loop.hpp"
+#include "actors/draft_driver.hpp"
 #include "actors/draft_metrics.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
@@ -29,7 +29,7 @@ using draft_reader = caf::typed_actor<caf::reacts_to<draft_guesses>, caf::reacts
 struct draft_context {
   std::shared_ptr<node_services> node;
   std::shared_ptr<draft_metrics> metrics;
-  std::unique_ptr<draft_loop> loop;  // made after the actor, ends after it
+  std::unique_ptr<draft_driver> loop;  // made after the actor, ends after it
 };
 
 struct draft_state {

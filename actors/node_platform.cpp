@@ -4,6 +4,7 @@
 #include <caf/io/middleman.hpp>
 #include <random>
 
+#include "actors/draft_loop.hpp"
 #include "actors/engine_loop.hpp"
 #include "actors/system.hpp"
 #include "transport/ucx/fabric.hpp"
@@ -46,6 +47,10 @@ node_platform product_platform(caf::actor_system& system) {
   };
   p.make_driver = [](std::unique_ptr<engine::engine> engine, engine_driver::hooks hooks) {
     return std::make_unique<engine_loop>(std::move(engine), std::move(hooks));
+  };
+  p.make_draft_driver = [](std::unique_ptr<engine::draft_engine> engine,
+                           draft_driver::hooks hooks) {
+    return std::make_unique<draft_loop>(std::move(engine), std::move(hooks));
   };
   p.publish = [&system](role kind, const caf::strong_actor_ptr& actor,
                         const network_settings& network) {

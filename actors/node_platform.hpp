@@ -10,6 +10,7 @@
 
 #include "actors/cluster.hpp"
 #include "actors/connect.hpp"
+#include "actors/draft_driver.hpp"
 #include "actors/engine_driver.hpp"
 #include "actors/interfaces.hpp"
 #include "transport/device_memory.hpp"
@@ -28,6 +29,9 @@ struct node_platform {
   std::function<std::unique_ptr<engine_driver>(std::unique_ptr<engine::engine>,
                                                engine_driver::hooks)>
       make_driver;
+  std::function<std::unique_ptr<draft_driver>(std::unique_ptr<engine::draft_engine>,
+                                              draft_driver::hooks)>
+      make_draft_driver;
   // The port under which peers reach the actor of that role.
   std::function<result<std::uint16_t>(role, const caf::strong_actor_ptr&, const network_settings&)>
       publish;

@@ -31,7 +31,7 @@ result<void> node_runtime::make_draft(const node_options& options,
       static_cast<double>(std::uint64_t{info.num_blocks} * runner_->layout().block_bytes()));
   draft_actor actor = system_.spawn(draft, draft_);
   role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
-  draft_loop::hooks hooks;
+  draft_driver::hooks hooks;
   hooks.on_runs =
       [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](std::vector<engine::draft_run>&& runs) {
         const auto strong = weak.lock();
@@ -42,7 +42,7 @@ result<void> node_runtime::make_draft(const node_options& options,
         caf::anon_send(caf::actor_cast<draft_actor>(strong), std::move(m));
       };
   hooks.on_failure = [this](const error& why) { fail_with(why); };
-  draft_->loop = std::make_unique<draft_loop>(std::move(engine), std::move(hooks));
+  draft_->loop = platform_.make_draft_driver(std::move(engine), std::move(hooks));
   services_->load_of_store = [context = std::weak_ptr(draft_), total = info.num_blocks] {
     node_load l;
     const auto c = context.lock();

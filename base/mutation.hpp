@@ -12,7 +12,11 @@ enum class kind {
   incarnation_off,
   lease_off,
   quarantine_off,
-  dedup_off
+  dedup_off,
+  guess_check_off,
+  guess_ids_off,
+  draft_cut_off,
+  draft_reader_off
 };
 bool planted(kind k);
 }  // namespace troupe::mutation

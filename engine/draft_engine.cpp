@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/mutation.hpp"
+
 namespace troupe::engine {
 namespace {
 
@@ -68,7 +70,7 @@ void draft_engine::accept(sequence& s, std::uint32_t first, std::span<const toke
     stats_.cut += s.size() - std::max(p, std::min(s.confirmed, s.size()));
     s.tokens.resize(std::min(p, s.size()));
     s.tokens.insert(s.tokens.end(), tokens.begin() + (p - first), tokens.end());
-    s.computed = std::min(s.computed, p);
+    s.computed = std::min(s.computed, TROUPE_PLANTED(draft_cut_off) ? s.size() - 1 : p);
     stats_.agreed += p > s.confirmed ? p - s.confirmed : 0;
     s.confirmed = end;
     s.sureness.clear();
@@ -238,6 +240,13 @@ draft_stats draft_engine::stats() const {
   s.sequences = static_cast<std::uint32_t>(sequences_.size());
   s.blocks_free = static_cast<std::uint32_t>(free_.size());
   return s;
+}
+
+std::vector<draft_engine::view> draft_engine::sequences() const {
+  std::vector<view> all;
+  for (const auto& [key, s] : sequences_)
+    all.push_back({key, s->tokens, s->confirmed, s->computed, s->table});
+  return all;
 }
 
 std::string draft_engine::check_invariants() const {

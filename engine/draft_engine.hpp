@@ -77,6 +77,14 @@ class draft_engine {
   result<std::vector<draft_run>> step();
 
   draft_stats stats() const;
+  // For tests: each sequence as it is. The KV of the first `computed` tokens is in the blocks.
+  struct view {
+    std::uint64_t key = 0;
+    std::span<const token_id> tokens;
+    std::uint32_t confirmed = 0, computed = 0;
+    std::span<const block_id> table;
+  };
+  std::vector<view> sequences() const;
   std::string check_invariants() const;  // what is broken, else empty
 
  private:

@@ -258,7 +258,7 @@ void engine_impl::offer_draft(request_id id, attempt try_number, std::uint32_t f
   if (s == nullptr || !speculator_.enabled()) return;
   const auto nonsense = std::find_if(tokens.begin(), tokens.end(),
                                      [&](token_id t) { return t >= options_.vocab_size; });
-  tokens.erase(nonsense, tokens.end());
+  if (!TROUPE_PLANTED(guess_ids_off)) tokens.erase(nonsense, tokens.end());
   speculator_.offer(*s, first, std::move(tokens), std::move(sureness));
 }
 

@@ -1,6 +1,7 @@
 // The step: watchdogs, plan, one pass, what it brought about.
 #include <algorithm>
 
+#include "base/mutation.hpp"
 #include "engine/engine_impl.hpp"
 
 namespace troupe::engine {
@@ -235,7 +236,8 @@ void engine_impl::advance_verified(sequence& s, std::size_t first_logit) {
       runs = false;
       break;
     }
-    right = accepted + 1 < chain.size() && token->token == chain[accepted + 1];
+    right = accepted + 1 < chain.size() &&
+            (token->token == chain[accepted + 1] || TROUPE_PLANTED(guess_check_off));
     std::size_t there = first_logit + guesses.size();
     draft_branch* b = accepted == 0 && !right ? branch_of(branches, token->token, there) : nullptr;
     if (b != nullptr) {

@@ -31,9 +31,12 @@ std::shared_ptr<const model::loaded_model> served_model() {
 }
 
 std::unique_ptr<gpu::model_runner> make_device(device_kind kind, std::uint32_t block_tokens,
-                                               const gpu::runner_options& options) {
-  if (kind == device_kind::hashes)
-    return std::make_unique<hash_runner>(block_tokens, served_model()->config.vocab_size);
+                                               const gpu::runner_options& options,
+                                               std::uint32_t other_percent) {
+  if (kind != device_kind::tiny_model)
+    return std::make_unique<hash_runner>(
+        block_tokens, served_model()->config.vocab_size,
+        hash_runner::logits_kind{kind == device_kind::peaked_hashes, other_percent});
   auto small = options;
   small.device = "cpu";
   small.num_threads = 1;

@@ -12,7 +12,8 @@ namespace troupe::simulation {
 // The tiny model that every node serves; made once a process.
 std::shared_ptr<const model::loaded_model> served_model();
 std::unique_ptr<gpu::model_runner> make_device(device_kind kind, std::uint32_t block_tokens,
-                                               const gpu::runner_options& options);
+                                               const gpu::runner_options& options,
+                                               std::uint32_t other_percent = 0);  // see hash_runner
 
 std::vector<token_id> prompt_of(const request& r);
 engine::sampling_params sampling_of(const request& r);

@@ -7,68 +7,10 @@
 #include <fstream>
 
 #include "actors/membership_table.hpp"
-#include "tests/simulation/shrink.hpp"
-#include "tests/simulation/tally.hpp"
+#include "tests/simulation/sweep.hpp"
 
 namespace troupe::simulation {
 namespace {
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t seeds = 6;
-#else
-constexpr std::uint64_t seeds = 40;
-#endif
-
-scenario cluster(std::uint32_t decodes, std::uint32_t prefills) {
-  scenario s;
-  s.num_decode = decodes;
-  s.num_prefill = prefills;
-  s.fabric.gigabytes_per_second = 5e-5;  // a pull of eight blocks lasts some 14 ms
-  return s;
-}
-
-scenario with_requests(scenario s, std::uint32_t count, std::uint32_t prompt_tokens,
-                       milliseconds apart = milliseconds(15)) {
-  for (std::uint32_t i = 0; i < count; ++i) {
-    request q;
-    q.at = apart * i;
-    q.family = i % 3;
-    q.prompt_tokens = prompt_tokens - i % 4;
-    q.max_tokens = 6 + i % 5;
-    q.variant = i % 4;
-    s.requests.push_back(q);
-  }
-  return s;
-}
-
-// Runs the scenario under many seeds; `vary` moves its faults, so that they hit before, during and after.
-tally sweep(scenario s, const std::function<void(scenario&, random&)>& vary = {}) {
-  tally sum;
-  for (std::uint64_t seed = 1; seed <= seeds; ++seed) {
-    auto varied = s;
-    varied.seed = seed;
-    random r(seed * 77 + 5);
-    if (vary) vary(varied, r);
-    const auto out = run(varied);
-    sum.add(varied, out);
-    if (out.violation.empty()) continue;
-    ADD_FAILURE() << report(shrink(varied));
-    break;
-  }
-  return sum;
-}
-
-void expect_all_answered(const tally& t) {
-  EXPECT_EQ(t.answered, t.requests) << t.table(1);
-}
-
-auto at_any_moment(fault f, std::uint64_t within_ms) {
-  return [f, within_ms](scenario& s, random& r) {
-    auto moved = f;
-    moved.at = milliseconds(r.below(within_ms));
-    s.faults.push_back(moved);
-  };
-}
 
 // -- blocks and who writes into them -------------------------------------------------------------------------------------
 
@@ -194,6 +136,21 @@ TEST(failure_class, c12_a_peer_restarts_at_the_same_address) {
                           milliseconds(r.below(500)), milliseconds(r.below(200)), 3, 0});
   });
   expect_all_answered(t);
+}
+
+// A node is killed and started again while the server is stopped. What the server then still believes leads to the new
+// process at the old address, and must not be kept under the old incarnation.
+TEST(failure_class, c12_a_node_restarts_while_the_server_sleeps) {
+  auto s = with_requests(cluster(1, 1), 16, 24, milliseconds(50));
+  s.faults.push_back({fault_kind::pause, milliseconds(200), milliseconds(2500), 0, 0});
+  const auto t = sweep(s, [](scenario& x, random& r) {
+    x.faults.push_back({r.below(2) == 0 ? fault_kind::kill : fault_kind::drain,
+                        milliseconds(150 + r.below(300)),
+                        {},
+                        1,
+                        0});
+  });
+  EXPECT_EQ(t.answered + t.failed + t.connection_lost, t.requests);
 }
 
 // vllm-backport#33: a connection dies and its errors are swallowed. Here silence closes it, the agent joins again, and
@@ -411,6 +368,54 @@ TEST(failover, every_node_is_restarted_in_turn_and_no_request_is_lost) {
   for (std::uint32_t n = 1; n <= 4; ++n)
     s.faults.push_back({fault_kind::drain, milliseconds(200 + 900 * (n - 1)), {}, n, 0});
   expect_all_answered(sweep(s));
+}
+
+// -- what a fabric and clocks may do beside the classes: issue 5, point 1 -------------------------------------------------
+
+TEST(fabric, completions_come_twice) {
+  auto s = with_requests(cluster(2, 1), 8, 32);
+  s.fabric.duplicate_completion = 0.6;
+  const auto t = sweep(s);
+  expect_all_answered(t);
+  EXPECT_GT(t.blocks_pulled, 0u);
+}
+
+// Bits flip, tails are missing, and pulls are late at the same time, on links that hold each other up.
+TEST(fabric, everything_at_once) {
+  auto s = with_requests(cluster(2, 2), 10, 32);
+  s.fabric.corrupt = s.fabric.truncate = s.fabric.drop = s.fabric.late = 0.15;
+  s.fabric.late_factor = 500;
+  s.network.duplicate = 0.3;
+  const auto t = sweep(s);
+  expect_all_answered(t);
+  EXPECT_GT(t.blocks_pulled, 0u);
+  EXPECT_GT(t.fence_failures, 0u);
+}
+
+// A node that is started again gets no memory for its blocks, and is started once more.
+TEST(fabric, memory_is_refused_to_who_restarts) {
+  auto s = with_requests(cluster(2, 1), 12, 28, milliseconds(120));
+  s.fabric_weather.refuse_memory = 0.7;
+  s.faults.push_back({fault_kind::weather, milliseconds(0), milliseconds(3000), 0, 0});
+  const auto t = sweep(s, [](scenario& x, random& r) {
+    for (std::uint32_t n : {1u, 3u})
+      x.faults.push_back({fault_kind::kill, milliseconds(r.below(800)), milliseconds(50), n, 0});
+  });
+  expect_all_answered(t);
+}
+
+// Ten minutes apart, and ten percent fast or slow.
+TEST(clocks, no_two_agree) {
+  auto s = with_requests(cluster(2, 2), 10, 32);
+  s.lease = milliseconds(1500);
+  const auto t = sweep(s, [](scenario& x, random& r) {
+    for (int i = 0; i < 4; ++i)
+      x.skew.push_back({milliseconds(r.below(600'000)), 0.9 + 0.2 * r.fraction()});
+    x.faults.push_back(
+        {fault_kind::cut_both, milliseconds(r.below(100)), milliseconds(2500), 1, 3});
+  });
+  expect_all_answered(t);
+  EXPECT_GT(t.blocks_pulled, 0u);
 }
 
 }  // namespace

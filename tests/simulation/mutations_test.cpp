@@ -55,6 +55,10 @@ scenario restarted_owner(std::uint64_t seed) {
   return s;
 }
 
+scenario with_drafts(std::uint64_t seed) {
+  return make_scenario(seed, true, emphasis::drafts);
+}
+
 struct planted_fault {
   const char* name;
   mutation::kind kind;
@@ -84,7 +88,11 @@ INSTANTIATE_TEST_SUITE_P(
         planted_fault{"incarnation_off", mutation::kind::incarnation_off, restarted_owner, 200},
         planted_fault{"lease_off", mutation::kind::lease_off, by_chance, 50},
         planted_fault{"quarantine_off", mutation::kind::quarantine_off, by_chance, 50},
-        planted_fault{"dedup_off", mutation::kind::dedup_off, by_chance, 50}),
+        planted_fault{"dedup_off", mutation::kind::dedup_off, by_chance, 50},
+        planted_fault{"guess_check_off", mutation::kind::guess_check_off, with_drafts, 50},
+        planted_fault{"guess_ids_off", mutation::kind::guess_ids_off, with_drafts, 50},
+        planted_fault{"draft_cut_off", mutation::kind::draft_cut_off, with_drafts, 50},
+        planted_fault{"draft_reader_off", mutation::kind::draft_reader_off, with_drafts, 200}),
     [](const auto& planted) { return planted.param.name; });
 
 }  // namespace

@@ -83,7 +83,13 @@ resolver::behavior_type resolve_peers(resolver::stateful_pointer<resolver_state>
   };
 }
 
-// A peer may hear these twice: interfaces.hpp and messages.hpp declare them idempotent.
+// These may also never come: draft.hpp says that nobody waits for them.
+bool of_guesses(const caf::message& m) {
+  return m.match_elements<actors::draft_follow>() || m.match_elements<actors::draft_guesses>() ||
+         m.match_elements<actors::draft_behind>();
+}
+
+// A peer may hear these twice: interfaces.hpp, messages.hpp and draft.hpp declare them idempotent.
 bool idempotent(const caf::message& m) {
   return m.match_elements<actors::blocks_ready>() || m.match_elements<actors::first_token>() ||
          m.match_elements<actors::prefill_failed>() ||
@@ -91,7 +97,8 @@ bool idempotent(const caf::message& m) {
          m.match_elements<actors::cancel_request>() ||
          m.match_elements<actors::generation_tokens>() ||
          m.match_elements<actors::generation_accepted>() || m.match_elements<actors::heartbeat>() ||
-         m.match_elements<actors::membership>();
+         m.match_elements<actors::membership>() || m.match_elements<actors::draft_drop>() ||
+         of_guesses(m);
 }
 
 }  // namespace
@@ -326,7 +333,9 @@ void process_network::send(process_id from, process_id to, const caf::strong_act
   ++messages_;
   auto content = what->move_content_to_message();
   trace_.mark(events_.now(), 12, from, to);
+  if (distort) content = distort(from, content);
   if (weather.through_wire) content = through_wire(content);
+  if (weather.lose > 0 && of_guesses(content) && chance_.chance(weather.lose)) return;
   const auto epoch = connections_[pair_of(from, to)].epoch;
   const int copies =
       weather.duplicate > 0 && idempotent(content) && chance_.chance(weather.duplicate) ? 2 : 1;

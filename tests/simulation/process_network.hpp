@@ -31,6 +31,7 @@ using std::chrono::nanoseconds;
 struct network_weather {
   nanoseconds latency_min{30'000}, latency_max{400'000};
   double duplicate = 0;       // of messages that are declared idempotent
+  double lose = 0;            // of messages that are declared to be nobody's need
   bool through_wire = false;  // every message is serialized and read back
 };
 
@@ -42,6 +43,8 @@ class process_network {
   ~process_network();
 
   network_weather weather;
+  // What a process says instead; null: what it means.
+  std::function<caf::message(process_id from, const caf::message&)> distort;
 
   // -- processes -----------------------------------------------------------------------------------------------------------
   process_id start(std::string name, std::string host);
@@ -69,6 +72,8 @@ class process_network {
   caf::strong_actor_ptr connect(process_id from, const std::string& host, std::uint16_t port);
 
   std::size_t connections() const;  // between living processes
+  // When all is quiet: a request without an answer, a monitor that was put twice, a handle of the dead; else empty.
+  std::string left() const;
   std::uint64_t messages() const { return messages_; }
   void close();  // breaks every cycle of handles, before the actor system goes
 

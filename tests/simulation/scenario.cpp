@@ -132,6 +132,54 @@ void dwell_on_stores(random& r, scenario& s) {
   }
 }
 
+// See emphasis::drafts. By a chance of its own, likewise.
+void dwell_on_drafts(random& r, scenario& s, bool with_faults) {
+  auto& d = s.drafts;
+  d.num_drafts = r.between(1, 2);
+  d.num_blocks = with_faults ? r.between(6, 40) : 40;
+  const std::uint32_t shares[] = {0, 15, 40, 80};
+  d.other_percent = shares[r.below(4)];
+  if (s.device == device_kind::hashes)
+    s.device = device_kind::peaked_hashes;
+  else
+    d.other_percent = 0;
+  d.measured = s.device == device_kind::peaked_hashes && r.below(3) == 0;
+  d.trial = d.measured && r.below(2) == 0;
+  d.from_text = r.below(2) == 0;
+  d.history = d.from_text && r.below(2) == 0;
+  d.branches = d.from_text && r.below(2) == 0;
+  d.max_tokens = r.between(1, 8);
+  s.network.latency_max = nanoseconds(r.between(60'000, 800'000));
+  s.network.latency_min = nanoseconds(20'000);
+  for (auto& q : s.requests) {
+    q.prompt_tokens = r.between(1, 30);
+    q.max_tokens = r.between(6, 22);
+  }
+  if (!with_faults) return;
+  d.liar = r.below(3) == 0;
+  if (r.below(3) == 0) d.lose = 0.02 + 0.3 * r.fraction();
+  if (r.below(3) == 0) s.network.duplicate = 0.3;
+  if (r.below(2) == 0) s.faults.clear();
+  const auto faults = r.between(1, 5);
+  for (std::uint32_t i = 0; i < faults; ++i) {
+    fault f;
+    const fault_kind kinds[] = {
+        fault_kind::kill,        fault_kind::vanish,    fault_kind::pause,
+        fault_kind::cut,         fault_kind::cut_both,  fault_kind::drain,
+        fault_kind::lose_device, fault_kind::partition, fault_kind::slow_device};
+    f.kind = kinds[r.below(9)];
+    const auto& during = s.requests[r.below(s.requests.size())];
+    f.at = during.at + milliseconds(r.below(30));
+    f.duration = milliseconds(1 + r.below(r.below(2) == 0 ? 60 : 5000));
+    f.a = s.num_engines() + s.num_stores + 1 + static_cast<std::uint32_t>(r.below(d.num_drafts));
+    // From the directory too: it takes the draft for dead and the decode node does not.
+    f.b = static_cast<std::uint32_t>(r.below(1 + s.num_decode));
+    const bool swapped = f.b > 0 && r.below(4) == 0;
+    if (swapped) std::swap(f.a, f.b);
+    s.faults.push_back(f);
+  }
+}
+
 }  // namespace
 
 const char* to_string(fault_kind k) {
@@ -170,6 +218,7 @@ std::string scenario::process_name(std::uint32_t index) const {
   if (index == 0) return "server";
   if (index <= num_decode) return "decode-" + std::to_string(index - 1);
   if (is_store(index)) return "store-" + std::to_string(index - 1 - num_engines());
+  if (is_draft(index)) return "draft-" + std::to_string(index - 1 - num_engines() - num_stores);
   return "prefill-" + std::to_string(index - 1 - num_decode);
 }
 
@@ -180,6 +229,7 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
   s.origin = "troupe_simulate --seed " + std::to_string(seed) + (with_faults ? "" : " --calm") +
              (on == emphasis::pulls    ? " --pulls"
               : on == emphasis::stores ? " --stores"
+              : on == emphasis::drafts ? " --drafts"
                                        : "");
   s.device = r.below(16) == 0 ? device_kind::tiny_model : device_kind::hashes;
   s.num_decode = r.between(1, 3);
@@ -215,8 +265,12 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
   random of_stores(seed * 0xC2B2AE3D27D4EB4Full + 3);
   const bool stores =
       on == emphasis::stores || (on == emphasis::by_seed && of_stores.below(4) == 0);
+  random of_drafts(seed * 0x9FB21C651E98DF25ull + 5);
+  const bool drafts =
+      on == emphasis::drafts || (on == emphasis::by_seed && of_drafts.below(4) == 0);
   if (!with_faults) {
     if (stores) dwell_on_stores(of_stores, s);
+    if (drafts) dwell_on_drafts(of_drafts, s, false);
     return s;
   }
   s.max_waiting = r.between(3, 16);
@@ -229,6 +283,7 @@ scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on) {
     s.faults.push_back(make_fault(r, s, span + milliseconds(500)));
   if (on == emphasis::pulls || (on == emphasis::by_seed && r.below(3) == 0)) dwell_on_pulls(r, s);
   if (stores) dwell_on_stores(of_stores, s);
+  if (drafts) dwell_on_drafts(of_drafts, s, true);
   std::sort(s.faults.begin(), s.faults.end(),
             [](const fault& a, const fault& b) { return a.at < b.at; });
   return s;
@@ -240,7 +295,18 @@ std::string describe(const scenario& s) {
     << s.num_stores << " stores of " << s.store_blocks << ", " << s.num_blocks << " blocks of "
     << s.block_tokens << ", chunks of " << s.max_prefill_chunk << ", lease " << s.lease.count()
     << " ms, prefix cache " << (s.prefix_caching ? "on" : "off")
-    << (s.device == device_kind::hashes ? ", hash device" : ", tiny model") << '\n';
+    << (s.device == device_kind::hashes          ? ", hash device"
+        : s.device == device_kind::peaked_hashes ? ", peaked hash device"
+                                                 : ", tiny model")
+    << '\n';
+  if (const auto& d = s.drafts; d.num_drafts > 0)
+    o << "  " << d.num_drafts << " drafts of " << d.num_blocks << " blocks, other tokens in "
+      << d.other_percent << " % of places" << (d.liar ? ", the last one lies" : "") << ", "
+      << static_cast<int>(100 * d.lose) << " % of messages lost, at most " << d.max_tokens
+      << " guesses a pass, " << (d.measured ? "by their cost" : "always")
+      << (d.trial ? ", if a trial shows their worth" : "")
+      << (d.from_text ? ", also from the text" : "") << (d.history ? ", from answers before" : "")
+      << (d.branches ? ", more than one where they differ" : "") << '\n';
   for (std::size_t i = 0; i < s.requests.size(); ++i) {
     const auto& q = s.requests[i];
     o << "  at " << q.at.count() << " ms request " << i + 1 << " of client " << q.client

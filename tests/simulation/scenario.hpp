@@ -11,7 +11,7 @@
 
 namespace troupe::simulation {
 
-enum class device_kind : std::uint8_t { hashes, tiny_model };
+enum class device_kind : std::uint8_t { hashes, peaked_hashes, tiny_model };
 
 enum class fault_kind : std::uint8_t {
   kill,         // the process of node a is gone; its peers hear a FIN; restarted after `duration`
@@ -31,8 +31,8 @@ enum class fault_kind : std::uint8_t {
 inline constexpr int num_fault_kinds = 12;  // of any cluster
 const char* to_string(fault_kind k);
 
-// Processes by index: 0 is the server (directory, router, gateway), then decode nodes, prefill nodes, KV stores; clients
-// are numbered by themselves.
+// Processes by index: 0 is the server (directory, router, gateway), then decode nodes, prefill nodes, KV stores, drafts;
+// clients are numbered by themselves.
 struct fault {
   fault_kind kind = fault_kind::kill;
   milliseconds at{0}, duration{0};
@@ -54,12 +54,26 @@ struct clock_skew {
   double rate = 1.0;
 };
 
+// Draft nodes and what decode nodes do with their guesses.
+struct drafting {
+  std::uint32_t num_drafts = 0, num_blocks = 24;
+  std::uint32_t other_percent = 30;  // of places where they guess another token than the target's
+  bool liar = false;                 // the last one talks nonsense
+  double lose = 0;                   // of the messages between it and decode nodes
+  // Passes of engines take time on their own clocks, so that they know what a guess costs; else guesses are always used.
+  bool measured = false;
+  bool trial = false;
+  bool from_text = false, history = false, branches = false;  // other guesses beside theirs
+  std::uint32_t max_tokens = 8;
+};
+
 struct scenario {
   std::uint64_t seed = 1;                     // of everything that the data below does not say
   std::string origin = "a schedule by hand";  // how to come by it again
   device_kind device = device_kind::hashes;
   std::uint32_t num_decode = 1, num_prefill = 1, num_stores = 0, num_clients = 1;
   std::uint32_t store_blocks = 24;
+  drafting drafts;
   std::uint32_t num_blocks = 64, block_tokens = 4, max_num_seqs = 8, max_prefill_chunk = 8;
   std::uint32_t max_num_batched_tokens = 32, max_waiting = 16;
   milliseconds lease{3000};
@@ -72,15 +86,24 @@ struct scenario {
   std::vector<fault> faults;
 
   std::uint32_t num_engines() const { return num_decode + num_prefill; }
-  std::uint32_t num_nodes() const { return num_engines() + num_stores; }
-  bool is_store(std::uint32_t index) const { return index > num_engines(); }
+  std::uint32_t num_nodes() const { return num_engines() + num_stores + drafts.num_drafts; }
+  bool is_store(std::uint32_t index) const {
+    return index > num_engines() && index <= num_engines() + num_stores;
+  }
+  bool is_draft(std::uint32_t index) const { return index > num_engines() + num_stores; }
+  bool is_liar(std::uint32_t index) const { return drafts.liar && index == num_nodes(); }
+  // Every guess must be right: the drafts compute what the targets compute, and nobody else guesses.
+  bool perfect_drafts() const {
+    return drafts.other_percent == 0 && !drafts.liar && !drafts.from_text;
+  }
   std::string process_name(std::uint32_t index) const;
 };
 
 // What a seed's schedule dwells on: everything a little, or pulls: long prompts, slow links, faults of prefill nodes
 // while their blocks are read, canceled readers, repeated messages.
 // Or KV stores: prompts that begin alike, small caches, faults of stores and of nodes that come back with nothing.
-enum class emphasis : std::uint8_t { by_seed, everything, pulls, stores };
+// Or drafts: long answers, guesses that are right now and then, few blocks, faults of drafts and of those they guess for.
+enum class emphasis : std::uint8_t { by_seed, everything, pulls, stores, drafts };
 scenario make_scenario(std::uint64_t seed, bool with_faults, emphasis on = emphasis::by_seed);
 std::string describe(const scenario& s);
 

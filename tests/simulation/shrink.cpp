@@ -50,6 +50,10 @@ shrunk shrink(const scenario& s, std::uint32_t max_runs) {
   simpler = best.smallest;
   simpler.prefix_caching = false;
   still_fails(simpler);
+  simpler = best.smallest;
+  simpler.drafts.liar = false;
+  simpler.drafts.lose = 0;
+  still_fails(simpler);
   best.failure = run(best.smallest, {true});
   return best;
 }
@@ -59,11 +63,12 @@ std::string report(const shrunk& s, std::size_t last_lines) {
                      "what happened (the last " + std::to_string(last_lines) + " lines):\n";
   std::vector<std::string> lines;
   for (const auto& l : s.failure.lines)  // the pulse of the cluster hides what matters
-    if (l.find("(heartbeat(") == std::string::npos && l.find("(membership(") == std::string::npos)
+    if (l.find("(heartbeat(") == std::string::npos && l.find("(membership(") == std::string::npos &&
+        l.find("(prefix_events") == std::string::npos)
       lines.push_back(l);
   const auto first = lines.size() > last_lines ? lines.size() - last_lines : 0;
   for (auto i = first; i < lines.size(); ++i) text += lines[i] + "\n";
-  return text + "again: troupe_simulate --seed " + std::to_string(s.smallest.seed) + " --trace\n";
+  return text + "again: " + s.smallest.origin + " --trace\n";
 }
 
 }  // namespace troupe::simulation

@@ -15,9 +15,13 @@ using namespace troupe::simulation;
 struct settings {
   std::uint64_t first = 1, count = 1000, seed = 0;
   double minutes = 0;
-  bool trace = false, calm = false, keep_going = false, pulls = false, stores = false;
+  bool trace = false, calm = false, keep_going = false, pulls = false, stores = false,
+       drafts = false;
   emphasis on() const {
-    return stores ? emphasis::stores : pulls ? emphasis::pulls : emphasis::by_seed;
+    return drafts   ? emphasis::drafts
+           : stores ? emphasis::stores
+           : pulls  ? emphasis::pulls
+                    : emphasis::by_seed;
   }
 };
 
@@ -75,6 +79,7 @@ int main(int argc, char** argv) {
   app.add_flag("--calm", c.calm, "Without faults");
   app.add_flag("--pulls", c.pulls, "Dwell on pulls and prefill nodes, as the mutation tests do");
   app.add_flag("--stores", c.stores, "Dwell on KV stores");
+  app.add_flag("--drafts", c.drafts, "Dwell on draft nodes and speculation");
   app.add_flag("--keep-going", c.keep_going, "List violations instead of stopping at the first");
   CLI11_PARSE(app, argc, argv);
   spdlog::set_level(spdlog::level::off);

@@ -88,7 +88,8 @@ class stepped_engine final : public actors::engine_driver {
   std::chrono::nanoseconds cost(const engine::step_report& r) const {
     using namespace std::chrono;
     if (!r.worked) return microseconds(2);
-    auto took = microseconds(300) + (r.prefill_rows + r.decode_rows) * microseconds(40);
+    auto took =
+        microseconds(300) + (r.prefill_rows + r.decode_rows + r.draft_rows) * microseconds(40);
     took += microseconds(context_.chance->below(static_cast<std::uint64_t>(took.count())));
     return hiccup ? took + hiccup() : nanoseconds(took);
   }

@@ -22,6 +22,13 @@ void tally::add(const scenario& s, const outcome& o) {
   blocks_stored += o.blocks_stored;
   store_evictions += o.store_evictions;
   store_hits += o.store_hits;
+  guessed += o.guessed;
+  draft_evictions += o.draft_evictions;
+  drafted += o.drafted;
+  accepted += o.accepted;
+  draft_drafted += o.draft_drafted;
+  draft_accepted += o.draft_accepted;
+  branches_won += o.branches_won;
   violations += o.violation.empty() ? 0 : 1;
   virtual_seconds += static_cast<double>(o.virtual_time.count()) * 1e-3;
   for (const auto& f : s.faults) ++faults[to_string(f.kind)];
@@ -42,7 +49,11 @@ std::string tally::table(double seconds) const {
     << " pieces not verified, " << leases_expired << " leases expired, " << preemptions
     << " preemptions\n"
     << blocks_stored << " blocks taken by stores, " << store_evictions << " evicted there, "
-    << store_hits << " requests began with a store's blocks\nerrors:";
+    << store_hits << " requests began with a store's blocks\n"
+    << guessed << " tokens guessed by drafts, " << draft_drafted << " of them verified, "
+    << draft_accepted << " right; other guesses: " << drafted - draft_drafted << " verified, "
+    << accepted - draft_accepted << " right; " << branches_won
+    << " second guesses were right\nerrors:";
   for (const auto& [code, n] : failures) o << ' ' << code << ' ' << n;
   o << "\nfaults:";
   for (const auto& [kind, n] : faults) o << ' ' << kind << ' ' << n << ';';

@@ -5,6 +5,7 @@
 
 #include "base/log.hpp"
 #include "tests/simulation/abort_note.hpp"
+#include "tests/simulation/hash_runner.hpp"
 #include "tests/simulation/skewed_fabric.hpp"
 
 namespace troupe::simulation {
@@ -33,6 +34,11 @@ world::world(const scenario& s, const run_options& options)
   spdlog::set_level(spdlog::level::off);  // faults by the thousand; the trace tells what matters
   scheduler_.clock().current_time = events_.now();
   network_.weather = s.network;
+  network_.weather.lose = s.drafts.lose;
+  if (s.drafts.liar)
+    network_.distort = [this](process_id from, const caf::message& m) {
+      return process_of(scenario_.num_nodes()) == from ? nonsense(m) : m;
+    };
   fabric_->faults() = s.fabric;
   start_server();
   for (std::uint32_t i = 1; i <= s.num_nodes(); ++i) start_node(i);
@@ -105,16 +111,19 @@ actors::node_platform world::platform_of(node& n) {
   p.make_runner = [this, &n](
                       std::shared_ptr<const model::loaded_model>,
                       const gpu::runner_options& o) -> result<std::unique_ptr<gpu::model_runner>> {
-    auto made = make_device(scenario_.device, scenario_.block_tokens, o);
+    const auto other = scenario_.is_draft(n.index) ? scenario_.drafts.other_percent : 0;
+    auto made = make_device(scenario_.device, scenario_.block_tokens, o, other);
     n.device = made.get();
     return made;
   };
-  p.make_fabric = [this, index](
+  p.make_fabric = [this, &n, index](
                       incarnation self, const auto&,
                       transport::event_sink sink) -> result<std::unique_ptr<transport::fabric>> {
-    return std::make_unique<skewed_fabric>(
-        fabric_->make_fabric(self, std::move(sink)),
-        [this, index](time_point t) { return to_true(index, t); });
+    auto made =
+        std::make_unique<skewed_fabric>(fabric_->make_fabric(self, std::move(sink)),
+                                        [this, index](time_point t) { return to_true(index, t); });
+    n.fabric = made.get();
+    return made;
   };
   p.make_driver = [this, &n](
                       std::unique_ptr<engine::engine> e,
@@ -157,6 +166,10 @@ actors::node_platform world::platform_of(node& n) {
     n.driver = driver.get();
     return driver;
   };
+  p.make_draft_driver = [this, &n](std::unique_ptr<engine::draft_engine> e,
+                                   actors::draft_driver::hooks h) {
+    return make_drafter(n, std::move(e), std::move(h));
+  };
   p.publish = [this, &n](actors::role, const caf::strong_actor_ptr& actor,
                          const actors::network_settings& net) -> result<std::uint16_t> {
     network_.publish(n.process, net.port, actor);
@@ -165,7 +178,10 @@ actors::node_platform world::platform_of(node& n) {
   p.connector = network_.connector(n.process);
   p.new_incarnation = [this, &n] { return n.start = (next_start_++ << 32) | n.index; };
   p.now = [this, index] { return to_local(index, events_.now()); };
-  p.pass_clock = [this] { return events_.now(); };
+  p.pass_clock = [this, &n] {
+    auto* device = scenario_.drafts.measured ? dynamic_cast<hash_runner*>(n.device) : nullptr;
+    return events_.now() + (device == nullptr ? nanoseconds(0) : device->computed());
+  };
   p.store_layout = store_layout_;
   return p;
 }
@@ -183,12 +199,15 @@ void world::start_node(std::uint32_t index) {
   o.name = name;
   o.role = index <= scenario_.num_decode ? "decode"
            : scenario_.is_store(index)   ? "kv-store"
+           : scenario_.is_draft(index)   ? "draft"
                                          : "prefill";
   o.model_name = "tiny";
   o.engine.max_num_seqs = scenario_.max_num_seqs;
   o.engine.max_num_batched_tokens = scenario_.max_num_batched_tokens;
   o.engine.max_prefill_chunk = scenario_.max_prefill_chunk;
-  o.engine.num_kv_blocks = scenario_.num_blocks;
+  o.engine.num_kv_blocks =
+      scenario_.is_draft(index) ? scenario_.drafts.num_blocks : scenario_.num_blocks;
+  o.engine.speculation = speculation();
   o.engine.max_waiting = scenario_.max_waiting;
   o.engine.lease = scenario_.lease;
   o.engine.prefix_caching = scenario_.prefix_caching;

@@ -20,6 +20,7 @@
 #include "actors/server_actors.hpp"
 #include "tests/simulation/client.hpp"
 #include "tests/simulation/scenario.hpp"
+#include "tests/simulation/stepped_draft.hpp"
 #include "tests/simulation/stepped_engine.hpp"
 
 namespace troupe::simulation {
@@ -37,6 +38,9 @@ struct outcome {
   std::uint64_t blocks_pulled = 0, fence_failures = 0, leases_expired = 0, preemptions = 0;
   std::uint64_t messages = 0;
   std::uint64_t blocks_stored = 0, store_evictions = 0, store_hits = 0;  // hits: requests
+  // Tokens: what drafts made, what was verified of their guesses and of those from the text, what was right of each.
+  std::uint64_t guessed = 0, draft_evictions = 0;
+  std::uint64_t draft_drafted = 0, draft_accepted = 0, drafted = 0, accepted = 0, branches_won = 0;
 };
 
 struct run_options {
@@ -52,12 +56,14 @@ class world {
   outcome run();
 
  private:
-  struct node {  // a decode, prefill or store process, over its restarts; a store has no engine
+  struct node {  // a process of one role, over its restarts
     std::uint32_t index = 0;
     process_id process = 0;
     std::unique_ptr<actors::node_runtime> runtime;
-    stepped_engine* driver = nullptr;
+    stepped_engine* driver = nullptr;  // of decode and prefill nodes
+    stepped_draft* drafter = nullptr;  // of drafts
     gpu::model_runner* device = nullptr;
+    const transport::fabric* fabric = nullptr;
     std::shared_ptr<actors::local_nodes> neighbours;
     std::uint64_t start = 0, previous_start = 0;
     bool leaving = false;
@@ -95,13 +101,28 @@ class world {
   void spoil_store(const node& n);
   void sum_store(const node& n);
 
+  // -- drafts (world_drafts.cpp)
+  std::unique_ptr<actors::draft_driver> make_drafter(node& n,
+                                                     std::unique_ptr<engine::draft_engine> e,
+                                                     actors::draft_driver::hooks h);
+  engine::speculation_options speculation() const;
+  caf::message nonsense(const caf::message& m);
+  void check_draft(const node& n);
+  void check_draft_engine(const node& n);
+  void check_draft_client(const node& n);
+  void check_quiet_draft(const node& n);
+  void check_quiet_draft_client(const node& n);
+
   // -- invariants (world_invariants.cpp)
   void check_node(const node& n);
   void check_fabric();
   void check_conversation(const conversation& c);
   void check_bounds();
   void check_quiescence();
+  void check_quiet_processes();
+  void check_quiet_server();
   void violated(const std::string& what);
+  void sum_node(const node& n);
   void settle(outcome& out);
 
   const scenario scenario_;
@@ -132,8 +153,7 @@ class world {
   std::uint64_t next_start_ = 1;
   std::string violation_;
   milliseconds impaired_{0};  // how long the way between clients and server was not open
-  std::uint64_t blocks_pulled_ = 0, fence_failures_ = 0, leases_expired_ = 0, preemptions_ = 0;
-  std::uint64_t blocks_stored_ = 0, store_evictions_ = 0;
+  outcome sums_;              // of nodes that have ended
 };
 
 }  // namespace troupe::simulation

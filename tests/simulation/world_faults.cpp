@@ -47,19 +47,16 @@ void world::end_process(process_id p, bool silent) {
 void world::end_node(std::uint32_t index, bool silent, milliseconds restart_after) {
   auto& n = nodes_.at(index);
   if (n.process == 0) return;
-  if (n.driver != nullptr) {
-    const auto s = n.driver->stats();
-    fence_failures_ += s.fence_failures;
-    leases_expired_ += s.leases_expired;
-    preemptions_ += s.preemptions;
-    n.driver->stop();
-  }
-  sum_store(n);
+  sum_node(n);
+  if (n.driver != nullptr) n.driver->stop();
+  if (n.drafter != nullptr) n.drafter->stop();
   end_process(n.process, silent);
   fabric_->kill(incarnation{n.start}, silent ? std::nullopt : std::optional<nanoseconds>(notice));
   n.runtime.reset();
   n.driver = nullptr;
+  n.drafter = nullptr;
   n.device = nullptr;
+  n.fabric = nullptr;
   n.process = 0;
   n.previous_start = n.start;
   events_.after(std::max(restart_after, milliseconds(50)), [this, index] {

@@ -1,8 +1,11 @@
 // What must hold after every event, and what may be left when all is quiet.
 #include <caf/stateful_actor.hpp>
+#include <set>
 
 #include "actors/decode.hpp"
+#include "actors/directory.hpp"
 #include "actors/prefill.hpp"
+#include "actors/router.hpp"
 #include "actors/wire.hpp"
 #include "tests/simulation/actor_state.hpp"
 #include "tests/simulation/world.hpp"
@@ -35,6 +38,7 @@ void world::check_node(const node& n) {
 void world::check_fabric() {
   for (auto& [index, n] : nodes_) {
     if (scenario_.is_store(index)) check_store(n);
+    if (scenario_.is_draft(index)) check_draft(n);
     if (!n.runtime || n.driver == nullptr) continue;
     std::size_t targeted = 0;
     for (const auto& bytes : fabric_->targets(incarnation{n.start})) {
@@ -93,6 +97,7 @@ void world::check_conversation(const conversation& c) {
 }
 
 void world::check_bounds() {
+  for (const auto& [index, n] : nodes_) check_draft_client(n);
   for (const auto& c : conversations_) {
     if (!c->submitted || c->over()) continue;
     // Its own time, the gateway's grace and tick, connecting, and the silence of a dead connection.
@@ -112,6 +117,7 @@ void world::check_quiescence() {
     std::size_t ready = 0;
     for (const auto& m : g->latest.members)
       if (m.info.kind != actors::role::gateway && m.state == actors::node_state::ready) ++ready;
+    check_quiet_server();
     if (ready != scenario_.num_nodes())
       return violated("only " + std::to_string(ready) + " of " +
                       std::to_string(scenario_.num_nodes()) + " nodes are members again");
@@ -125,7 +131,12 @@ void world::check_quiescence() {
       check_quiet_store(n);
       continue;
     }
+    if (scenario_.is_draft(index)) {
+      check_quiet_draft(n);
+      continue;
+    }
     check_quiet_store_client(n);
+    check_quiet_draft_client(n);
     const auto s = n.driver->looked_at().stats();
     if (s.running + s.waiting + s.waiting_remote + s.held > 0)
       return violated(name + ": requests are left: " + std::to_string(s.running) + " running, " +
@@ -149,30 +160,71 @@ void world::check_quiescence() {
     if (auto* x = state_of<actors::prefill_state, actors::prefill_actor>(actor))
       if (!x->entries.empty()) return violated(name + ": an entry is left");
   }
+  check_quiet_processes();
   const auto processes = 1 + scenario_.num_nodes() + scenario_.num_clients;
   if (network_.connections() > processes * (processes - 1) / 2) violated("connections are left");
 }
 
+// Connections, endpoints, monitors, requests between actors: none to what is gone, none twice.
+void world::check_quiet_processes() {
+  if (auto left = network_.left(); !left.empty()) return violated(left);
+  std::set<std::uint64_t> living;
+  for (const auto& [index, n] : nodes_) living.insert(n.start);
+  for (const auto& [index, n] : nodes_)
+    for (const auto& [peer, path] : n.fabric->stats().peers)
+      if (!living.contains(raw(peer)))
+        return violated(scenario_.process_name(index) + ": an endpoint of a dead peer is left");
+}
+
+void world::check_quiet_server() {
+  const auto nodes = scenario_.num_nodes(), clients = scenario_.num_clients;
+  const auto* g = state_of<actors::gateway_state, actors::gateway_actor>(
+      caf::actor_cast<caf::strong_actor_ptr>(server_actors_.gateway));
+  if (g->nodes.size() > nodes || g->node_of.size() > nodes)
+    return violated("the gateway knows " + std::to_string(g->nodes.size()) + " nodes and " +
+                    std::to_string(g->node_of.size()) + " actors of " + std::to_string(nodes));
+  if (g->clients.size() > clients || g->subscribers.size() > clients)
+    return violated("the gateway knows more clients than there are");
+  const auto* d = state_of<actors::directory_state, actors::directory_actor>(
+      caf::actor_cast<caf::strong_actor_ptr>(server_actors_.directory));
+  if (d == nullptr) return violated("there is no directory");
+  if (d->joined.size() > nodes + 1 || d->subscribers.size() > nodes + 1)
+    return violated("the directory knows more nodes than there are");
+  const auto* r = state_of<actors::router_state, actors::router_actor>(
+      caf::actor_cast<caf::strong_actor_ptr>(server_actors_.router));
+  if (r == nullptr) return violated("there is no router");
+  if (r->sources.size() > nodes) violated("the router knows more nodes than there are");
+}
+
+void world::sum_node(const node& n) {
+  sum_store(n);
+  if (n.drafter != nullptr) {
+    sums_.guessed += n.drafter->stats().drafted;
+    sums_.draft_evictions += n.drafter->stats().evictions;
+  }
+  if (n.driver == nullptr) return;
+  const auto s = n.driver->stats();
+  sums_.fence_failures += s.fence_failures;
+  sums_.leases_expired += s.leases_expired;
+  sums_.preemptions += s.preemptions;
+  sums_.drafted += s.speculation.drafted;
+  sums_.accepted += s.speculation.accepted;
+  sums_.draft_drafted += s.speculation.draft_drafted;
+  sums_.draft_accepted += s.speculation.draft_accepted;
+  sums_.branches_won += s.speculation.branches_won;
+}
+
 void world::settle(outcome& out) {
+  for (auto& [index, n] : nodes_) sum_node(n);
+  out = sums_;
+  if (scenario_.perfect_drafts() && out.draft_accepted != out.draft_drafted)
+    violated("a draft that computes what its target does was wrong");
   out.violation = violation_;
   out.hash = trace_.hash();
   out.events = trace_.events();
   out.lines = trace_.lines();
   out.virtual_time = std::chrono::duration_cast<milliseconds>(events_.now() - begin_);
   out.messages = network_.messages();
-  for (auto& [index, n] : nodes_) {
-    sum_store(n);
-    if (n.driver == nullptr) continue;
-    const auto s = n.driver->stats();
-    fence_failures_ += s.fence_failures;
-    leases_expired_ += s.leases_expired;
-    preemptions_ += s.preemptions;
-  }
-  out.fence_failures = fence_failures_;
-  out.leases_expired = leases_expired_;
-  out.preemptions = preemptions_;
-  out.blocks_stored = blocks_stored_;
-  out.store_evictions = store_evictions_;
   for (const auto& c : conversations_) {
     if (c->client_gone) {
       ++out.client_gone;

@@ -64,8 +64,8 @@ void world::sum_store(const node& n) {
   const auto* s = n.runtime ? store_state(*n.runtime) : nullptr;
   if (s == nullptr) return;
   const auto stats = s->store->stats();
-  blocks_stored_ += stats.stored;
-  store_evictions_ += stats.evictions;
+  sums_.blocks_stored += stats.stored;
+  sums_.store_evictions += stats.evictions;
 }
 
 }  // namespace troupe::simulation
