@@ -24,7 +24,7 @@ void kv_store_state::take(const store_offer& m) {
   const auto& node = *context->node;
   const bool welcome = m.kv_identity == node.info.kv_identity && peers.contains(m.node) &&
                        m.blocks.size() <= longest_offer && node.state != node_state::draining;
-  offer o{m.number, m.node, from, {}};
+  offer o{m.number, m.node, from, {}, 0};
   engine::pull_plan plan;
   for (const auto& b : m.blocks) {
     if (!welcome) break;
@@ -34,6 +34,7 @@ void kv_store_state::take(const store_offer& m) {
       continue;
     const hash128_t parent{b.parent_high, b.parent_low}, hash{b.hash_high, b.hash_low};
     if (engine::chain_hash(parent, b.tokens) != hash) continue;  // not what it says it is
+    o.had += store->present(hash).has_value();
     auto slot = store->reserve({hash, parent, b.tokens, b.index, b.prompt_tokens}, node.now());
     if (!slot) continue;
     transport::invalidate(bytes(*slot));
@@ -41,7 +42,7 @@ void kv_store_state::take(const store_offer& m) {
         {b.block.block, *slot, {b.block.block, b.block.generation, b.block.valid_tokens}});
     o.blocks.push_back(*slot);
   }
-  if (plan.pieces.empty()) return self->send(from, store_offer_done{m.number});
+  if (plan.pieces.empty()) return self->send(from, store_offer_done{m.number, 0, o.had});
   const auto id = next_pull++;
   offers.emplace(id, std::move(o));
   context->node->puller->pull(
@@ -67,7 +68,7 @@ void kv_store_state::on_pulled(const store_pulled& m) {
     if (ok) save(o.blocks[i]);
   }
   context->metrics->stored(stored, o.blocks.size() - stored, stored * context->sealed_bytes);
-  self->send(o.from, store_offer_done{o.number});
+  self->send(o.from, store_offer_done{o.number, static_cast<std::uint32_t>(stored), o.had});
 }
 
 // -- readers -------------------------------------------------------------------------------------------------------------
@@ -165,13 +166,19 @@ void kv_store_state::release(const caf::actor_addr& actor, std::uint64_t request
 
 void kv_store_state::on_membership(const membership& m) {
   std::set<std::uint64_t> alive;
+  std::vector<std::uint64_t> newcomers;
   for (const auto& n : m.members) {
     const bool computes = n.info.kind == role::prefill || n.info.kind == role::decode;
     const bool copies_from = n.info.kind == role::kv_store &&
                              n.info.start != context->node->info.start &&
                              n.info.kv_identity == context->node->info.kv_identity;
     if ((!computes && !copies_from) || n.state == node_state::lost) continue;
-    if (copies_from && n.state == node_state::ready) other_stores[n.info.start].info = n.info;
+    if (copies_from && n.state == node_state::ready) {
+      if (!other_stores.contains(n.info.start)) newcomers.push_back(n.info.start);
+      other_stores[n.info.start].info = n.info;
+    }
+    if (copies_from && other_stores.contains(n.info.start))
+      other_stores[n.info.start].takes = n.state == node_state::ready;
     alive.insert(n.info.start);
     if (peers.contains(n.info.start) || n.state != node_state::ready) continue;
     auto linked =
@@ -187,6 +194,7 @@ void kv_store_state::on_membership(const membership& m) {
     it = peers.erase(it);
   }
   std::erase_if(other_stores, [&](const auto& s) { return !alive.contains(s.first); });
+  for (const auto start : newcomers) share_with(start);
 }
 
 void kv_store_state::tick() {
@@ -199,7 +207,8 @@ void kv_store_state::tick() {
   context->metrics->update(s, context->sealed_bytes, store->oldest_use(now));
   if (disk) context->metrics->update_disk(context->file->stats(), context->file->record_bytes());
   context->metrics->readers(leases.size());
-  context->node->requests = static_cast<std::uint32_t>(s.leased + offers.size());
+  hand_on();
+  context->node->requests = static_cast<std::uint32_t>(s.leased + offers.size() + busy_leaving());
 }
 
 std::uint64_t kv_store_state::clear() {
@@ -245,10 +254,12 @@ kv_store_actor::behavior_type kv_store_state::make_behavior() {
         if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))
           self->send(to, context->node->changes(r));
       },
-      [this](const store_offer_done& m) { on_copied(m); },
+      [this](const store_offer_done& m) {
+        if (!on_handed_on(m)) on_copied(m);
+      },
       [this](const membership& m) { on_membership(m); },
       [this](const metrics_request&) { return metrics_text(); },
-      [this](const drain_request&) { context->node->state = node_state::draining; },
+      [this](const drain_request& d) { leave(d); },
       [this](const store_pulled& m) { on_pulled(m); },
       [this](const blocks_loaded& m) { on_disk(m); },
       [this](const link_lost& l) { peers.erase(l.start); },

@@ -3,7 +3,8 @@
 //   a node offers ─► is it new, is it worth the room? ─► the store pulls it, verifies the fence, seals it as its own
 //   a node looks up ─► leases what is here, reads the rest from the disk ─► the node pulls ─► releases, dies, or is late
 //
-// Among several stores a prompt has a home (store_order.hpp); what is asked for often is copied to those that follow.
+// Among several stores a prompt has a home (store_order.hpp); what is asked for often is copied to those that follow. A
+// store that leaves hands its blocks on, and one that comes gets its share, by the same pulls (kv_store_handover.cpp).
 //
 // Nobody writes into its memory. A lease keeps blocks from being evicted while a reader pulls; what goes wrong with a
 // lease costs the reader a fence that does not match, and then it computes. Losing the store loses speed, nothing else.
@@ -51,6 +52,7 @@ struct kv_store_state {
     std::uint64_t number = 0, node = 0;
     store_offerer from;
     std::vector<block_id> blocks;
+    std::uint32_t had = 0;  // others of it were here
   };
   struct reader {
     caf::actor_addr actor;
@@ -97,6 +99,7 @@ struct kv_store_state {
     node_info info;
     kv_store_actor actor;  // null: not connected
     bool connecting = false;
+    bool takes = true;  // it does not leave itself
   };
   struct prompt_heat {  // how often a prompt, by its first block, is asked for
     std::uint32_t lookups = 0;
@@ -114,9 +117,31 @@ struct kv_store_state {
   void copy_to(std::uint64_t start, const hash128_t& first, prompt_heat& heat,
                std::span<const block_id> blocks);
   void on_copied(const store_offer_done& m);
+  store_offer offer_of(std::uint64_t number, std::span<const block_id> blocks) const;
   void connect_store(other_store& s);
   pin_reply pin(const pin_request& r);
   const engine::block_key* find_key(const hash128_t& hash) const;
+
+  // -- leaving and sharing (kv_store_handover.cpp) -----------------------------------------------------------------------
+  using pin_list = std::vector<std::pair<hash128_t, time_point>>;  // blocks, and until when
+  struct handover {  // what another store gets from this one
+    std::deque<hash128_t> waiting;
+    std::uint64_t number = 0, lease = 0;  // of the offer under way; 0: none
+    std::vector<block_id> blocks;         // of it
+    std::uint32_t offered = 0, refusals = 0;
+    time_point began{};
+    pin_list pins;  // to be set there when all is there
+  };
+  void leave(const drain_request& how);
+  bool busy_leaving();
+  void share_with(std::uint64_t newcomer);
+  std::vector<std::uint64_t> owners_of(const hash128_t& first, bool with_me) const;
+  void plan_handovers(bool with_me, std::optional<std::uint64_t> only);
+  void hand_on();  // the next blocks to every store that waits for some
+  void offer_next(std::uint64_t to);
+  bool on_handed_on(const store_offer_done& m);
+  void pass_pins(other_store& to, const pin_list& pins);
+  void give_up(std::uint64_t to);  // on what waits for that store
 
   // -- disk (kv_store_disk.cpp) ------------------------------------------------------------------------------------------
   void open_disk();
@@ -141,7 +166,9 @@ struct kv_store_state {
   std::map<std::uint64_t, other_store> other_stores;  // by incarnation
   std::map<hash128_t, prompt_heat> prompts;           // by first block
   std::map<std::uint64_t, copy> copies;               // by our number
+  std::map<std::uint64_t, handover> handovers;        // by the incarnation of who gets it
   std::uint64_t next_pull = 1, next_lease = 1, next_copy = 1;
+  time_point leaves_by{};                   // set once it leaves: nothing is handed on after that
   std::map<std::uint64_t, answer> answers;  // by our number
   std::map<std::uint64_t, disk_job> jobs;
   std::uint64_t next_answer = 1, next_job = 1;

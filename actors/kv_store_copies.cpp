@@ -63,7 +63,17 @@ void kv_store_state::copy_to(std::uint64_t start, const hash128_t& first, prompt
   heat.copying = next_copy++;
   heat.copy_began = now;
   blocks = blocks.first(std::min(blocks.size(), most_copied));
-  store_offer m{context->node->info.start, heat.copying, context->node->info.kv_identity, {}};
+  auto m = offer_of(heat.copying, blocks);
+  const auto lease = next_lease++;
+  store->lease(lease, blocks, now);  // until it is done, or the lease ends
+  copies[heat.copying] = {first, start, lease};
+  self->send(to.actor, std::move(m));
+  spdlog::info("a prompt is asked for often: {} gets a copy of {} blocks", to.info.name,
+               blocks.size());
+}
+
+store_offer kv_store_state::offer_of(std::uint64_t number, std::span<const block_id> blocks) const {
+  store_offer m{context->node->info.start, number, context->node->info.kv_identity, {}};
   for (const block_id b : blocks) {
     const auto& k = store->key(b);
     m.blocks.push_back({k.hash.high,
@@ -75,12 +85,7 @@ void kv_store_state::copy_to(std::uint64_t start, const hash128_t& first, prompt
                         k.prompt_tokens,
                         {b, store->generation(b), context->options.block_tokens}});
   }
-  const auto lease = next_lease++;
-  store->lease(lease, blocks, now);  // until it is done, or the lease ends
-  copies[heat.copying] = {first, start, lease};
-  self->send(to.actor, std::move(m));
-  spdlog::info("a prompt is asked for often: {} gets a copy of {} blocks", to.info.name,
-               blocks.size());
+  return m;
 }
 
 void kv_store_state::on_copied(const store_offer_done& m) {

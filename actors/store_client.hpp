@@ -37,7 +37,7 @@ struct store_client_state {
   struct store {
     node_info info;
     kv_store_actor actor;  // null while connecting
-    bool seen = false;
+    bool seen = false, leaving = false;
     double bytes_per_second = 0;  // of pulls from it, smoothed; 0: not measured of late
     time_point measured{};
     time_point quiet_until{};  // it did not answer: not asked before

@@ -25,6 +25,7 @@ void store_client_state::on_membership(const membership& m) {
     if (n.state == node_state::ready) connect(n.info);
     if (auto it = stores.find(n.info.start); it != stores.end()) {
       it->second.seen = true;
+      it->second.leaving = n.state == node_state::draining;
       it->second.readers = n.load.running;
     }
   }
@@ -107,7 +108,8 @@ void store_client_state::learn_copies(const hash128_t& first_block, std::uint32_
 
 void store_client_state::offer(const engine::events& e) {
   for (const auto& c : e.computed) {
-    const auto order = order_of(c.first);
+    auto order = order_of(c.first);
+    std::erase_if(order, [&](const store_place& s) { return stores.at(s.start).leaving; });
     const auto n = std::min<std::size_t>(order.size(), node->options.store_replicas);
     for (std::size_t i = 0; i < n; ++i) {
       auto& s = stores.at(order[i].start);

@@ -18,6 +18,8 @@ class store_metrics : public process_metrics {
                  std::uint64_t token_bytes);
   void disk_read(double seconds) { disk_read_seconds_.Observe(seconds); }
   void copied() { copies_.Increment(); }
+  // Blocks that this store offered to another that should have them, by what came of it.
+  void handed_on(std::size_t taken, std::size_t had, std::size_t refused, std::size_t dropped);
   void disk_write_failed() { disk_failures_.Increment(); }
   void update_disk(const engine::block_file_stats& now, std::uint64_t record_bytes);
   void update(const engine::block_store_stats& now, std::uint64_t block_bytes,
@@ -27,18 +29,26 @@ class store_metrics : public process_metrics {
   std::uint32_t blocks() const { return blocks_; }  // in memory, as of the last update
 
  private:
+  struct tier {  // where blocks are
+    prometheus::Counter &hit_tokens, &hit_bytes, &evictions;
+    prometheus::Gauge &blocks, &bytes;
+    void found(std::uint64_t tokens, std::uint64_t token_bytes);
+    void holds(std::uint64_t blocks_now, std::uint64_t block_bytes);
+  };
+  tier tier_of(const std::string& name);
+  prometheus::Counter& handed_on_counter(const std::string& outcome);
+
   std::atomic<std::uint32_t> blocks_{0}, readers_{0};
   std::mutex mutex_;
   engine::block_store_stats last_;
-  prometheus::Counter &offered_, &stored_, &failed_, &stored_bytes_, &not_admitted_;
-  prometheus::Counter &queried_tokens_, &hit_tokens_, &hit_bytes_, &evictions_, &expired_;
   engine::block_file_stats last_disk_;
-  prometheus::Counter &disk_hit_tokens_, &disk_hit_bytes_, &disk_evictions_, &disk_failures_,
-      &disk_corrupt_;
-  prometheus::Gauge &disk_blocks_, &disk_bytes_;
+  prometheus::Counter &offered_, &stored_, &failed_, &stored_bytes_, &not_admitted_;
+  prometheus::Counter &queried_tokens_, &expired_;
+  tier memory_, disk_;
+  prometheus::Counter &disk_failures_, &disk_corrupt_;
   prometheus::Histogram& disk_read_seconds_;
-  prometheus::Gauge &blocks_gauge_, &bytes_gauge_, &leased_, &oldest_, &pinned_;
-  prometheus::Counter& copies_;
+  prometheus::Gauge &leased_, &oldest_, &pinned_;
+  prometheus::Counter &copies_, &taken_, &had_, &refused_, &dropped_;
 };
 
 }  // namespace troupe::actors

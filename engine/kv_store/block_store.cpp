@@ -1,6 +1,7 @@
 #include "engine/kv_store/block_store.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <utility>
 
@@ -213,6 +214,56 @@ const block_key* block_store::find_key(const hash128_t& hash) const {
   return at == by_hash_.end() || slots_[at->second].state != slot_state::present
              ? nullptr
              : &slots_[at->second].key;
+}
+
+// -- who leaves, or shares with others --------------------------------------------------------------------------------
+
+std::vector<block_id> block_store::by_worth() const {
+  struct worth {
+    bool pinned;
+    int rank;
+    std::uint64_t used;
+    std::uint32_t index;
+    block_id block;
+  };
+  std::vector<worth> all;
+  for (block_id b = 0; b < slots_.size(); ++b) {
+    const slot& s = slots_[b];
+    if (s.state != slot_state::present) continue;
+    all.push_back({s.pinned, model_.rank(s.kind, model_.now() - s.used_request), s.used_request,
+                   s.key.index, b});
+  }
+  // A prompt's beginning is worth what the best of its ends is. One pass from the ends on does it.
+  std::ranges::sort(all, std::greater<>(), &worth::index);
+  std::unordered_map<hash128_t, std::size_t> at;
+  for (std::size_t i = 0; i < all.size(); ++i) at[slots_[all[i].block].key.hash] = i;
+  for (const worth& w : all) {
+    const auto parent = at.find(slots_[w.block].key.parent);
+    if (parent == at.end()) continue;
+    worth& p = all[parent->second];
+    p.pinned = p.pinned || w.pinned;
+    p.rank = std::max(p.rank, w.rank);
+    p.used = std::max(p.used, w.used);
+  }
+  std::ranges::sort(all, [](const worth& a, const worth& b) {
+    if (a.pinned != b.pinned) return a.pinned;
+    if (a.rank != b.rank) return a.rank > b.rank;
+    if (a.used != b.used) return a.used > b.used;
+    return a.index != b.index ? a.index < b.index : a.block < b.block;
+  });
+  std::vector<block_id> blocks;
+  for (const worth& w : all) blocks.push_back(w.block);
+  return blocks;
+}
+
+std::optional<block_id> block_store::present(const hash128_t& hash) const {
+  const auto at = by_hash_.find(hash);
+  if (at == by_hash_.end() || slots_[at->second].state != slot_state::present) return std::nullopt;
+  return at->second;
+}
+
+std::optional<time_point> block_store::pinned_until(block_id b) const {
+  return slots_[b].pinned ? std::optional(slots_[b].pinned_until) : std::nullopt;
 }
 
 std::uint32_t block_store::clear() {

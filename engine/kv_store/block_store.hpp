@@ -81,6 +81,12 @@ class block_store {
   void expire(time_point now);  // TTL, pins, and leases whose readers vanished
   const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
 
+  // -- who leaves, or shares with others --------------------------------------------------------------------------------
+  // What is present, the most worth first: pinned, then as eviction ranks it; a block comes after the one it follows.
+  std::vector<block_id> by_worth() const;
+  std::optional<block_id> present(const hash128_t& hash) const;
+  std::optional<time_point> pinned_until(block_id b) const;  // nullopt: it is not pinned
+
   std::uint64_t generation(block_id b) const { return slots_[b].generation; }
   const block_key& key(block_id b) const { return slots_[b].key; }
   block_store_stats stats() const;

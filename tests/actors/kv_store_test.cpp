@@ -1,6 +1,7 @@
 // Servers with KV stores, in one process, with a tiny random model: what a store gives changes speed, never a token.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <thread>
 
 #include "tests/actors/tiny_cluster.hpp"
@@ -213,6 +214,63 @@ TEST_F(kv_store_test, what_is_on_the_disk_is_there_after_a_restart) {
   const auto again = run(*s, ask(3, 250));
   EXPECT_EQ(again->tokens, expected);
   EXPECT_EQ(again->end->usage.cached_tokens, 240u);
+}
+
+TEST_F(kv_store_test, a_store_that_is_drained_hands_on_what_it_has) {
+  auto o = options(0, 1, 2);
+  o.engine.num_kv_blocks = 40;  // so that the node itself forgets
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  std::vector<std::vector<token_id>> first;
+  for (std::uint64_t n = 0; n < 6; ++n) first.push_back(run(*s, ask(500 + n, 200))->tokens);
+  ASSERT_TRUE(stored(*s, 6 * 12));
+  for (std::uint64_t n = 0; n < 3; ++n)
+    ASSERT_TRUE(
+        s->service().pin_prefix({ask(500 + n, 200).prompt, {}, {}, {}, true}, milliseconds(5000)));
+  const std::string of_other = "{node=\"kv-store-1\",role=\"kv-store\"";
+  const double had = metric(*s, "troupe_store_blocks" + of_other + ",tier=\"memory\"}");
+  ASSERT_LT(had, 6 * 12) << "all prompts have the other store as their home: take other prompts";
+  ASSERT_TRUE(s->service().drain_node("kv-store-0", milliseconds(0), false, false));
+  EXPECT_TRUE(eventually([&] {
+    return metric(*s, "troupe_store_blocks" + of_other + ",tier=\"memory\"}") == 6 * 12;
+  }));
+  EXPECT_TRUE(eventually(
+      [&] { return metric(*s, "troupe_store_pinned_blocks" + of_other + "}") == 3 * 12; }));
+  for (std::uint64_t n = 0; n < 6; ++n) {
+    const auto again = run(*s, ask(500 + n, 200));
+    EXPECT_EQ(again->tokens, first[n]);
+    EXPECT_GE(again->end->usage.cached_tokens, 192u);
+  }
+}
+
+TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
+  auto o = options(0, 1, 1);
+  o.engine.num_kv_blocks = 40;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  std::vector<std::vector<token_id>> first;
+  for (std::uint64_t n = 0; n < 8; ++n) first.push_back(run(*s, ask(600 + n, 200))->tokens);
+  ASSERT_TRUE(stored(*s, 8 * 12));
+  auto n = stranger("kv-store", path, *s);
+  n.name = "kv-store-9";
+  n.model_name = "tiny";
+  n.store.memory_bytes = 8 << 20;
+  auto joined = node_process::start(n);
+  ASSERT_TRUE(joined) << to_string(joined.error());
+  const std::string taken =
+      "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",outcome=\"taken\",role=\"kv-store\"}";
+  const auto moved = [&] {
+    return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
+  };
+  EXPECT_TRUE(eventually([&] { return moved() > 0 && std::fmod(moved(), 12) == 0; }));
+  for (std::uint64_t i = 0; i < 8; ++i) {
+    const auto again = run(*s, ask(600 + i, 200));
+    EXPECT_EQ(again->tokens, first[i]);
+    EXPECT_GE(again->end->usage.cached_tokens, 192u);
+  }
+  EXPECT_LT(moved(), 8 * 12);  // whole prompts, those whose home it is
+  EXPECT_EQ(std::fmod(moved(), 12), 0);
+  EXPECT_TRUE(eventually([&] { return metric(*s, taken) == moved(); }));
 }
 
 TEST_F(kv_store_test, a_store_of_another_model_is_refused_with_both_identities) {

@@ -212,3 +212,21 @@ def test_pinned_prompts(tmp_path):
         assert unpinned.returncode == 0 and int(unpinned.stdout.split()[0]) >= 10, unpinned.stdout + unpinned.stderr
         wait_until(lambda: store_metric(server, "pinned_blocks") == 0, 10, "no more")
         assert run("cache", "pin", "--hash", "0" * 32, "--url", server.url).returncode != 0
+
+
+def test_a_store_that_is_drained_hands_its_prompts_on():
+    with Server("--kv-store", 2, prefill=0, decode=1) as server:
+        wait_connected(server)
+        prompts = [f"{n}. {PROMPT[:1200]}" for n in range(6)]
+        before = [server.complete(prompt, max_tokens=4) for prompt in prompts]
+        blocks = sum(usage(answer)[0] // 16 for answer in before)
+        wait_stored(server, blocks)
+        done = run("drain", "--url", server.url, "kv-store-0", timeout=120)
+        assert done.returncode == 0 and "kv-store-0: has left" in done.stdout, done.stderr
+        wait_stored(server, blocks)  # by the store that stays
+        restart_role(server, "decode")
+        wait_connected(server)
+        for prompt, first in zip(prompts, before):
+            again = server.complete(prompt, max_tokens=4)
+            assert again["choices"][0]["text"] == first["choices"][0]["text"]
+            assert usage(again)[1] >= usage(first)[0] // 16 * 16 - 32
