@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "engine/prefix_journal.hpp"
 
 namespace troupe::actors {
@@ -28,6 +30,14 @@ void follow(prefix_map& m, const engine::prefix_journal& j, std::uint64_t start,
   }
 }
 
+using depth_map = std::map<std::uint64_t, std::uint32_t>;
+depth_map depths(prefix_map& m, const std::vector<std::uint64_t>& of) {
+  const auto found = m.depths(of);
+  const depth_map sorted(found.begin(), found.end());
+  EXPECT_EQ(sorted.size(), found.size()) << "a node is named twice";
+  return sorted;
+}
+
 TEST(prefix_map, tells_how_much_of_a_prompt_each_node_has) {
   prefix_map m;
   engine::prefix_journal a, b;
@@ -39,11 +49,11 @@ TEST(prefix_map, tells_how_much_of_a_prompt_each_node_has) {
   m.add_node(3);
   follow(m, a, 1, 3);
   follow(m, b, 2);
-  const auto d = m.depths(keys(0, 12));
-  EXPECT_EQ(d, (std::map<std::uint64_t, std::uint32_t>{{1, 10}, {2, 4}}));
+  const auto d = depths(m, keys(0, 12));
+  EXPECT_EQ(d, (depth_map{{1, 10}, {2, 4}}));
   a.removed(named(5));
   follow(m, a, 1);
-  EXPECT_EQ(m.depths(keys(0, 12)).at(1), 5u);
+  EXPECT_EQ(depths(m, keys(0, 12)).at(1), 5u);
 }
 
 TEST(prefix_map, an_answer_that_does_not_follow_is_left_out_and_asked_for_again) {
@@ -61,9 +71,9 @@ TEST(prefix_map, an_answer_that_does_not_follow_is_left_out_and_asked_for_again)
   auto gap = answer(j, 1, m.ask(1));
   gap.first += 1;
   m.apply(gap);
-  EXPECT_EQ(m.depths(keys(0, 3)).at(1), 2u);
+  EXPECT_EQ(depths(m, keys(0, 3)).at(1), 2u);
   follow(m, j, 1);
-  EXPECT_EQ(m.depths(keys(0, 3)).at(1), 3u);
+  EXPECT_EQ(depths(m, keys(0, 3)).at(1), 3u);
   prefix_events stranger = second;
   stranger.start = 99;
   EXPECT_FALSE(m.apply(stranger));
@@ -77,7 +87,7 @@ TEST(prefix_map, a_new_incarnation_starts_with_nothing) {
   follow(m, j, 1);
   m.remove_node(1);
   m.add_node(2);  // takes the place of the first
-  EXPECT_TRUE(m.depths(keys(0, 1)).empty());
+  EXPECT_TRUE(depths(m, keys(0, 1)).empty());
   EXPECT_EQ(m.size(), 0u);
   EXPECT_EQ(m.ask(2).next, 0u);
 }
@@ -87,43 +97,94 @@ TEST(prefix_map, what_was_sent_is_expected_for_a_while) {
   const auto t = prefix_map::time_point{} + seconds(100);
   m.add_node(1);
   m.expect(1, keys(0, 8), t);
-  EXPECT_TRUE(m.depths(keys(0, 8)).empty()) << "it may keep nothing: it never told";
+  EXPECT_TRUE(depths(m, keys(0, 8)).empty()) << "it may keep nothing: it never told";
   engine::prefix_journal j;
   follow(m, j, 1);
   m.expect(1, keys(0, 8), t);
-  EXPECT_EQ(m.depths(keys(0, 8)).at(1), 8u);
+  EXPECT_EQ(depths(m, keys(0, 8)).at(1), 8u);
   for (std::uint64_t n = 0; n < 3; ++n) j.stored(named(n));
   follow(m, j, 1);
-  EXPECT_EQ(m.depths(keys(0, 8)).at(1), 8u) << "three are there, the others may come";
+  EXPECT_EQ(depths(m, keys(0, 8)).at(1), 8u) << "three are there, the others may come";
   m.expire(t + seconds(30));
-  EXPECT_EQ(m.depths(keys(0, 8)).at(1), 3u);
+  EXPECT_EQ(depths(m, keys(0, 8)).at(1), 3u);
 }
 
 TEST(prefix_map, its_memory_is_bounded_and_what_is_asked_for_stays) {
-  prefix_map m(1000);
+  prefix_map m(1000 * prefix_map::entry_bytes);
   engine::prefix_journal j;
   m.add_node(1);
   for (std::uint64_t n = 0; n < 100; ++n) j.stored(named(n));
   follow(m, j, 1);
   for (std::uint64_t round = 0; round < 50; ++round) {
-    EXPECT_EQ(m.depths(keys(0, 100)).at(1), 100u) << "round " << round;
+    EXPECT_EQ(depths(m, keys(0, 100)).at(1), 100u) << "round " << round;
     for (std::uint64_t n = 0; n < 200; ++n) j.stored(named(1000 + round * 200 + n));
     follow(m, j, 1, 64);
     EXPECT_LE(m.size(), 1000u);
   }
 }
 
-TEST(prefix_map, of_more_nodes_than_it_has_bits_for_nothing_is_known) {
+TEST(prefix_map, a_thousand_nodes_are_followed) {
   prefix_map m;
-  engine::prefix_journal j;
-  j.stored(named(0));
-  for (std::uint64_t start = 1; start <= 70; ++start) m.add_node(start);
-  for (std::uint64_t start = 1; start <= 70; ++start) m.apply(answer(j, start, m.ask(start)));
-  EXPECT_EQ(m.depths(keys(0, 1)).size(), 64u);
-  m.remove_node(3);
-  m.add_node(70);
-  follow(m, j, 70);
-  EXPECT_TRUE(m.depths(keys(0, 1)).contains(70));
+  engine::prefix_journal shared, own;
+  for (std::uint64_t n = 0; n < 20; ++n) shared.stored(named(n));
+  for (std::uint64_t start = 1; start <= 1000; ++start) m.add_node(start);
+  for (std::uint64_t start = 1; start <= 1000; ++start) follow(m, shared, start);
+  EXPECT_EQ(m.size(), 20u);
+  const auto all = depths(m, keys(0, 30));
+  EXPECT_EQ(all.size(), 1000u);
+  for (const auto& [start, depth] : all) EXPECT_EQ(depth, 20u) << start;
+  for (std::uint64_t start = 1; start <= 999; ++start) m.remove_node(start);
+  EXPECT_EQ(depths(m, keys(0, 30)), (depth_map{{1000, 20}}));
+  EXPECT_LE(m.bytes(), 20 * prefix_map::entry_bytes) << "bits of nodes that are gone cost nothing";
+  m.add_node(5000);  // takes the number of one that went
+  EXPECT_EQ(depths(m, keys(0, 30)), (depth_map{{1000, 20}}));
+}
+
+TEST(prefix_map, many_nodes_do_not_break_its_bound) {
+  constexpr std::size_t budget = 200'000;
+  prefix_map m(budget);
+  std::vector<engine::prefix_journal> journals(300);
+  for (std::uint64_t start = 1; start <= journals.size(); ++start) m.add_node(start);
+  for (std::uint64_t n = 0; n < 4000; ++n)
+    for (std::uint64_t k = 0; k < 8; ++k) journals[(n * 37 + k * k) % 300].stored(named(n));
+  for (std::uint64_t n = 0; n < 10; ++n)
+    for (auto& j : journals) j.stored(named(100'000 + n));
+  for (std::uint64_t start = 1; start <= journals.size(); ++start) {
+    follow(m, journals[start - 1], start);
+    EXPECT_EQ(depths(m, keys(100'000, 100'010)).at(start), 10u);  // asked for, so it stays
+    EXPECT_LE(m.bytes(), budget + 1000);
+  }
+  EXPECT_EQ(depths(m, keys(100'000, 100'010)).size(), 300u);
+}
+
+// Against sets that are as simple as can be.
+TEST(prefix_map, is_what_its_nodes_told) {
+  constexpr std::uint64_t num_nodes = 200, num_blocks = 40;
+  prefix_map m;
+  std::vector<engine::prefix_journal> journals(num_nodes);
+  std::vector<std::vector<bool>> held(num_nodes, std::vector<bool>(num_blocks));
+  for (std::uint64_t start = 1; start <= num_nodes; ++start) m.add_node(start);
+  std::uint64_t random = 88172645463325252ull;
+  for (int round = 0; round < 40; ++round) {
+    for (int i = 0; i < 2000; ++i) {
+      random ^= random << 13;
+      random ^= random >> 7;
+      random ^= random << 17;
+      const std::uint64_t n = random % num_nodes, b = random / num_nodes % num_blocks;
+      const bool gone = held[n][b] && (round % 2 == 0 || random % 3 == 0);
+      if (gone) journals[n].removed(named(b));
+      if (!held[n][b]) journals[n].stored(named(b));
+      held[n][b] = !gone;
+    }
+    depth_map expected;
+    for (std::uint64_t n = 0; n < num_nodes; ++n) {
+      follow(m, journals[n], n + 1, 50);
+      std::uint32_t depth = 0;
+      while (depth < num_blocks && held[n][depth]) ++depth;
+      if (depth > 0) expected[n + 1] = depth;
+    }
+    ASSERT_EQ(depths(m, keys(0, num_blocks)), expected) << "round " << round;
+  }
 }
 
 }  // namespace
