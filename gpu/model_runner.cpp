@@ -16,9 +16,15 @@ result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::l
     return fail(ec::invalid_argument,
                 "device '" + options.device + "' is unknown: use auto, cpu, cuda or cuda:N");
   }
+  const bool trimmed =
+      model->weights.lm_head.exists() && model->weights.lm_head.rows != model->config.vocab_size;
+  if (wants_cuda && trimmed)
+    return fail(ec::unsupported,
+                "the model's output is of some tokens only, which GPUs do not run: use --device "
+                "cpu, or a draft without --vocab");
 #ifdef TROUPE_HAVE_CUDA
   if (wants_cuda) return make_cuda_runner(std::move(model), options);
-  if (options.device == "auto" && cuda_available()) {
+  if (options.device == "auto" && !trimmed && cuda_available()) {
     runner_options chosen = options;
     chosen.device = "cuda";
     return make_cuda_runner(std::move(model), chosen);

@@ -3,6 +3,8 @@
 #include <array>
 #include <unordered_map>
 
+#include "model/trimmed_head.hpp"
+
 namespace troupe::model {
 
 namespace {
@@ -36,6 +38,15 @@ result<tensor> shaped(const model_source& source, const stored_tensor& entry, st
   return tensor{entry.name, static_cast<tensor_type>(entry.raw_type), rows, columns, entry.data};
 }
 
+// As the config says, but that the output may be of some tokens only.
+result<std::uint64_t> rows_of(std::string_view name, extent rows, const model_config& config,
+                              const model_source& source) {
+  const std::uint64_t all = size_of(rows, config);
+  if (name != "output.weight") return all;
+  TROUPE_TRY(const auto tokens, output_tokens(*source.meta, config.vocab_size));
+  return tokens.empty() ? all : tokens.size();
+}
+
 template <class Owner>
 result<void> fill_slots(const architecture& arch, std::span<const weight_slot<Owner>> slots,
                         const std::string& prefix, const model_config& config,
@@ -49,8 +60,9 @@ result<void> fill_slots(const architecture& arch, std::span<const weight_slot<Ow
                  "the tensor '" + name + "' is missing, which every " + std::string(arch.name) +
                      " model needs; the file is incomplete or of another architecture");
     }
-    TROUPE_TRY(owner.*slot.member, shaped(source, *found->second, size_of(slot.rows, config),
-                                          size_of(slot.columns, config)));
+    TROUPE_TRY(const std::uint64_t rows, rows_of(name, slot.rows, config, source));
+    TROUPE_TRY(owner.*slot.member,
+               shaped(source, *found->second, rows, size_of(slot.columns, config)));
     left.erase(found);
   }
   return {};

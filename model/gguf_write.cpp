@@ -112,7 +112,7 @@ std::uint64_t write_values(header& h, const metadata& meta, const metadata_chang
   std::uint64_t count = 0;
   for (const auto& [key, value] : meta.values()) {
     if (changes.left_out.contains(key) || changes.numbers.contains(key) ||
-        changes.texts.contains(key))
+        changes.texts.contains(key) || changes.lists.contains(key))
       continue;
     h.text(key);
     h.value(value);
@@ -128,6 +128,14 @@ std::uint64_t write_values(header& h, const metadata& meta, const metadata_chang
     h.text(key);
     h.type(value_type::string);
     h.text(value);
+    ++count;
+  }
+  for (const auto& [key, list] : changes.lists) {
+    h.text(key);
+    h.type(value_type::array);
+    h.type(value_type::u32);
+    h.number<std::uint64_t>(list.size());
+    h.raw(std::as_bytes(std::span(list)));
     ++count;
   }
   return count;

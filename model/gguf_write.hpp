@@ -21,6 +21,7 @@ namespace troupe::model {
 struct metadata_changes {
   std::map<std::string, std::uint32_t> numbers;  // of type u32; new or instead
   std::map<std::string, std::string> texts;
+  std::map<std::string, std::vector<std::uint32_t>> lists;  // arrays of u32
   std::set<std::string> left_out;
 };
 

@@ -6,6 +6,7 @@
 #include "model/gguf.hpp"
 #include "model/gguf_write.hpp"
 #include "model/quantize.hpp"
+#include "model/trimmed_head.hpp"
 
 namespace troupe::model {
 namespace {
@@ -92,6 +93,38 @@ std::optional<layer_name> layer_of(const std::string& name) {
   return out;
 }
 
+const stored_tensor* find(const model_source& source, std::string_view name) {
+  for (const stored_tensor& t : source.tensors)
+    if (t.name == name) return &t;
+  return nullptr;
+}
+
+// The output of these tokens, taken from the output, or from the embeddings where they are the output too.
+result<gguf_tensor> trimmed_output(const model_source& source,
+                                   const std::vector<std::uint32_t>& tokens) {
+  const stored_tensor* from = find(source, "output.weight");
+  if (from == nullptr) from = find(source, "token_embd.weight");
+  if (from == nullptr || find_tensor_type(from->raw_type) == nullptr)
+    return fail(ec::unsupported, source.meta->source() + ": this build does not read its output");
+  if (source.meta->contains(output_tokens_key))
+    return fail(ec::invalid_argument, source.meta->source() + ": its output is trimmed already");
+  const auto& about = info(static_cast<tensor_type>(from->raw_type));
+  const std::size_t row = from->shape[0] / about.block_size * about.block_bytes;
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    if (tokens[i] >= from->shape[1] || (i > 0 && tokens[i] <= tokens[i - 1]))
+      return fail(ec::invalid_argument,
+                  "output tokens must ascend and be below " + std::to_string(from->shape[1]));
+  gguf_tensor out{*from, {}};
+  out.entry.name = "output.weight";
+  out.entry.shape[1] = tokens.size();
+  out.bytes = [data = from->data, row,
+               tokens](const gguf_tensor::piece_sink& sink) -> result<void> {
+    for (const std::uint32_t t : tokens) TROUPE_CHECK(sink(data.subspan(t * row, row)));
+    return {};
+  };
+  return out;
+}
+
 result<remade> write(const std::filesystem::path& out, const model_source& source,
                      const metadata_changes& changes, const std::vector<gguf_tensor>& tensors,
                      remade summary) {
@@ -126,7 +159,8 @@ result<remade> quantize_model(const std::filesystem::path& in, const std::filesy
 }
 
 result<remade> prune_model(const std::filesystem::path& in, const std::filesystem::path& out,
-                           const std::vector<std::uint32_t>& layers) {
+                           const std::vector<std::uint32_t>& layers,
+                           const std::vector<std::uint32_t>& output_tokens) {
   TROUPE_TRY(const auto source, open_gguf(in));
   TROUPE_TRY(const auto architecture, source.meta->get<std::string>("general.architecture"));
   const std::string count_key = architecture + ".block_count";
@@ -147,6 +181,7 @@ result<remade> prune_model(const std::filesystem::path& in, const std::filesyste
   remade summary;
   std::vector<gguf_tensor> tensors;
   for (const stored_tensor& t : source.tensors) {
+    if (t.name == "output.weight" && !output_tokens.empty()) continue;
     gguf_tensor copy = as_it_is(t);
     if (const auto name = layer_of(t.name)) {
       const auto to = place.find(name->layer);
@@ -160,6 +195,12 @@ result<remade> prune_model(const std::filesystem::path& in, const std::filesyste
     ++summary.tensors_kept;
   }
   metadata_changes changes = changes_of();
+  if (!output_tokens.empty()) {
+    TROUPE_TRY(auto output, trimmed_output(source, output_tokens));
+    tensors.push_back(std::move(output));
+    changes.lists[std::string(output_tokens_key)] = output_tokens;
+    ++summary.tensors_changed;
+  }
   changes.numbers[count_key] = static_cast<std::uint32_t>(layers.size());
   TROUPE_TRY(const auto name, source.meta->get_or<std::string>("general.name", architecture));
   changes.texts["general.name"] =

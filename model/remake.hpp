@@ -27,9 +27,11 @@ struct requantize_options {
 result<remade> quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
                               const requantize_options& options);
 
-// The layers in ascending order become 0, 1, 2 ... of the new model.
+// The layers in ascending order become 0, 1, 2 ... of the new model. With output tokens (ascending) its output is of these
+// only (trimmed_head.hpp).
 result<remade> prune_model(const std::filesystem::path& in, const std::filesystem::path& out,
-                           const std::vector<std::uint32_t>& layers);
+                           const std::vector<std::uint32_t>& layers,
+                           const std::vector<std::uint32_t>& output_tokens = {});
 
 // "0-9,28,29": ascending, without repetition, below num_layers.
 result<std::vector<std::uint32_t>> parse_layers(std::string_view text, std::uint32_t num_layers);

@@ -65,6 +65,7 @@ class host_runner final : public model_runner {
 
  private:
   void check(const batch& b) const;
+  void spread(float* logits) const;
   void flush(pass& p, std::size_t first_logit);
 
   std::shared_ptr<const model::loaded_model> model_;
@@ -92,10 +93,27 @@ void host_runner::check(const batch& b) const {
   }
 }
 
+// The outputs of a head of some tokens only, to where these tokens' logits belong; the others are impossible. From the last
+// on, since none moves to the left.
+void host_runner::spread(float* logits) const {
+  const auto& tokens = weights_.lm_head_tokens;
+  if (tokens.empty()) return;
+  constexpr float never = -1e30f;  // finite, as logits are
+  std::size_t end = model_->config.vocab_size;
+  for (std::size_t i = tokens.size(); i-- > 0; end = tokens[i]) {
+    const float value = logits[i];
+    std::fill(logits + tokens[i] + 1, logits + end, never);
+    logits[tokens[i]] = value;
+  }
+  std::fill(logits, logits + end, never);
+}
+
 void host_runner::flush(pass& p, std::size_t first_logit) {
   if (p.rows.empty()) return;
   p.logits = logits_.data() + first_logit * model_->config.vocab_size;
   forward_->run(p);
+  for (std::size_t row = 0; row < p.logits_rows.size(); ++row)
+    spread(p.logits + row * model_->config.vocab_size);
   p.rows.clear();
   p.sequences.clear();
   p.logits_rows.clear();

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/trimmed_head.hpp"
+
 namespace troupe::gpu::host {
 namespace {
 
@@ -97,10 +99,14 @@ result<host_weights> load_weights(const model::loaded_model& m, thread_pool& poo
                                       std::to_string(c.num_hidden_layers));
   }
   TROUPE_CHECK(check_shape(m.weights.embed_tokens, c.vocab_size, c.hidden_size));
-  TROUPE_CHECK(check_shape(m.weights.lm_head, c.vocab_size, c.hidden_size));
+  host_weights w;
+  if (m.meta) {
+    TROUPE_TRY(w.lm_head_tokens, model::output_tokens(*m.meta, c.vocab_size));
+  }
+  const std::uint64_t outputs = w.lm_head_tokens.empty() ? c.vocab_size : w.lm_head_tokens.size();
+  TROUPE_CHECK(check_shape(m.weights.lm_head, outputs, c.hidden_size));
   TROUPE_CHECK(check_shape(m.weights.norm, 1, c.hidden_size));
 
-  host_weights w;
   std::vector<packing> all;
   w.layers.resize(c.num_hidden_layers);
   for (std::size_t l = 0; l < w.layers.size(); ++l) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/ids.hpp"
 #include "base/result.hpp"
 #include "gpu/host/aligned_memory.hpp"
 #include "gpu/host/packed_matrix.hpp"
@@ -29,6 +30,7 @@ struct host_weights {
   std::vector<host_layer> layers;
   std::vector<float> norm;  // [hidden]
   packed_matrix lm_head;    // [vocab][hidden]; also the embedding when they are one tensor
+  std::vector<troupe::token_id> lm_head_tokens;  // of its outputs, ascending; empty: of all tokens
   model::tensor embedding;  // in the model's mapping, when it is another tensor
   aligned_memory arena;
 

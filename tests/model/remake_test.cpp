@@ -6,10 +6,12 @@
 #include <iterator>
 
 #include "model/byte_cursor.hpp"
+#include "model/gguf_write.hpp"
 #include "model/model.hpp"
 #include "model/quantize.hpp"
 #include "model/remake.hpp"
 #include "model/source.hpp"
+#include "model/trimmed_head.hpp"
 #include "tests/model/tiny_gguf.hpp"
 
 namespace troupe::testing {
@@ -202,6 +204,66 @@ TEST_F(remake, prunes_to_the_named_layers) {
     const auto& a = (*before)->weights.layers[from[l]].up_proj.data;
     const auto& b = (*after)->weights.layers[l].up_proj.data;
     EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << l;
+  }
+}
+
+TEST_F(remake, trims_the_output_to_some_tokens) {
+  for (const bool tied : {true, false}) {
+    write_tiny_gguf(in, {.num_hidden_layers = 6, .tied = tied});
+    ASSERT_TRUE(model::prune_model(in, out, {0, 1}, {0, 3, 4, 200, 258}));
+    const auto before = model::open_model(in), after = model::open_model(out);
+    ASSERT_TRUE(after) << to_string(after.error());
+    expect_same_metadata(
+        *(*before)->meta, *(*after)->meta,
+        {"llama.block_count", "general.name", std::string(model::output_tokens_key)});
+    const auto& whole = (*before)->weights.lm_head;
+    const auto& head = (*after)->weights.lm_head;
+    EXPECT_EQ((*after)->weights.embed_tokens.rows, whole.rows);
+    ASSERT_EQ(head.rows, 5u);
+    const auto tokens = model::output_tokens(*(*after)->meta, whole.rows).value();
+    EXPECT_EQ(tokens, (std::vector<token_id>{0, 3, 4, 200, 258}));
+    std::vector<float> a(whole.columns), b(whole.columns);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      dequantize_row(whole, tokens[i], a);
+      dequantize_row(head, i, b);
+      EXPECT_EQ(a, b) << i;
+    }
+    // What was trimmed can lose layers and be quantized, but not be trimmed again.
+    const auto again = dir / "again.gguf";
+    ASSERT_TRUE(model::prune_model(out, again, {1}));
+    EXPECT_EQ(model::open_model(again).value()->weights.lm_head.rows, 5u);
+    ASSERT_TRUE(model::quantize_model(out, again, {std::nullopt, tensor_type::q8_0}));
+    EXPECT_EQ(model::open_model(again).value()->weights.lm_head.type, tensor_type::q8_0);
+    EXPECT_EQ(model::prune_model(out, again, {1}, {1, 2}).error().code, ec::invalid_argument);
+    std::filesystem::remove(again);
+  }
+}
+
+TEST_F(remake, refuses_tokens_that_are_not_there) {
+  write_tiny_gguf(in, {.num_hidden_layers = 6});
+  for (const std::vector<std::uint32_t>& bad :
+       {std::vector<std::uint32_t>{5, 4}, {4, 4}, {1, 9999}})
+    EXPECT_EQ(model::prune_model(in, out, {0}, bad).error().code, ec::invalid_argument);
+  EXPECT_EQ(files(), 1u);
+  // A file that says so all the same is refused when it is opened.
+  const auto source = model::read_source(in);
+  std::vector<model::gguf_tensor> tensors;
+  for (const auto& t : source->tensors)
+    tensors.push_back({t, [&t](const model::gguf_tensor::piece_sink& w) { return w(t.data); }});
+  auto head = tensors.front();
+  for (auto& t : tensors)
+    if (t.entry.name == "token_embd.weight") head = t;
+  head.entry.name = "output.weight";
+  head.entry.shape[1] = 2;
+  head.bytes = [data = head.entry.data, size = *model::stored_bytes(head.entry)](
+                   const model::gguf_tensor::piece_sink& w) { return w(data.first(size)); };
+  tensors.push_back(head);
+  for (const std::vector<std::uint32_t>& list :
+       {std::vector<std::uint32_t>{7, 7}, {8, 7}, {1, 9999}, {1, 2, 3}, {}}) {
+    model::metadata_changes changes;
+    changes.lists[std::string(model::output_tokens_key)] = list;
+    ASSERT_TRUE(model::write_gguf(out, *source->meta, changes, tensors));
+    EXPECT_EQ(model::open_model(out).error().code, ec::corrupt_file) << list.size();
   }
 }
 
