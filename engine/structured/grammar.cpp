@@ -127,12 +127,6 @@ grammar_builder::rule grammar_builder::one_of(const code_points& characters) {
   return r;
 }
 
-grammar_builder::rule grammar_builder::one_byte(const byte_set& of) {
-  const rule r = add_rule();
-  if (of.any()) add_alternative(r, std::array{symbol{kind::bytes, set_of(of)}});
-  return r;
-}
-
 grammar_builder::rule grammar_builder::sequence(std::span<const rule> parts) {
   const rule r = add_rule();
   std::vector<symbol> symbols;
@@ -179,6 +173,11 @@ grammar_builder::rule grammar_builder::declare() {
 
 void grammar_builder::define(rule r, rule as) {
   add_alternative(r, std::array{symbol{kind::rule, as}});
+}
+
+void grammar_builder::define(rule r, const byte_set& first, rule then) {
+  if (first.any())
+    add_alternative(r, std::array{symbol{kind::bytes, set_of(first)}, symbol{kind::rule, then}});
 }
 
 // Rules that have an alternative of such rules only, and of bytes where `with_bytes`: those that can match nothing at all, or

@@ -45,7 +45,6 @@ class grammar_builder {
 
   rule literal(std::string_view bytes);
   rule one_of(const code_points& characters);  // one character
-  rule one_byte(const byte_set& of);           // for what need not be text
   rule sequence(std::span<const rule> parts);
   rule sequence(std::initializer_list<rule> parts) { return sequence(std::span(parts)); }
   rule choice(std::span<const rule> of);
@@ -56,6 +55,8 @@ class grammar_builder {
   // A rule that is defined later, so that it can be named inside itself.
   rule declare();
   void define(rule r, rule as);
+  // The same as `define` for one byte and what follows it, which need not be text.
+  void define(rule r, const byte_set& first, rule then);
 
   // ec::invalid_argument: too large, nothing matches, or left recursion, which would never match a byte.
   result<grammar> build(rule root) &&;

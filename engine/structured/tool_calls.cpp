@@ -14,6 +14,10 @@ using rule = builder_rule;
 
 constexpr std::size_t max_name_bytes = 64;
 
+// A bare call up to the name.
+constexpr std::string_view bare_prefixes[] = {"{\"name\": \"", "{\"name\":\"",
+                                              "{\"type\": \"function\", \"name\": \""};
+
 // For each byte what follows a state of the search for one string (Knuth, Morris, Pratt).
 class search {
  public:
@@ -53,8 +57,7 @@ class call_grammar {
     } else {
       names_.push_back(to_.sequence({to_.literal(tool.name), rest}));
     }
-    for (const std::string& begun : bare_beginnings(notation_, tool.name))
-      bare_.emplace_back(begun, rest);
+    if (notation_.bare) bare_.emplace_back(tool.name + '"', rest);
     return {};
   }
 
@@ -75,36 +78,48 @@ class call_grammar {
       std::map<std::size_t, byte_set> targets;
       for (unsigned b = 0; b < 256; ++b)
         if (!without[b]) targets[find.next(searched, static_cast<std::uint8_t>(b))].set(b);
-      for (const auto& [to, bytes] : targets)
-        to_.define(from, to_.sequence({to_.one_byte(bytes), states[to]}));
+      for (const auto& [to, bytes] : targets) to_.define(from, bytes, states[to]);
       to_.define(from, nothing_);
     };
     for (std::size_t s = 0; s < find.states(); ++s) go_on(states[s], s, {});
-    if (bare_.empty()) return states[0];
+    if (!notation_.bare) return states[0];
     // What begins a bare call holds no beginning of `open`, so where it breaks off the search is at its start.
-    std::sort(bare_.begin(), bare_.end());
-    const auto below = [&](const auto& self, std::size_t first, std::size_t last,
-                           std::size_t depth) -> rule {
-      if (bare_[first].first.size() == depth) return bare_[first].second;
-      const rule here = to_.declare();
-      byte_set taken;
-      for (std::size_t i = first; i < last;) {
-        const char c = bare_[i].first[depth];
-        std::size_t end = i;
-        while (end < last && bare_[end].first[depth] == c) ++end;
-        byte_set one;
-        one.set(static_cast<unsigned char>(c));
-        taken |= one;
-        to_.define(here, to_.sequence({to_.one_byte(one), self(self, i, end, depth + 1)}));
-        i = end;
-      }
-      go_on(here, 0, taken);
-      return here;
-    };
-    return below(below, 0, bare_.size(), 0);
+    const auto break_off = [&](rule from, const byte_set& taken) { go_on(from, 0, taken); };
+    std::vector<branch> names = std::move(bare_), beginnings;
+    const rule named = tree(names, break_off);
+    for (const auto before : bare_prefixes) beginnings.emplace_back(before, named);
+    return tree(beginnings, break_off);
   }
 
  private:
+  using branch =
+      std::pair<std::string, rule>;  // a text, none the beginning of another, and what follows it
+
+  // The texts byte by byte; where none goes on, `otherwise` adds what may follow.
+  template <class Otherwise>
+  rule tree(std::vector<branch>& of, const Otherwise& otherwise) {
+    std::sort(of.begin(), of.end());
+    const auto below = [&](const auto& self, std::size_t first, std::size_t last,
+                           std::size_t depth) -> rule {
+      if (of[first].first.size() == depth) return of[first].second;
+      const rule here = to_.declare();
+      byte_set taken;
+      for (std::size_t i = first; i < last;) {
+        const char c = of[i].first[depth];
+        std::size_t end = i;
+        while (end < last && of[end].first[depth] == c) ++end;
+        byte_set one;
+        one.set(static_cast<unsigned char>(c));
+        taken |= one;
+        to_.define(here, one, self(self, i, end, depth + 1));
+        i = end;
+      }
+      otherwise(here, taken);
+      return here;
+    };
+    return below(below, 0, of.size(), 0);
+  }
+
   // As a special token or spelled.
   rule tag(std::string_view text) {
     if (text.empty()) return nothing_;
@@ -174,7 +189,7 @@ class call_grammar {
   const rule nothing_;
   std::vector<rule> names_;  // of each tool: its name and all that follows in a call
   std::optional<rule> call_;
-  std::vector<std::pair<std::string, rule>> bare_;
+  std::vector<branch> bare_;  // of each tool: the end of its name, and all that follows
 };
 
 }  // namespace
@@ -206,9 +221,8 @@ bool is_callable_name(std::string_view name) {
 std::vector<std::string> bare_beginnings(const call_notation& notation, std::string_view name) {
   std::vector<std::string> all;
   if (!notation.bare) return all;
-  for (const char* before :
-       {"{\"name\": \"", "{\"name\":\"", "{\"type\": \"function\", \"name\": \""})
-    all.push_back(before + std::string(name) + '"');
+  for (const auto before : bare_prefixes)
+    all.push_back(std::string(before) + std::string(name) + '"');
   return all;
 }
 

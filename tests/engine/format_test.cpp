@@ -1,4 +1,5 @@
 // Answers of a given form out of the engine: they are of that form, and the same however the work was cut and mixed.
+#include "engine/structured/tool_calls.hpp"
 #include "tests/engine/harness.hpp"
 
 namespace troupe::engine::testing {
@@ -41,6 +42,12 @@ const answer_format forms[] = {
      R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"array","items":{"enum":["a","bc",7]},"maxItems":5}},"required":["a","b"]})"},
     {format_kind::choice, R"(["abc","abd","b"])"},
     {format_kind::grammar, "root ::= \"[\" (root (\",\" root){0,2})? \"]\""},
+    structured::to_format(
+        {structured::call_syntax::llama3_json,
+         true,
+         false,
+         {{"fed", R"({"type":"object","properties":{"a":{"type":"boolean"}}})", false},
+          {"bog", "", false}}}),
 };
 
 std::vector<generation_request> requests() {

@@ -1,0 +1,436 @@
+// Tools from the request's fields to the answer's calls: prompts, the reader of calls, whole answers and streams.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "api/answer_format_fields.hpp"
+#include "api/tool_call_parser.hpp"
+#include "api/tool_prompt.hpp"
+#include "fakes.hpp"
+
+namespace troupe::api {
+namespace {
+
+using namespace testing;
+using engine::structured::call_syntax;
+using nlohmann::json;
+using nlohmann::ordered_json;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const json weather = json::parse(
+    R"({"type":"function","function":{"name":"get_weather","description":"Weather of a city","parameters":
+        {"type":"object","properties":{"city":{"type":"string"},"unit":{"enum":["c","f"]}},"required":["city"]}}})");
+const json ping = json::parse(R"({"type":"function","function":{"name":"ping"}})");
+const json chat = {{"model", "toy"},
+                   {"messages", {{{"role", "user"}, {"content", "Hello"}}}},
+                   {"tools", {weather, ping}}};
+
+json plus(json base, const json& more) {
+  if (!more.is_null()) base.update(more);
+  return base;
+}
+
+// -- the reader of calls ---------------------------------------------------------------------------------------------------
+std::string shown(const std::vector<tool_event>& events) {
+  std::string out;
+  tool_event::kind last = tool_event::kind::call;
+  for (const tool_event& e : events) {
+    if (e.is == tool_event::kind::call)
+      out += "\n@" + e.what + " ";
+    else if (e.is == tool_event::kind::text && last != e.is)
+      out += "'" + e.what;
+    else
+      out += e.what;
+    last = e.is;
+  }
+  return out;
+}
+
+std::string read(call_syntax syntax, bool forced, const std::string& text, std::size_t piece) {
+  tool_call_parser parser({syntax, {"get_weather", "ping"}, forced, false});
+  std::vector<tool_event> all;
+  const auto take = [&](std::vector<tool_event> events) {
+    for (auto& e : events) all.push_back(std::move(e));
+  };
+  for (std::size_t i = 0; i < text.size(); i += piece) take(parser.push(text.substr(i, piece)));
+  take(parser.flush());
+  return shown(all);
+}
+
+void expect_read(call_syntax syntax, bool forced, const std::string& text,
+                 const std::string& expected) {
+  for (std::size_t piece = 1; piece <= text.size() + 1; ++piece)
+    ASSERT_EQ(read(syntax, forced, text, piece), expected) << text << " in pieces of " << piece;
+}
+
+TEST(tool_call_parser, reads_every_notation_however_it_is_cut) {
+  const std::string args = R"({"city": "a}\"]<tool_call>{", "l": [{}, [1]]})";
+  const auto hermes = [](const std::string& name, const std::string& a) {
+    return "<tool_call>\n{\"name\": \"" + name + "\", \"arguments\": " + a + "}\n</tool_call>";
+  };
+  const std::string one = "\n@get_weather " + args, two = "\n@ping {}";
+  expect_read(call_syntax::hermes, false, "Let me see.\n\n" + hermes("get_weather", args),
+              "'Let me see." + one);
+  expect_read(call_syntax::hermes, true,
+              hermes("get_weather", args) + "\n" + hermes("ping", "{}") + "\n", one + two);
+  expect_read(call_syntax::hermes, false, " a < b <tool_ \n", "' a < b <tool_ \n");
+  expect_read(call_syntax::hermes, false, "", "");
+  expect_read(call_syntax::llama3_json, false,
+              "{\"name\": \"get_weather\", \"parameters\": " + args + "}", one);
+  expect_read(call_syntax::llama3_json, false,
+              "Hm <|python_tag|>{\"name\":\"ping\",\"parameters\":{}}", "'Hm" + two);
+  expect_read(call_syntax::llama3_json, false, "{\"name\": \"Bob\"}", "'{\"name\": \"Bob\"}");
+  expect_read(call_syntax::llama3_json, true,
+              "{\"type\": \"function\", \"name\": \"ping\", \"parameters\": {}}", two);
+  expect_read(call_syntax::mistral, false,
+              "[TOOL_CALLS] [{\"name\": \"get_weather\", \"arguments\": " + args +
+                  "}, {\"name\": \"ping\", \"arguments\": {}}]",
+              one + two);
+  expect_read(call_syntax::mistral_args, true,
+              "[TOOL_CALLS]get_weather[ARGS]" + args + "[TOOL_CALLS]ping[ARGS]{}", one + two);
+}
+
+TEST(tool_call_parser, gives_what_was_there_of_a_call_that_is_cut) {
+  const std::string begun = "<tool_call>{\"name\": \"ping\", \"arguments\": ";
+  expect_read(call_syntax::hermes, false, "Hm." + begun.substr(0, 20), "'Hm.");
+  expect_read(call_syntax::hermes, false, begun + "{\"a\": \"b", "\n@ping {\"a\": \"b");
+  for (const char* scalar : {"12", "true", "\"x}\"", "null"})
+    expect_read(call_syntax::hermes, true, begun + scalar + "}</tool_call>",
+                "\n@ping " + std::string(scalar));
+  // What no grammar gives must not do harm.
+  for (const char* odd : {"}}}}", "]", ",\"arguments\":\"arguments\":", "\"arguments\":"})
+    read(call_syntax::hermes, true, begun + odd, 1);
+  read(call_syntax::mistral_args, true, "[ARGS][ARGS]{}[ARGS]", 1);
+}
+
+// -- fields ----------------------------------------------------------------------------------------------------------------
+const request_limits limits = [] {
+  request_limits l;
+  l.vocab_size = 1000;
+  return l;
+}();
+
+api_result<chat_request> parsed(const json& more) {
+  return parse_chat(plus(chat, more), limits);
+}
+
+TEST(tool_fields, choices_arrive) {
+  EXPECT_EQ(parsed({})->tools.choice, tool_choice::automatic);
+  EXPECT_EQ(parsed({{"tool_choice", "none"}})->tools.choice, tool_choice::none);
+  EXPECT_EQ(parsed({{"tool_choice", "required"}})->tools.choice, tool_choice::required);
+  EXPECT_EQ(parsed({{"tools", json::array()}, {"tool_choice", "auto"}})->tools.choice,
+            tool_choice::none);
+  const json named = {{"type", "function"}, {"function", {{"name", "ping"}}}};
+  const auto r = parsed({{"tool_choice", named}, {"parallel_tool_calls", false}});
+  EXPECT_EQ(r->tools.choice, tool_choice::named);
+  EXPECT_EQ(r->tools.name, "ping");
+  EXPECT_FALSE(r->tools.parallel);
+  EXPECT_EQ(r->tools.tools[0].description, "Weather of a city");
+  EXPECT_TRUE(r->tools.tools[1].call.parameters.empty());
+}
+
+TEST(tool_fields, bad_ones_are_refused_by_name) {
+  const auto param = [](const json& more) {
+    const auto r = parsed(more);
+    EXPECT_FALSE(r) << more;
+    if (r) return std::string();
+    EXPECT_EQ(r.error().status, 400);
+    return r.error().param;
+  };
+  const auto function = [](const json& f) {
+    return json{{"tools", {{{"type", "function"}, {"function", f}}}}};
+  };
+  for (const json& tools : {json(1), json("x"), json::object(), json({1}), json({json::object()}),
+                            json({{{"type", "code_interpreter"}}}), json({weather, weather}),
+                            json({{{"type", "function"}, {"function", "f"}}})})
+    EXPECT_EQ(param({{"tools", tools}}), "tools") << tools;
+  for (const json& name : {json(""), json("a b"), json("ä"), json(1), json(nullptr),
+                           json(std::string(65, 'a')), json("a.b"), json("a\n")})
+    EXPECT_EQ(param(function({{"name", name}})), "tools") << name;
+  for (const json& parameters : {json(1), json::array(), json("{"), json(true)})
+    EXPECT_EQ(param(function({{"name", "f"}, {"parameters", parameters}})), "tools") << parameters;
+  EXPECT_EQ(param(function({{"name", "f"}, {"strict", 1}})), "tools");
+  EXPECT_EQ(param(function({{"name", "f"}, {"description", 1}})), "tools");
+  json many = json::array();
+  for (int i = 0; i < 129; ++i)
+    many.push_back({{"type", "function"}, {"function", {{"name", "f" + std::to_string(i)}}}});
+  EXPECT_EQ(param({{"tools", many}}), "tools");
+  many.erase(0);
+  EXPECT_TRUE(parsed({{"tools", many}}));
+  const json unknown = {{"type", "function"}, {"function", {{"name", "pong"}}}};
+  for (const json& choice : {json("any"), json(1), json::object(), json({{"type", "function"}}),
+                             json({{"type", "x"}, {"function", {{"name", "ping"}}}}), unknown})
+    EXPECT_EQ(param({{"tool_choice", choice}}), "tool_choice") << choice;
+  EXPECT_EQ(param({{"tools", nullptr}, {"tool_choice", "required"}}), "tool_choice");
+  EXPECT_EQ(param({{"parallel_tool_calls", 1}}), "parallel_tool_calls");
+  EXPECT_EQ(param({{"functions", {1}}}), "functions");
+  EXPECT_EQ(param({{"function_call", {{"name", "f"}}}}), "function_call");
+}
+
+TEST(tool_fields, messages_with_calls) {
+  const auto fits = [](const json& message) {
+    return parsed({{"messages", {{{"role", "user"}, {"content", "x"}}, message}}}).has_value();
+  };
+  const auto calling = [](const json& calls) {
+    return json{{"role", "assistant"}, {"content", nullptr}, {"tool_calls", calls}};
+  };
+  const auto call = [](const json& arguments) {
+    return json{{{"id", "a"},
+                 {"type", "function"},
+                 {"function", {{"name", "f"}, {"arguments", arguments}}}}};
+  };
+  for (const json& arguments :
+       {json("{}"), json(""), json(R"({"a":1})"), json::object(), json(nullptr)})
+    EXPECT_TRUE(fits(calling(call(arguments)))) << arguments;
+  EXPECT_TRUE(fits(calling(json::array())));
+  EXPECT_TRUE(fits({{"role", "tool"}, {"tool_call_id", "a"}, {"content", "21"}}));
+  for (const json& calls : {json(1), json({1}), json({{{"id", "a"}}}), call("{"), call(1),
+                            json({{{"id", 1}, {"function", {{"name", "f"}}}}})})
+    EXPECT_FALSE(fits(calling(calls))) << calls;
+  EXPECT_FALSE(fits({{"role", "user"}, {"content", "x"}, {"tool_calls", call("{}")}}));
+  EXPECT_FALSE(fits({{"role", "tool"}, {"tool_call_id", 1}, {"content", "21"}}));
+  EXPECT_FALSE(fits({{"role", "tool"}, {"tool_call_id", "a"}}));
+}
+
+// -- prompts ---------------------------------------------------------------------------------------------------------------
+std::shared_ptr<const served_model> model_with(const std::string& name) {
+  auto m = std::make_shared<served_model>(*toy_model(1 << 16));
+  std::ifstream file(std::string(TROUPE_SOURCE_DIR "/tests/reference/templates/") + name);
+  std::stringstream source;
+  source << file.rdbuf();
+  auto made = model::chat_template::make(source.str());
+  EXPECT_TRUE(made) << name;
+  m->chat_template = *made;
+  m->tools = tool_manner_of(**made, "auto");
+  return m;
+}
+
+std::string prompt_of(const served_model& m, const json& more) {
+  json body = plus(chat, more);
+  auto request = parse_chat(body, limits);
+  EXPECT_TRUE(request) << (request ? "" : request.error().message);
+  if (!request) return {};
+  auto ids = tokenize_chat(m, *request);
+  EXPECT_TRUE(ids) << (ids ? "" : ids.error().message);
+  return ids ? m.tokenizer->decode(*ids, true) : std::string();
+}
+
+const json conversation = json::parse(R"([
+  {"role":"user","content":"Weather in Bonn?"},
+  {"role":"assistant","content":null,"tool_calls":[{"id":"call_0123456789","type":"function",
+    "function":{"name":"get_weather","arguments":"{\"unit\":\"c\",\"city\":\"Bonn\"}"}}]},
+  {"role":"tool","tool_call_id":"call_0123456789","content":"21 degrees"}])");
+
+TEST(tool_prompt, templates_show_how_calls_are_written) {
+  const auto of = [](const char* name) { return model_with(name)->tools; };
+  EXPECT_EQ(of("qwen2.5.jinja").syntax, call_syntax::hermes);
+  EXPECT_TRUE(of("qwen3.jinja").tools_in_template);
+  EXPECT_EQ(of("llama-3.1.jinja").syntax, call_syntax::llama3_json);
+  EXPECT_EQ(of("mistral-tools.jinja").syntax, call_syntax::mistral);
+  EXPECT_TRUE(of("mistral-tools.jinja").calls_in_template);
+  for (const char* name : {"chatml.jinja", "deepseek-v3.jinja", "gemma-3.jinja"}) {
+    EXPECT_EQ(of(name).syntax, call_syntax::hermes) << name;
+    EXPECT_FALSE(of(name).tools_in_template) << name;
+    EXPECT_FALSE(of(name).calls_in_template) << name;
+  }
+  const auto t = model_with("chatml.jinja")->chat_template;
+  EXPECT_EQ(tool_manner_of(*t, "mistral").syntax, call_syntax::mistral);
+  EXPECT_FALSE(tool_manner_of(*t, "none").served);
+}
+
+TEST(tool_prompt, templates_that_know_tools_get_them) {
+  const std::string qwen = prompt_of(*model_with("qwen2.5.jinja"), {{"messages", conversation}});
+  EXPECT_THAT(
+      qwen,
+      HasSubstr(
+          R"({"type": "function", "function": {"name": "get_weather", "description": "Weather of a city", "parameters": {)"));
+  EXPECT_THAT(qwen,
+              HasSubstr(R"({"name": "get_weather", "arguments": {"unit": "c", "city": "Bonn"}})"));
+  EXPECT_THAT(qwen, HasSubstr("<tool_response>\n21 degrees\n</tool_response>"));
+  EXPECT_THAT(qwen, Not(HasSubstr("None")));
+
+  const std::string llama = prompt_of(*model_with("llama-3.1.jinja"), {{"messages", conversation}});
+  EXPECT_THAT(llama,
+              HasSubstr(R"({"name": "get_weather", "parameters": {"unit": "c", "city": "Bonn"}})"));
+
+  const std::string mistral =
+      prompt_of(*model_with("mistral-tools.jinja"), {{"messages", conversation}});
+  EXPECT_THAT(mistral, HasSubstr("[AVAILABLE_TOOLS]"));
+  const auto id = mistral.find("\"id\": \"");
+  ASSERT_NE(id, mistral.npos);
+  const std::string short_id = mistral.substr(id + 7, 9);
+  EXPECT_THAT(mistral, HasSubstr("\"call_id\": \"" + short_id + "\""));
+
+  const std::string without = prompt_of(*model_with("qwen2.5.jinja"), {{"tool_choice", "none"}});
+  EXPECT_THAT(without, Not(HasSubstr("get_weather")));
+}
+
+TEST(tool_prompt, other_templates_get_a_system_message) {
+  const auto m = model_with("chatml.jinja");
+  json messages = conversation;
+  messages.push_back({{"role", "tool"}, {"tool_call_id", "b"}, {"content", "22"}});
+  messages.insert(messages.begin(), json({{"role", "system"}, {"content", "Be brief."}}));
+  const std::string text = prompt_of(*m, {{"messages", messages}});
+  EXPECT_THAT(text, HasSubstr("Be brief.\n\nYou can call functions"));
+  EXPECT_THAT(text,
+              HasSubstr("<tools>\n{\"type\":\"function\",\"function\":{\"name\":\"get_weather\""));
+  EXPECT_THAT(text, HasSubstr("<tool_call>\n{\"name\": \"get_weather\", \"arguments\": "
+                              "{\"unit\":\"c\",\"city\":\"Bonn\"}}\n</tool_call>"));
+  EXPECT_THAT(text, HasSubstr("user\n<tool_response>\n21 "
+                              "degrees\n</tool_response>\n<tool_response>\n22\n</tool_response>"));
+  // A conversation that is over its tools shows what they did, but offers none.
+  const std::string later = prompt_of(*m, {{"messages", messages}, {"tools", nullptr}});
+  EXPECT_THAT(later, Not(HasSubstr("<tools>")));
+  EXPECT_THAT(later, HasSubstr("<tool_call>"));
+}
+
+TEST(tool_prompt, parameters_keep_their_order) {
+  const std::string raw =
+      R"({"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"z":{"type":"null"},"a":{"type":"null"}}}}}]})";
+  json body = json::parse(raw);
+  keep_schema_order(body, raw);
+  auto request = parse_chat(body, limits);
+  ASSERT_TRUE(request) << request.error().message;
+  EXPECT_EQ(request->tools.tools[0].call.parameters,
+            R"({"type":"object","properties":{"z":{"type":"null"},"a":{"type":"null"}}})");
+}
+
+// -- answers ---------------------------------------------------------------------------------------------------------------
+script says(const std::string& text, std::size_t per_event = 1) {
+  script s;
+  s.tokens = tokens_of(text);
+  s.per_event = per_event;
+  return s;
+}
+
+const std::string call_text =
+    "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Bonn\"}}\n</tool_call>";
+
+TEST(tool_answer, a_whole_answer_holds_its_calls) {
+  door d([](const auto&) { return says("I look.\n" + call_text + call_text); }, {},
+         toy_model(4096));
+  auto x = d.post("/v1/chat/completions", chat);
+  ASSERT_EQ(x->response.status, 200) << x->response.body;
+  const auto c = json_of(*x)["choices"][0];
+  EXPECT_EQ(c["finish_reason"], "tool_calls");
+  EXPECT_EQ(c["message"]["content"], "I look.");
+  ASSERT_EQ(c["message"]["tool_calls"].size(), 2u);
+  const auto call = c["message"]["tool_calls"][0];
+  EXPECT_EQ(call["type"], "function");
+  EXPECT_EQ(call["function"]["name"], "get_weather");
+  EXPECT_EQ(call["function"]["arguments"], "{\"city\": \"Bonn\"}");
+  EXPECT_THAT(call["id"].get<std::string>(), ::testing::StartsWith("call_"));
+  EXPECT_NE(call["id"], c["message"]["tool_calls"][1]["id"]);
+  const auto warned = std::find_if(x->response.headers.begin(), x->response.headers.end(),
+                                   [](const auto& h) { return h.first == "X-Troupe-Warning"; });
+  EXPECT_NE(warned, x->response.headers.end()) << "the toy template knows no tools";
+  const auto g = d.service.submitted().at(0);
+  EXPECT_EQ(g.sampling.format.kind, engine::structured::format_kind::tool_calls);
+  EXPECT_FALSE(json::parse(g.sampling.format.source)["required"].get<bool>());
+}
+
+TEST(tool_answer, text_alone_is_as_ever) {
+  door d([](const auto&) { return says("Just text \n"); }, {}, toy_model(4096));
+  const auto c = json_of(*d.post("/v1/chat/completions", chat))["choices"][0];
+  EXPECT_EQ(c["message"]["content"], "Just text \n");
+  EXPECT_FALSE(c["message"].contains("tool_calls"));
+  EXPECT_EQ(c["finish_reason"], "stop");
+}
+
+TEST(tool_answer, a_named_call_ends_with_stop) {
+  door d([](const auto&) { return says(call_text); }, {}, toy_model(4096));
+  const json named = {{"type", "function"}, {"function", {{"name", "get_weather"}}}};
+  const auto c =
+      json_of(*d.post("/v1/chat/completions", plus(chat, {{"tool_choice", named}})))["choices"][0];
+  EXPECT_EQ(c["finish_reason"], "stop");
+  EXPECT_TRUE(c["message"]["content"].is_null());
+  EXPECT_EQ(c["message"]["tool_calls"].size(), 1u);
+  const auto form = json::parse(d.service.submitted().at(0).sampling.format.source);
+  EXPECT_EQ(form["tools"].size(), 1u);
+  EXPECT_EQ(form["tools"][0]["name"], "get_weather");
+  EXPECT_TRUE(form["required"].get<bool>());
+  EXPECT_FALSE(form["parallel"].get<bool>());
+}
+
+TEST(tool_answer, a_call_that_is_cut_tells_its_length) {
+  script cut = says(call_text);
+  cut.reason = engine::finish_reason::length;
+  door d([cut](const auto&) { return cut; }, {}, toy_model(4096));
+  const auto c =
+      json_of(*d.post("/v1/chat/completions", plus(chat, {{"max_tokens", 60}})))["choices"][0];
+  const auto function = c["message"]["tool_calls"][0]["function"];
+  EXPECT_EQ(function["name"], "get_weather");
+  EXPECT_THAT(function["arguments"].get<std::string>(), ::testing::StartsWith("{\"ci"));
+  EXPECT_EQ(c["finish_reason"], "length");
+}
+
+TEST(tool_answer, streams_a_call_in_pieces) {
+  for (const std::size_t per_event : {1u, 3u, 7u, 1000u}) {
+    door d([per_event](const auto&) { return says("Hm. " + call_text + call_text, per_event); }, {},
+           toy_model(4096));
+    auto x = d.post("/v1/chat/completions",
+                    plus(chat, {{"stream", true}, {"logprobs", true}, {"top_logprobs", 0}}));
+    const auto chunks = chunks_of(x->body);
+    ASSERT_EQ(chunks.back(), "[DONE]");
+    EXPECT_EQ(chunks[0]["choices"][0]["delta"], json({{"role", "assistant"}, {"content", ""}}));
+    std::string text, finish;
+    std::vector<std::string> names, arguments;
+    std::size_t logprobs = 0;
+    for (std::size_t i = 1; i + 1 < chunks.size(); ++i) {
+      const auto& c = chunks[i]["choices"][0];
+      if (c["logprobs"].is_object()) logprobs += c["logprobs"]["content"].size();
+      if (c["finish_reason"].is_string()) finish = c["finish_reason"];
+      const auto& delta = c["delta"];
+      if (delta.contains("content")) text += delta["content"].get<std::string>();
+      for (const auto& call : delta.value("tool_calls", json::array())) {
+        const auto index = call["index"].get<std::size_t>();
+        if (call.contains("id")) {
+          EXPECT_EQ(index, names.size());
+          EXPECT_EQ(call["type"], "function");
+          EXPECT_EQ(call["function"]["arguments"], "");
+          names.push_back(call["function"]["name"]);
+          arguments.emplace_back();
+        } else {
+          EXPECT_EQ(call.size(), 2u) << call;
+          ASSERT_LT(index, arguments.size());
+          arguments[index] += call["function"]["arguments"].get<std::string>();
+        }
+      }
+    }
+    EXPECT_EQ(text, "Hm.");
+    EXPECT_EQ(finish, "tool_calls");
+    EXPECT_THAT(names, ::testing::ElementsAre("get_weather", "get_weather"));
+    EXPECT_THAT(arguments, ::testing::Each("{\"city\": \"Bonn\"}"));
+    EXPECT_EQ(logprobs, 4 + 2 * call_text.size());
+  }
+}
+
+TEST(tool_answer, refusals) {
+  door d([](const auto&) { return script{}; }, {}, toy_model(4096));
+  const auto param = [&](const json& more) {
+    auto x = d.post("/v1/chat/completions", plus(chat, more));
+    EXPECT_EQ(x->response.status, 400) << more;
+    return json_of(*x)["error"].value("param", "");
+  };
+  json strict = weather;
+  strict["function"]["strict"] = true;
+  strict["function"]["parameters"]["properties"]["city"]["not"] = json::object();
+  EXPECT_EQ(param({{"tools", {strict}}}), "tools");
+  json text = weather;
+  text["function"]["parameters"] = {{"type", "string"}};
+  EXPECT_EQ(param({{"tools", {text}}}), "tools");
+  EXPECT_EQ(param({{"response_format", {{"type", "json_object"}}}}), "tools");
+  auto none = std::make_shared<served_model>(*toy_model(4096));
+  none->tools.served = false;
+  door refusing([](const auto&) { return script{}; }, {}, none);
+  EXPECT_EQ(refusing.post("/v1/chat/completions", chat)->response.status, 400);
+  EXPECT_EQ(
+      refusing.post("/v1/chat/completions", plus(chat, {{"tool_choice", "none"}}))->response.status,
+      200);
+}
+
+}  // namespace
+}  // namespace troupe::api
