@@ -267,6 +267,7 @@ node_runtime::~node_runtime() {
   if (services_->puller) services_->puller->stop_touching();
   if (fabric_) fabric_->close();
   services_->loop.reset();
+  services_->puller.reset();  // a fabric that died left it pulls, whose completions refer to the services
 }
 
 }  // namespace troupe::actors
