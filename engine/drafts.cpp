@@ -13,8 +13,8 @@ constexpr std::array<double, hit_rates::num_kinds> first_rates = {
     0.6,  0.2, 0.4,  0.6,  0.85,                  // offered
     0.5,  0.7, 0.85, 0.95,                        // remembered
     0.05, 0.1, 0.15, 0.25};                       // second
-constexpr double first_tries = 8, prior_tries = 4;
-constexpr double engine_keeps = 0.998, sequence_keeps = 0.97;
+constexpr double first_tries = 8, prior_tries = 6;
+constexpr double engine_keeps = 0.998, sequence_keeps = 0.9;
 constexpr float least_chance = 0.05f;  // no device has rows as cheap as that
 
 double sum(const guess& g) {

@@ -120,6 +120,34 @@ TEST(branches, take_no_block_that_others_need) {
   EXPECT_EQ(b.fixture.of(4).end->usage.preemptions, 0u);
 }
 
+// A device that takes so long for a pass and for each of its rows, and a text that is hard to guess.
+struct timed {
+  timed(double pass_ms, double row_ms, bool branches)
+      : fixture(256, branching::device(4), [&](engine_options& o) {
+          o.speculation.branches = branches;
+          o.pass_clock = [this, pass_ms, row_ms] {
+            const double ms =
+                pass_ms * fixture.runner.num_passes() + row_ms * fixture.runner.total_rows();
+            return time_point(std::chrono::nanoseconds(static_cast<std::int64_t>(ms * 1e6)));
+          };
+        }) {
+    EXPECT_TRUE(fixture.engine->add(long_answer(8, 9, 600), fixture.now));
+    fixture.run();
+    EXPECT_EQ(fixture.of(8).tokens.size(), 600u);
+  }
+  speculation_stats stats() const { return fixture.engine->stats().speculation; }
+  engine_fixture fixture;
+};
+
+TEST(branches, are_checked_where_rows_are_nearly_free_and_not_where_they_cost) {
+  timed with(4, 0.01, true), without(4, 0.01, false), dear(1, 0.5, true);
+  EXPECT_EQ(with.fixture.of(8).ids(), without.fixture.of(8).ids());
+  EXPECT_GT(with.stats().branches_won, 30u);
+  EXPECT_LT(with.fixture.runner.num_passes(), without.fixture.runner.num_passes());
+  EXPECT_EQ(without.stats().branches, 0u);
+  EXPECT_EQ(dear.stats().branches, 0u);
+}
+
 TEST(branches, need_a_device_that_copies) {
   branching b(128, 4, false);
   b.run(long_answer(5, 9, 40), 2);
