@@ -54,12 +54,14 @@ void decode_state::generate(const generate_request& r) {
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
   // Its draft hears of it only once the engine has it, and so always of its end.
-  const draft_begin drafted{r.id, r.try_number, std::make_shared<const generate_request>(r)};
+  draft_begin drafted{r.id, r.try_number, nullptr};
+  if (node->draft_client && node->drafts_ready)
+    drafted.request = std::make_shared<const generate_request>(r);
   post(r.id, [me = decode_actor(self), services = node, request, remote, drafted](
                  engine::engine& eng, engine::time_point now) {
     const request_admitted admitted{raw(request.id), request.try_number};
     auto admit = [&] {
-      if (services->draft_client)
+      if (drafted.request)
         caf::anon_send(caf::actor_cast<draft_client_actor>(services->draft_client), drafted);
       caf::anon_send(me, admitted);
     };

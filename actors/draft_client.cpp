@@ -4,6 +4,7 @@
 #include <set>
 
 #include "actors/connect.hpp"
+#include "actors/wire.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
@@ -19,6 +20,11 @@ constexpr auto retry_interval = std::chrono::milliseconds(500);
 // -- requests --------------------------------------------------------------------------------------------------------------
 
 void draft_client_state::begin(const draft_begin& m) {
+  const std::size_t size = m.request->prompt.size() + m.request->output.size();
+  const auto known = sequences.find(m.id);
+  if (known != sequences.end() && known->second.try_number == m.try_number &&
+      known->second.tokens.size() >= size)
+    return;                 // told by the decode actor and by the engine
   end(m.id, m.try_number);  // an earlier try
   sequence s;
   s.try_number = m.try_number;
@@ -31,11 +37,34 @@ void draft_client_state::begin(const draft_begin& m) {
   if (node->loop->stats().speculation.draft_proven) tell(m.id, added);
 }
 
+// Its answers are on their way before the events of later passes.
+void draft_client_state::ask_engine() {
+  if (asking || !expected) return;
+  asking = true;
+  const draft_client_actor me(self);
+  node->loop->post_completion([me](engine::engine& eng, engine::time_point) {
+    for (engine::running_text& t : eng.running_texts()) {
+      auto r = std::make_shared<generate_request>();
+      r->id = raw(t.id);
+      r->try_number = t.try_number;
+      r->prompt.assign(t.tokens.begin(), t.tokens.begin() + t.num_prompt);
+      r->output.assign(t.tokens.begin() + t.num_prompt, t.tokens.end());
+      r->sampling = to_wire(t.sampling);
+      caf::anon_send(me, draft_begin{r->id, r->try_number, r});
+    }
+    caf::anon_send(me, draft_begin{});
+  });
+}
+
 void draft_client_state::on_events(const engine::events& e) {
+  if (!expected) return;  // sent before the last draft left
   const bool wanted = node->loop->stats().speculation.draft_wanted;
   for (const auto& t : e.tokens) {
     auto at = sequences.find(raw(t.id));
-    if (at == sequences.end() || at->second.try_number != t.try_number) continue;
+    if (at == sequences.end() || at->second.try_number != t.try_number) {
+      ask_engine();  // it was given to the engine while the first draft came
+      continue;
+    }
     sequence& s = at->second;
     for (const auto& token : t.tokens)
       if (s.num_prompt + token.index == s.tokens.size()) s.tokens.push_back(token.token);
@@ -173,8 +202,11 @@ void draft_client_state::update_expected() {
       std::any_of(peers.begin(), peers.end(), [](const auto& p) { return bool(p.second.actor); });
   if (any == expected) return;
   expected = any;
+  node->drafts_ready = any;
+  if (!any) sequences.clear();
   node->loop->post_completion(
       [any](engine::engine& e, engine::time_point) { e.expect_drafts(any); });
+  ask_engine();
 }
 
 draft_client_actor::behavior_type draft_client_state::make_behavior() {
@@ -186,7 +218,10 @@ draft_client_actor::behavior_type draft_client_state::make_behavior() {
       [this](const membership& m) { on_membership(m); },
       [this](const draft_guesses& m) { on_guesses(m); },
       [this](const draft_behind& m) { on_behind(m); },
-      [this](const draft_begin& m) { begin(m); },
+      [this](const draft_begin& m) {
+        if (m.request) return begin(m);
+        asking = false;  // that is all that the engine runs
+      },
       [this](const engine_happened& h) { on_events(*h.events); },
   };
 }

@@ -4,6 +4,9 @@
 //   draft_begin, tokens ─► draft_follow ─► (the draft drafts ahead) ─► draft_guesses ─► engine::offer_draft
 //                 draft_behind ─► from where it knows nothing it is told again, with the next token
 //
+// While there is no draft, nothing is copied for one: node_services::drafts_ready tells the decode actor and the engine's
+// thread. When the first one comes, the engine says what runs (engine::running_texts).
+//
 // Nobody waits for a draft. One that is dead, paused, slow or talks nonsense costs speed: guesses are checked for form
 // here, late ones are dropped by their position, and the engine counts only tokens that it would have chosen itself. While
 // the engine does not want guesses (speculation_stats::draft_wanted: decoding is not faster with them) nothing is told.
@@ -46,6 +49,7 @@ struct draft_client_state {
   };
 
   void begin(const draft_begin& m);
+  void ask_engine();  // for the requests that it runs
   void on_events(const engine::events& e);
   void tell(std::uint64_t id, sequence& s);
   void on_guesses(const draft_guesses& m);
@@ -64,6 +68,7 @@ struct draft_client_state {
   std::map<caf::actor_addr, std::uint64_t> peer_of;
   std::map<std::uint64_t, sequence> sequences;  // by request
   bool expected = false;                        // the engine knows that there is a draft
+  bool asking = false;                          // the engine, what runs there
 };
 
 draft_client_actor::behavior_type draft_client(

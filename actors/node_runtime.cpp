@@ -146,6 +146,10 @@ result<void> node_runtime::make_engine(const node_options& options,
   const auto& info = services_->info;
   TROUPE_TRY(auto tokenizer, model::tokenizer::make(model));
   services_->info.vocabulary = to_hex(model::vocabulary_digest(*tokenizer));
+  if (model.weights.lm_head.exists() && model.weights.lm_head.rows != model.config.vocab_size)
+    return fail(
+        ec::unsupported,
+        "the model can say only some of its tokens (troupe prune --vocab): use it as a draft");
   engine::engine_options e;
   e.num_blocks = info.num_blocks;
   e.vocab_size = model.config.vocab_size;
@@ -188,12 +192,12 @@ result<void> node_runtime::make_engine(const node_options& options,
       if (auto strong = weak.lock())
         caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
   };
-  auto on_events = [actor = caf::actor_cast<engine_listener>(role_), client,
-                    drafts](engine::events&& happened_now) {
+  auto on_events = [actor = caf::actor_cast<engine_listener>(role_), client, drafts,
+                    services = services_.get()](engine::events&& happened_now) {
     const bool computed = !happened_now.computed.empty();
     const engine_happened happened{std::make_shared<const engine::events>(std::move(happened_now))};
     if (computed) caf::anon_send(client, happened);
-    if (drafts) caf::anon_send(drafts, happened);
+    if (drafts && services->drafts_ready) caf::anon_send(drafts, happened);
     caf::anon_send(actor, happened);
   };
   engine_driver::hooks hooks;

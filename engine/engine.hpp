@@ -155,6 +155,15 @@ struct pull_plan {
   std::vector<pull_piece> pieces;
 };
 
+// A request whose tokens a draft model may follow.
+struct running_text {
+  request_id id{};
+  attempt try_number = 0;
+  std::vector<token_id> tokens;  // prompt and output
+  std::uint32_t num_prompt = 0;
+  sampling_params sampling;
+};
+
 // A snapshot for heartbeats, metrics and routing.
 struct engine_stats {
   std::uint32_t running = 0, waiting = 0, waiting_remote = 0, held = 0;
@@ -224,6 +233,9 @@ class engine {
   // stats().speculation.draft_wanted says whether its guesses are worth asking for: they are tried
   // for some passes, and go on only while the node decodes faster with them.
   virtual void expect_drafts(bool on) = 0;
+  // All that generate here, for a draft model that comes later. Tokens of events that were not
+  // returned yet are among them.
+  virtual std::vector<running_text> running_texts() const = 0;
 
   virtual void cancel(request_id id,
                       time_point now) = 0;  // idempotent; ends in finished_event(abort)

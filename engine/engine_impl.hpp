@@ -35,6 +35,7 @@ class engine_impl final : public engine {
   void offer_draft(request_id id, attempt try_number, std::uint32_t first,
                    std::vector<token_id> tokens, std::vector<std::uint8_t> sureness) override;
   void expect_drafts(bool on) override;
+  std::vector<running_text> running_texts() const override;
   void cancel(request_id id, time_point now) override;
   void release(request_id id, time_point now) override;
   void renew(request_id id, time_point now) override;

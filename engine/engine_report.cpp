@@ -29,6 +29,14 @@ engine_stats engine_impl::stats() const {
   return s;
 }
 
+std::vector<running_text> engine_impl::running_texts() const {
+  std::vector<running_text> out;
+  for (const auto& [id, s] : sequences_)
+    if (!s->request.prefill_only)
+      out.push_back({id, s->request.try_number, s->tokens, s->num_prompt, s->request.sampling});
+  return out;
+}
+
 std::string engine_impl::check_sequence(const sequence& s) const {
   const std::string name = "request " + std::to_string(raw(s.request.id));
   const block_pool& pool = kv_.pool();
