@@ -26,12 +26,20 @@ std::size_t made_bytes(const shared_memory& owner) {
   return static_cast<std::size_t>(found.st_blocks) * 512;
 }
 
+// Not looked at by the sanitizer, whose own memory would be read for the first time as well.
+__attribute__((no_sanitize("address"))) unsigned sum_of_pages(const unsigned char* data,
+                                                              std::size_t bytes) {
+  unsigned sum = 0;
+  for (std::size_t i = 0; i < bytes; i += 4096) sum += data[i];
+  return sum;
+}
+
 long read_all(const shared_memory& m, std::size_t bytes) {
   const long before = faults();
-  unsigned sum = 0;
-  for (std::size_t i = 0; i < bytes; i += 4096) sum += std::to_integer<unsigned>(m.data()[i]);
+  const unsigned sum = sum_of_pages(reinterpret_cast<const unsigned char*>(m.data()), bytes);
+  const long some = faults() - before;
   EXPECT_EQ(sum, bytes / 4096);
-  return faults() - before;
+  return some;
 }
 
 TEST(shared_memory_test, maps_what_the_owner_has_made_and_makes_nothing) {
