@@ -258,7 +258,8 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   auto joined = node_process::start(n);
   ASSERT_TRUE(joined) << to_string(joined.error());
   const std::string taken =
-      "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",outcome=\"taken\",role=\"kv-store\"}";
+      "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",outcome=\"taken\",role=\"kv-"
+      "store\"}";
   const auto moved = [&] {
     return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
   };
