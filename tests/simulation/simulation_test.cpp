@@ -7,13 +7,6 @@
 #include "tests/simulation/shrink.hpp"
 #include "tests/simulation/tally.hpp"
 
-// A node that is killed here goes without its shutdown, which breaks the cycle of its services and its actors. In the product
-// its process is gone with it; here LeakSanitizer would find it at the end.
-extern "C" int __lsan_is_turned_off();
-extern "C" int __lsan_is_turned_off() {
-  return 1;
-}
-
 namespace troupe::simulation {
 namespace {
 
