@@ -271,7 +271,8 @@ node_runtime::~node_runtime() {
   if (services_->puller) services_->puller->stop_touching();
   if (fabric_) fabric_->close();
   services_->loop.reset();
-  services_->puller.reset();  // a fabric that died left it pulls, whose completions refer to the services
+  // A fabric that died leaves it pulls whose completions refer to the services.
+  services_->puller.reset();
 }
 
 }  // namespace troupe::actors

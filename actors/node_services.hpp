@@ -45,9 +45,9 @@ struct node_services {
   std::unique_ptr<block_puller> puller;
   std::unique_ptr<engine_driver> loop;  // last: its thread uses the others
 
-  caf::strong_actor_ptr draft_client;    // of a decode node
-  caf::strong_actor_ptr store_client;    // null in a store
-  std::atomic<bool> store_ready{false};  // some KV store can be asked
+  caf::strong_actor_ptr draft_client;     // of a decode node
+  caf::strong_actor_ptr store_client;     // null in a store
+  std::atomic<bool> store_ready{false};   // some KV store can be asked
   std::atomic<bool> drafts_ready{false};  // some draft can be asked: its client is told of requests
   std::shared_ptr<engine::prefix_journal> journal = std::make_shared<
       engine::prefix_journal>();             // of what it holds, for routers; null: nothing is kept
