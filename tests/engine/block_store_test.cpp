@@ -65,6 +65,27 @@ struct block_store_test : ::testing::Test {
   time_point now{std::chrono::hours(1)};
 };
 
+TEST_F(block_store_test, what_is_worth_most_comes_first_and_after_what_it_follows) {
+  make(32);
+  const prompt old(0, 4), recent(100, 4), pinned(200, 4);
+  for (const auto* p : {&pinned, &old, &recent}) {
+    request(*p);
+    EXPECT_EQ(insert(*p), 4u);
+  }
+  ASSERT_TRUE(store->pin(pinned.chain[2], true, now + std::chrono::seconds(9)));
+  std::vector<hash128_t> order;
+  for (const block_id b : store->by_worth()) order.push_back(store->key(b).hash);
+  std::vector<hash128_t> expected(pinned.chain.begin(), pinned.chain.begin() + 3);
+  expected.insert(expected.end(), recent.chain.begin(), recent.chain.end());
+  expected.insert(expected.end(), old.chain.begin(), old.chain.end());
+  expected.push_back(pinned.chain[3]);  // behind the pin: as old as its prompt
+  EXPECT_EQ(order, expected);
+  const auto end = store->pinned_until(*store->present(pinned.chain[2]));
+  EXPECT_EQ(end, now + std::chrono::seconds(9));
+  EXPECT_FALSE(store->pinned_until(*store->present(old.chain[0])));
+  EXPECT_FALSE(store->present(prompt(300, 1).chain[0]));
+}
+
 TEST_F(block_store_test, a_prefix_is_found_block_by_block_and_stored_once) {
   make(16);
   const prompt a(0, 5);
