@@ -7,6 +7,14 @@
 namespace troupe::testing {
 namespace {
 
+gpu::runner_options options(const std::string& device, const std::string& isa) {
+  gpu::runner_options o;
+  o.device = device;
+  o.isa = isa;
+  o.num_threads = 2;
+  return o;
+}
+
 TEST(trimmed_head, gives_the_logits_of_the_whole_model_and_no_others) {
   temporary_directory dir;
   write_tiny_gguf(dir / "whole.gguf", {});
@@ -20,13 +28,12 @@ TEST(trimmed_head, gives_the_logits_of_the_whole_model_and_no_others) {
     kept[4].push_back(t);
   }
   for (const auto& isa : runnable_isas()) {
-    host_device full(whole, {.num_threads = 2, .isa = isa});
+    host_device full(whole, options("cpu", isa));
     const auto expected = full.run(prompt, 0, blocks, 3);
     for (const auto& tokens : kept) {
       SCOPED_TRACE(isa + " " + std::to_string(tokens.size()));
       ASSERT_TRUE(model::prune_model(dir / "whole.gguf", dir / "some.gguf", {0, 1}, tokens));
-      host_device some(model::open_model(dir / "some.gguf").value(),
-                       {.num_threads = 2, .isa = isa});
+      host_device some(model::open_model(dir / "some.gguf").value(), options("cpu", isa));
       const auto got = some.run(prompt, 0, blocks, 3);
       ASSERT_EQ(got.size(), expected.size());
       for (std::size_t i = 0; i < got.size(); ++i) {
@@ -45,10 +52,10 @@ TEST(trimmed_head, is_for_the_host_device) {
   write_tiny_gguf(dir / "whole.gguf", {});
   ASSERT_TRUE(model::prune_model(dir / "whole.gguf", dir / "some.gguf", {0}, {1, 2, 3}));
   const auto m = model::open_model(dir / "some.gguf").value();
-  const auto made = gpu::make_runner(m, {.device = "cuda"});
+  const auto made = gpu::make_runner(m, options("cuda", "auto"));
   ASSERT_FALSE(made);
   EXPECT_EQ(made.error().code, ec::unsupported);
-  EXPECT_TRUE(gpu::make_runner(m, {.device = "auto", .num_threads = 1}));
+  EXPECT_TRUE(gpu::make_runner(m, options("auto", "auto")));
 }
 
 }  // namespace
