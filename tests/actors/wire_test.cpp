@@ -115,6 +115,7 @@ TEST(wire, messages_survive_the_serializer) {
   g.output = {4};
   g.cache_salt = "salt";
   g.timeout_ms = 5;
+  g.tenant = "holder";
   g.has_prefill = true;
   g.prefill = some_info();
   g.route_reason = "why";
@@ -124,6 +125,10 @@ TEST(wire, messages_survive_the_serializer) {
   EXPECT_EQ(h.prefill.transport_address, g.prefill.transport_address);
   EXPECT_EQ(h.prefill.kind, role::prefill);
   EXPECT_EQ(h.route_reason, "why");
+  // Whose it is reaches the engine: earlier answers are kept apart by it.
+  const auto in_engine = to_engine(h, {});
+  EXPECT_EQ(in_engine.tenant, "holder");
+  EXPECT_EQ(in_engine.cache_salt, "salt");
 
   membership m;
   m.version = 3;
