@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <vector>
 
 namespace troupe::api {
@@ -22,7 +23,8 @@ const std::array schema_places = {
 
 class format_reader {
  public:
-  format_reader(field_reader& in, answer_format& to) : in_(in), to_(to) {}
+  format_reader(field_reader& in, answer_format& to, const form_observer& observer)
+      : in_(in), to_(to), observer_(observer) {}
 
   void read() {
     if (const json* format = in_.find("response_format")) response_format(*format);
@@ -40,11 +42,8 @@ class format_reader {
       return in_.fail(
           bad_field(field, std::string(field) + " gives the answer a second form: ask for one."));
     to_ = {kind, std::move(source)};
-    const auto grammar = engine::structured::compile(to_);
-    if (grammar) return;
-    in_.fail(grammar.error().code == ec::unsupported
-                 ? unsupported_field(field, grammar.error().detail)
-                 : bad_field(field, grammar.error().detail));
+    if (auto checked = check_form(to_, field, observer_); !checked)
+      in_.fail(std::move(checked).error());
   }
 
   void wrong_type(const char* field, const std::string& wanted) {
@@ -113,6 +112,7 @@ class format_reader {
 
   field_reader& in_;
   answer_format& to_;
+  const form_observer& observer_;
 };
 
 }  // namespace
@@ -131,8 +131,21 @@ void keep_schema_order(json& body, std::string_view raw) {
   }
 }
 
-void read_answer_format(field_reader& in, answer_format& to) {
-  format_reader(in, to).read();
+void read_answer_format(field_reader& in, answer_format& to, const form_observer& observer) {
+  format_reader(in, to, observer).read();
+}
+
+api_result<void> check_form(const answer_format& form, std::string_view field,
+                            const form_observer& observer) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto grammar = engine::structured::compile(form);
+  const auto spent = std::chrono::steady_clock::now() - begin;
+  if (observer)
+    observer(form.kind, grammar.has_value(), std::chrono::duration<double>(spent).count());
+  if (grammar) return {};
+  return tl::make_unexpected(grammar.error().code == ec::unsupported
+                                 ? unsupported_field(field, grammar.error().detail)
+                                 : bad_field(field, grammar.error().detail));
 }
 
 }  // namespace troupe::api

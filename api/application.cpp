@@ -81,6 +81,10 @@ application::application(application_options options, actors::generation_service
       limits_([&] {
         auto limits = options_.limits;
         limits.vocab_size = static_cast<std::uint32_t>(model->tokenizer->vocab_size());
+        limits.form_checked = [metrics](engine::structured::format_kind form, bool kept,
+                                        double seconds) {
+          metrics->form_checked(form, kept, seconds);
+        };
         return limits;
       }()),
       service_(service),

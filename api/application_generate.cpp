@@ -37,6 +37,8 @@ void application::reject(call& c, const api_error& e) {
 }
 
 void application::start_job(call& c, answer_plan plan) {
+  if (plan.common.sampling.format.kind == engine::structured::format_kind::text)
+    metrics_->free_answer();
   plan.request_id = c.id;
   plan.tenant = c.tenant;
   plan.received = c.request.received;
@@ -72,7 +74,7 @@ void application::chat_completions(call& c) {
     answer_plan out;
     API_TRY(out.head, head_for(request.common, true));
     API_CHECK(check_admission());
-    API_CHECK(constrain_calls(*model_, request));
+    API_CHECK(constrain_calls(*model_, request, limits_.form_checked));
     out.calls = calls_of(*model_, request.tools);
     if (out.calls && !model_->tools.tools_in_template)
       c.warning =

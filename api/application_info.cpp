@@ -61,6 +61,7 @@ void application::one_model(call& c) {
 void application::tokenize(call& c) {
   auto outcome = [&]() -> api_result<ojson> {
     API_TRY(auto body, parse_json(c.request.body));
+    keep_schema_order(body, c.request.body);
     field_reader in(body);
     chat_request chat;
     text_or_tokens prompt;

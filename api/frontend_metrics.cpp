@@ -18,6 +18,9 @@ constexpr std::array rejection_codes{"server_is_overloaded", "server_is_draining
                                      "request_canceled",     "deadline_exceeded",  "worker_lost",
                                      "internal_error",       "invalid_request"};
 
+constexpr std::array<const char*, num_forms> form_names{
+    "text", "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"};
+
 // Docs: users.md B2 of the project's notes: vLLM's buckets for the first token, SGLang's between tokens, with finer
 // ones in front for small fast models.
 const buckets ttft_buckets{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .75,
@@ -25,6 +28,7 @@ const buckets ttft_buckets{.001, .005, .01, .02, .04, .06, .08, .1, .25, .5,  .7
 const buckets itl_buckets{.0005, .001, .002, .004, .006, .008, .010, .015, .020,
                           .025,  .030, .035, .040, .060, .080, .1,   .2,   .4,
                           .6,    .8,   1,    2,    4,    6,    8};
+const buckets compile_buckets{.0001, .0003, .001, .003, .01, .03, .1, .3, 1};
 const buckets duration_buckets{.01, .025, .05, .1, .2, .3, .5, .8,  1,   1.5, 2,   2.5,  5,
                                10,  15,   20,  30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680};
 
@@ -79,6 +83,25 @@ frontend_metrics::frontend_metrics(const prometheus::Labels& constant) {
   auto& rejections = counter("troupe_requests_rejected_total",
                              "Generation requests that failed, by the error's code");
   for (const char* code : rejection_codes) rejections_[code] = &rejections.Add({{"reason", code}});
+  auto& forms = counter("troupe_answer_forms_total",
+                        "Generation requests by the form that their answers must have");
+  for (std::size_t i = 0; i < num_forms; ++i)
+    for (const bool kept : {false, true})
+      forms_[i][kept] =
+          &forms.Add({{"form", form_names[i]}, {"outcome", kept ? "kept" : "refused"}});
+  form_compile_ = &histogram("troupe_answer_form_compile_seconds",
+                             "Time to make an automaton's grammar of a form, or to refuse it")
+                       .Add({}, compile_buckets);
+}
+
+void frontend_metrics::form_checked(engine::structured::format_kind form, bool kept,
+                                    double seconds) {
+  forms_.at(static_cast<std::size_t>(form))[kept]->Increment();
+  form_compile_->Observe(seconds);
+}
+
+void frontend_metrics::free_answer() {
+  forms_[static_cast<std::size_t>(engine::structured::format_kind::text)][true]->Increment();
 }
 
 prometheus::Counter& frontend_metrics::requests(endpoint e, int status) {

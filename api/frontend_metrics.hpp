@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "engine/structured/answer_format.hpp"
+
 namespace troupe::api {
 
 enum class endpoint : std::uint8_t {
@@ -31,6 +33,8 @@ enum class endpoint : std::uint8_t {
   other
 };
 inline constexpr std::size_t num_endpoints = 13;
+inline constexpr std::size_t num_forms =
+    static_cast<std::size_t>(engine::structured::format_kind::tool_calls) + 1;
 std::string_view to_string(endpoint e);
 
 class frontend_metrics {
@@ -43,6 +47,10 @@ class frontend_metrics {
   void next_tokens(double seconds_since_last, std::size_t count);
   // A generation that the cluster refused or lost, by the error's code ("server_is_overloaded").
   void rejected(std::string_view code);
+
+  // A form of answer that was asked for: whether it is kept or refused, and how long that took to find out.
+  void form_checked(engine::structured::format_kind form, bool kept, double seconds);
+  void free_answer();  // none was asked for
 
   std::string text() const;
 
@@ -58,6 +66,8 @@ class frontend_metrics {
   std::array<prometheus::Histogram*, num_endpoints> duration_{};
   prometheus::Histogram *ttft_, *itl_;
   std::map<std::string, prometheus::Counter*, std::less<>> rejections_;
+  std::array<std::array<prometheus::Counter*, 2>, num_forms> forms_{};  // [form][kept]
+  prometheus::Histogram* form_compile_;
 };
 
 }  // namespace troupe::api

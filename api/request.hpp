@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "api/answer_format_fields.hpp"
 #include "api/errors.hpp"
 #include "api/json_input.hpp"
 #include "api/tool_fields.hpp"
@@ -30,6 +31,7 @@ struct request_limits {
   std::uint32_t max_stop_bytes = 1024;
   std::uint32_t max_messages = 4096;
   std::uint32_t max_tools = 128;
+  form_observer form_checked = {};  // for metrics
 };
 
 // Fields that both endpoints share.

@@ -139,7 +139,8 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   return ids;
 }
 
-api_result<void> constrain_calls(const served_model& m, chat_request& request) {
+api_result<void> constrain_calls(const served_model& m, chat_request& request,
+                                 const form_observer& observer) {
   const tool_request& tools = request.tools;
   if (!tools.active()) return {};
   if (!m.tools.served)
@@ -158,11 +159,7 @@ api_result<void> constrain_calls(const served_model& m, chat_request& request) {
     if (tools.choice != tool_choice::named || tool.call.name == tools.name)
       form.tools.push_back(tool.call);
   format = engine::structured::to_format(form);
-  const auto grammar = engine::structured::compile(format);
-  if (grammar) return {};
-  return tl::make_unexpected(grammar.error().code == ec::unsupported
-                                 ? unsupported_field("tools", grammar.error().detail)
-                                 : bad_field("tools", grammar.error().detail));
+  return check_form(format, "tools", observer);
 }
 
 std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools) {

@@ -46,7 +46,8 @@ api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const s
                                                   bool add_special_tokens);
 api_result<std::vector<token_id>> tokenize_chat(const served_model& m, const chat_request& request);
 // Makes the request's tools part of the answer's form.
-api_result<void> constrain_calls(const served_model& m, chat_request& request);
+api_result<void> constrain_calls(const served_model& m, chat_request& request,
+                                 const form_observer& observer);
 // How the calls in its answer are read; nothing where it may not call.
 std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools);
 

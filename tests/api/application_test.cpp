@@ -475,17 +475,24 @@ TEST(application, metrics_exist_from_the_start_and_move) {
         "troupe_requests_total{code=\"503\",endpoint=\"chat_completions\"} 0",
         "troupe_time_to_first_token_seconds_count 0", "troupe_requests_in_flight 0",
         "troupe_requests_rejected_total{reason=\"server_is_overloaded\"} 0",
+        "troupe_answer_forms_total{form=\"tool_calls\",outcome=\"refused\"} 0",
         "troupe_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0"})
     EXPECT_NE(before.find(line), std::string::npos) << line;
   d.post("/v1/chat/completions", chat);
+  d.post("/v1/completions", {{"model", "toy"}, {"prompt", "x"}, {"guided_regex", "("}});
+  d.post("/v1/completions", {{"model", "toy"}, {"prompt", "x"}, {"guided_regex", "Hi .*"}});
   d.ask("GET", "/no/such/path");
   const auto after = d.ask("GET", "/metrics")->response.body;
   for (const char* line :
        {"troupe_requests_total{code=\"200\",endpoint=\"chat_completions\"} 1",
         "troupe_requests_total{code=\"404\",endpoint=\"other\"} 1",
-        "troupe_time_to_first_token_seconds_count 1", "troupe_inter_token_latency_seconds_count 7",
-        "troupe_prompt_tokens_total 8", "troupe_generation_tokens_total 8",
-        "troupe_requests_in_flight 0", "troupe_requests_queued 0"})
+        "troupe_time_to_first_token_seconds_count 2", "troupe_inter_token_latency_seconds_count 14",
+        "troupe_prompt_tokens_total 9", "troupe_generation_tokens_total 16",
+        "troupe_answer_forms_total{form=\"text\",outcome=\"kept\"} 1",
+        "troupe_answer_forms_total{form=\"regex\",outcome=\"kept\"} 1",
+        "troupe_answer_forms_total{form=\"regex\",outcome=\"refused\"} 1",
+        "troupe_answer_form_compile_seconds_count 2", "troupe_requests_in_flight 0",
+        "troupe_requests_queued 0"})
     EXPECT_NE(after.find(line), std::string::npos) << line;
 }
 

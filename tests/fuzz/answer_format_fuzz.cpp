@@ -12,7 +12,7 @@ using namespace troupe::engine::structured;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  const auto kind = static_cast<format_kind>(1 + data[0] % 5);
+  const auto kind = static_cast<format_kind>(1 + data[0] % 6);
   auto grammar = compile({kind, std::string(reinterpret_cast<const char*>(data) + 1, size - 1)});
   if (!grammar) {
     if (grammar.error().detail.empty()) std::abort();
