@@ -33,6 +33,7 @@ void agent_state::connect() {
 
 void agent_state::join(const directory_actor& to) {
   directory = to;
+  self->demonitor(directory.address());  // an attempt before this one watches it already
   self->monitor(directory);
   self->request(directory, join_timeout, join_request{context->node->info})
       .then(
