@@ -57,8 +57,8 @@ void draft_client_state::ask_engine() {
 }
 
 void draft_client_state::on_events(const engine::events& e) {
-  if (!expected) return;  // sent before the last draft left
-  const bool wanted = node->loop->stats().speculation.draft_wanted;
+  // Without a draft only ends matter.
+  const bool wanted = expected && node->loop->stats().speculation.draft_wanted;
   for (const auto& t : e.tokens) {
     auto at = sequences.find(raw(t.id));
     if (at == sequences.end() || at->second.try_number != t.try_number) {

@@ -197,7 +197,9 @@ result<void> node_runtime::make_engine(const node_options& options,
     const bool computed = !happened_now.computed.empty();
     const engine_happened happened{std::make_shared<const engine::events>(std::move(happened_now))};
     if (computed) caf::anon_send(client, happened);
-    if (drafts && services->drafts_ready) caf::anon_send(drafts, happened);
+    // Ends always: its client may have heard of the beginning while there was a draft.
+    if (drafts && (services->drafts_ready || !happened.events->finished.empty()))
+      caf::anon_send(drafts, happened);
     caf::anon_send(actor, happened);
   };
   engine_driver::hooks hooks;
