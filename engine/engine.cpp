@@ -75,7 +75,7 @@ engine_impl::engine_impl(gpu::model_runner& runner, std::unique_ptr<block_sealer
       scheduler_(scheduling(options), kv_),
       sampler_(options.vocab_size),
       speculator_(options.speculation, kv_),
-      formats_(options.vocabulary) {
+      formats_(options.vocabulary, options.format_bytes) {
   if (!options_.pass_clock) options_.pass_clock = clock::now;
 }
 
@@ -101,7 +101,7 @@ result<void> engine_impl::check_request(const generation_request& r) const {
     return fail(ec::context_exceeded,
                 std::to_string(total) + " tokens exceed this node's KV arena of " +
                     std::to_string(kv_.pool().size() * std::uint64_t{kv_.block_tokens()}) +
-                    " tokens");
+                    " tokens: --kv-memory makes it larger");
   if (sequences_.contains(r.id))
     return fail(ec::invalid_argument, "request_id: this request is here already");
   if (r.prefill_only && !can_seal_)
@@ -118,6 +118,13 @@ result<void> engine_impl::check_request(const generation_request& r) const {
   return {};
 }
 
+// No other node could do it either.
+error engine_impl::format_overflow() {
+  return {ec::unsupported,
+          "the form of the answer needs more memory to follow than a request may take: nest less, "
+          "or bound its repetitions"};
+}
+
 // The state that the output so far leads to.
 result<void> engine_impl::follow_format(sequence& s) {
   const structured::answer_format& wanted = s.request.sampling.format;
@@ -126,6 +133,7 @@ result<void> engine_impl::follow_format(sequence& s) {
   s.format_state = s.format->start();
   for (const token_id t : std::span(s.tokens).subspan(s.num_prompt))
     s.format_state = s.format->next(s.format_state, t);
+  if (s.format->overflowed()) return tl::unexpected(format_overflow());
   if (s.format_state == structured::automaton::dead)
     return fail(ec::invalid_argument,
                 "output: the tokens so far are not of the form of the answer");
@@ -221,10 +229,7 @@ void engine_impl::deliver(sequence& s, token_output token) {
   if (s.format) {
     s.format_state = s.format->next(s.format_state, s.tokens.back());
     if (s.format_state == structured::automaton::dead && !s.request.prefill_only)
-      return finish(s, finish_reason::error,
-                    {ec::out_of_memory,
-                     "the form of the answer needs more memory to follow than a request may take: "
-                     "nest less, or bound its repetitions"});
+      return finish(s, finish_reason::error, format_overflow());
   }
   if (s.request.prefill_only) return;
   if (s.format && s.format->only_ends(s.format_state)) return finish(s, finish_reason::stop);

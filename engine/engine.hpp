@@ -67,6 +67,7 @@ struct engine_options {
   std::function<time_point()> pass_clock;
   // The bytes of tokens, for answers of a given form; empty: such requests are refused.
   structured::vocabulary_source vocabulary;
+  std::size_t format_bytes = structured::automaton::usual_bytes;  // of one form's automaton
 };
 
 // A block as its owner describes it to a reader; with it the reader can tell whether what it pulled

@@ -64,6 +64,7 @@ class engine_impl final : public engine {
   result<void> check_request(const generation_request& r) const;
   result<std::unique_ptr<sequence>> make_sequence(generation_request&& r, time_point now);
   result<void> follow_format(sequence& s);
+  static error format_overflow();
   sequence* find(request_id id) const;
   sequence* find(request_id id, attempt try_number) const;
   bool is_end_token(const sequence& s, token_id t) const;
@@ -78,7 +79,9 @@ class engine_impl final : public engine {
   // engine_step.cpp
   result<void> run_pass(step_report& report);
   void prepare(const std::vector<sequence*>& planned);
-  void plan_sampling(const sequence& s);
+  void drop_plan(sequence& s);
+  void plan_sampling(sequence& s);
+  void plan_rows(const sequence& s);
   void plan_chain(const sequence& s, sample_request next, std::span<const token_id> chain,
                   std::uint32_t first);
   void process(const std::vector<sequence*>& planned, double seconds);

@@ -32,18 +32,21 @@ result<step_report> engine_impl::step(time_point now) {
   run_watchdogs();
   step_report report;
   auto ran = run_pass(report);
-  for (sequence* s : planned_) {  // left over only where the pass failed
-    s->rows = 0;
-    s->verify.clear();
-    for (draft_branch& b : s->branches) kv_.drop(b);
-    s->branches.clear();
-  }
+  for (sequence* s : planned_) drop_plan(*s);  // left over only where the pass failed
   planned_.clear();
   TROUPE_CHECK(ran);
   TROUPE_CHECK(sealer_->flush());  // before peers hear of the blocks
   report.happened = std::move(pending_);
   pending_ = {};
   return report;
+}
+
+// What was planned for a sequence does not come about.
+void engine_impl::drop_plan(sequence& s) {
+  s.rows = 0;
+  s.verify.clear();
+  for (draft_branch& b : s.branches) kv_.drop(b);
+  s.branches.clear();
 }
 
 // Logits that a sequence's rows of this step must return: the last row's where a token follows, and
@@ -76,9 +79,16 @@ void engine_impl::prepare(const std::vector<sequence*>& planned) {
   }
 }
 
-// What each of the sequence's logits_wanted rows is for.
-void engine_impl::plan_sampling(const sequence& s) {
+// What each of the sequence's logits_wanted rows is for. A form's automaton that is full gives way to a new one, so that
+// what other requests have had it remember changes nothing here.
+void engine_impl::plan_sampling(sequence& s) {
   if (logits_wanted(s) == 0) return;
+  s.format_overflowed = s.format && s.format->full() && !follow_format(s);
+  plan_rows(s);
+  s.format_overflowed = s.format_overflowed || (s.format && s.format->overflowed());
+}
+
+void engine_impl::plan_rows(const sequence& s) {
   const sampling_params& p = s.request.sampling;
   sample_request next{p, s.num_output(), s.num_tokens()};
   if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
@@ -186,10 +196,14 @@ void engine_impl::process(const std::vector<sequence*>& planned, double seconds)
     for (const std::size_t end = group + 1 + s.branches.size(); group < end; ++group)
       logits += rows_[group].num_logits;
     s.rows = 0;
-    if (s.verify.empty())  // either may end s
+    if (s.format_overflowed) {  // its masks may be wrong, and so its tokens
+      drop_plan(s);
+      finish(s, finish_reason::error, format_overflow());
+    } else if (s.verify.empty()) {  // either may end s
       advance(s, rows, logit_row, seconds);
-    else
+    } else {
       advance_verified(s, logit_row);
+    }
     logit_row += logits;
   }
   planned_.clear();

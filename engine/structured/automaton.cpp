@@ -60,7 +60,10 @@ automaton::state automaton::intern(std::vector<node>& stacks) {
   stacks.erase(std::unique(stacks.begin(), stacks.end()), stacks.end());
   const auto found = state_ids_.find(stacks);
   if (found != state_ids_.end()) return found->second;
-  if (full()) return dead;
+  if (bytes_ >= 2 * max_bytes_) {
+    overflowed_ = true;
+    return dead;
+  }
   const auto id = static_cast<state>(stacks_.size());
   bytes_ += 2 * stacks.size() * sizeof(node) + 256 * sizeof(state) + 160;
   stacks_.push_back(stacks);

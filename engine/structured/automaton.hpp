@@ -2,7 +2,8 @@
 //
 // A state is the set of stacks that the text so far leads to. Stacks are linked nodes, each made once, so equal states are
 // one number, and what a byte leads to is found once and remembered: after a few answers a step is a look into a table.
-// What is remembered is bounded; at the bound `dead` is the answer and full() tells (the caller ends the request).
+// What is remembered is bounded: from max_bytes on full() tells that a new automaton should take this one's place, at twice as
+// much `dead` is the answer where a new state would be needed, and overflowed() tells that it may be a wrong one.
 //
 // Owner and thread: one engine.
 #pragma once
@@ -24,7 +25,8 @@ class automaton {
   using state = std::int32_t;
   static constexpr state dead = -1;
 
-  explicit automaton(grammar g, std::size_t max_bytes = std::size_t{16} << 20);
+  static constexpr std::size_t usual_bytes = std::size_t{16} << 20;
+  explicit automaton(grammar g, std::size_t max_bytes = usual_bytes);
 
   state start() const { return start_; }
   state next(state from, std::uint8_t byte) {
@@ -41,6 +43,7 @@ class automaton {
   }
   std::size_t bytes() const { return bytes_; }
   bool full() const { return bytes_ >= max_bytes_; }
+  bool overflowed() const { return overflowed_; }
 
  private:
   using node = std::int32_t;
@@ -59,6 +62,7 @@ class automaton {
   const grammar grammar_;
   const std::size_t max_bytes_;
   std::size_t bytes_ = 0;
+  bool overflowed_ = false;
   std::vector<stack_node> nodes_;
   std::unordered_map<std::uint64_t, node> node_ids_;
   std::vector<std::vector<node>> stacks_;  // of each state: sorted, `none` first

@@ -4,8 +4,9 @@
 
 namespace troupe::engine::structured {
 
-compiled_format::compiled_format(grammar g, std::shared_ptr<const vocabulary> words)
-    : words_(std::move(words)), automaton_(std::move(g)) {}
+compiled_format::compiled_format(grammar g, std::shared_ptr<const vocabulary> words,
+                                 std::size_t max_bytes)
+    : words_(std::move(words)), automaton_(std::move(g), max_bytes) {}
 
 std::shared_ptr<const token_mask> compiled_format::allowed(automaton::state s) {
   if (s == automaton::dead) return nullptr;
@@ -23,7 +24,7 @@ result<std::shared_ptr<compiled_format>> format_cache::get(const answer_format& 
     entries_.splice(entries_.begin(), entries_, found);
     return found->compiled;
   }
-  if (found != entries_.end()) entries_.erase(found);  // those who use it go on
+  if (found != entries_.end()) entries_.erase(found);  // those who use it ask for the new one
   if (!words_) {
     if (!source_)
       return fail(ec::unsupported,
@@ -31,7 +32,8 @@ result<std::shared_ptr<compiled_format>> format_cache::get(const answer_format& 
     TROUPE_TRY(words_, source_());
   }
   TROUPE_TRY(grammar g, compile(format));
-  entries_.push_front({format, std::make_shared<compiled_format>(std::move(g), words_)});
+  entries_.push_front(
+      {format, std::make_shared<compiled_format>(std::move(g), words_, max_bytes_)});
   if (entries_.size() > max_formats) entries_.pop_back();
   return entries_.front().compiled;
 }

@@ -17,7 +17,7 @@ namespace troupe::engine::structured {
 
 class compiled_format {
  public:
-  compiled_format(grammar g, std::shared_ptr<const vocabulary> words);
+  compiled_format(grammar g, std::shared_ptr<const vocabulary> words, std::size_t max_bytes);
 
   automaton::state start() const { return automaton_.start(); }
   automaton::state next(automaton::state from, token_id token) {
@@ -27,6 +27,7 @@ class compiled_format {
   // Null in a dead state. Stays valid as long as it is held.
   std::shared_ptr<const token_mask> allowed(automaton::state s);
   bool full() const { return automaton_.full(); }
+  bool overflowed() const { return automaton_.overflowed(); }
 
  private:
   static constexpr std::size_t max_masks = 512;
@@ -40,7 +41,9 @@ using vocabulary_source = std::function<result<std::shared_ptr<const vocabulary>
 
 class format_cache {
  public:
-  explicit format_cache(vocabulary_source source) : source_(std::move(source)) {}
+  // max_bytes: of one automaton, after which users of its form get a new one.
+  explicit format_cache(vocabulary_source source, std::size_t max_bytes = automaton::usual_bytes)
+      : source_(std::move(source)), max_bytes_(max_bytes) {}
   // ec::invalid_argument or ec::unsupported from compile; ec::unsupported where the model has no tokenizer.
   result<std::shared_ptr<compiled_format>> get(const answer_format& format);
 
@@ -51,6 +54,7 @@ class format_cache {
     std::shared_ptr<compiled_format> compiled;
   };
   vocabulary_source source_;
+  std::size_t max_bytes_;
   std::shared_ptr<const vocabulary> words_;
   std::list<entry> entries_;  // the latest first
 };

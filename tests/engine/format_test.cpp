@@ -119,6 +119,30 @@ TEST(format, answers_are_of_the_form_and_do_not_depend_on_the_batch) {
   }
 }
 
+TEST(format, what_others_had_remembered_changes_no_answer) {
+  auto all = requests();
+  for (auto& r : all) r.sampling.format = forms[r.id == request_id{1} ? 3 : raw(r.id) % 4];
+  engine_fixture roomy(64, {}, know_words);
+  // A form's automaton is full after some states, and made anew again and again.
+  engine_fixture tight(64, {}, [](engine_options& o) {
+    know_words(o);
+    o.format_bytes = 24 * 1024;
+  });
+  EXPECT_EQ(answers(tight, all), answers(roomy, all));
+}
+
+TEST(format, a_form_that_needs_too_much_memory_is_a_typed_error) {
+  engine_fixture f(16, {}, [](engine_options& o) {
+    know_words(o);
+    o.format_bytes = 2 * 1024;
+  });
+  auto r = make_request(1, make_prompt(1, 5), 50);
+  r.sampling.format = {format_kind::json_object, ""};
+  const auto added = f.engine->add(r, f.now);
+  if (added) f.run();
+  EXPECT_EQ(added ? f.of(1).end->failure.code : added.error().code, ec::unsupported);
+}
+
 TEST(format, an_answer_ends_when_nothing_can_follow) {
   engine_fixture f(16, {}, know_words);
   auto r = make_request(1, make_prompt(1, 5), 50);
