@@ -101,6 +101,7 @@ std::optional<admission_queue::refusal> admission_queue::enter(ticket t, time_po
   auto& mine = tenants_[t.tenant];
   mine.counter = counter;
   const place at{t.priority, ++arrivals_};
+  t.entered = now;
   mine.queue.emplace(at, t.id);
   mine.queued[t.priority] += static_cast<double>(t.cost);
   waiting_.emplace(t.id, std::pair(std::move(t), at));
@@ -143,6 +144,13 @@ admission_queue::tenant_state* admission_queue::next_tenant() {
   return best;
 }
 
+// By its wait, that is: with what it had at first it would have been in time.
+bool admission_queue::late(const ticket& t, time_point now) const {
+  if (tokens_per_second() <= 0) return now > t.deadline;
+  const seconds needed(service_seconds(t.cost));
+  return t.deadline - now < needed && t.deadline - t.entered >= needed;
+}
+
 std::optional<std::uint64_t> admission_queue::next(time_point now) {
   pass(now);
   tenant_state* best = nullptr;
@@ -152,7 +160,7 @@ std::optional<std::uint64_t> admission_queue::next(time_point now) {
     if (best == nullptr) return {};
     at = waiting_.find(best->queue.begin()->second);
     const auto& t = at->second.first;
-    if (seconds(t.deadline - now).count() >= service_seconds(t.cost)) break;
+    if (!late(t, now)) break;
     drop(at, "it waited so long that its answer would have been late");
   }
   const std::uint64_t id = at->first;
@@ -165,7 +173,7 @@ std::optional<std::uint64_t> admission_queue::next(time_point now) {
   return id;
 }
 
-bool admission_queue::leave(std::uint64_t id, std::uint64_t used, time_point now) {
+bool admission_queue::leave(std::uint64_t id, std::uint64_t used, bool whole, time_point now) {
   pass(now);
   if (auto w = waiting_.find(id); w != waiting_.end()) {
     remove_waiting(w);
@@ -179,10 +187,10 @@ bool admission_queue::leave(std::uint64_t id, std::uint64_t used, time_point now
   owner.counter -= static_cast<double>(t.cost - used);
   --owner.serving;
   const double spent = seconds(now - s->second.since).count();
-  if (work_ > static_cast<double>(t.cost))
-    deviation_ += std::abs(spent - service_ / work_ * static_cast<double>(t.cost));
+  const auto done = static_cast<double>(whole ? t.cost : used);
+  if (work_ > done) deviation_ += std::abs(spent - service_ / work_ * done);
   service_ += spent;
-  work_ += static_cast<double>(t.cost);
+  work_ += done;
   serving_cost_ -= static_cast<double>(t.cost);
   serving_.erase(s);
   forget_idle_tenants();

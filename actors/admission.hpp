@@ -7,7 +7,8 @@
 //
 // A request is refused at once when the time that the others need first, at the rate measured lately, is longer than
 // max_wait or than its own deadline allows: an early "no" lets the rest keep their deadlines, a late one wastes work.
-// The rate is in tokens that were asked for, so that answers that stop early do not mislead it.
+// The rate is in tokens that were asked for, so that answers that stop early do not mislead it. A request that did not
+// wait is never refused: how long an answer may become says little of how long it will.
 //
 // Owner: the gateway actor. Not thread-safe; the time is a parameter.
 #pragma once
@@ -40,6 +41,7 @@ class admission_queue {
     std::int32_t priority = 0;
     std::uint64_t cost = 0;  // tokens: of the prompt and, at most, of the answer
     time_point deadline;
+    time_point entered{};  // enter() sets it
   };
   struct refusal {
     error why;                         // overloaded or queue_full
@@ -55,9 +57,9 @@ class admission_queue {
   std::vector<std::pair<std::uint64_t, error>> take_dropped();
   // The next one to be served; its tenant is charged its cost. Empty: nobody waits.
   std::optional<std::uint64_t> next(time_point now);
-  // A served request ended with `used` tokens of its cost, which its tenant is charged; false: it was not served, and
-  // has left the queue if it waited.
-  bool leave(std::uint64_t id, std::uint64_t used, time_point now);
+  // A served request ended with `used` tokens of its cost, which its tenant is charged; `whole`: its answer came to its
+  // own end. False: it was not served, and has left the queue if it waited.
+  bool leave(std::uint64_t id, std::uint64_t used, bool whole, time_point now);
 
   std::size_t waiting() const { return waiting_.size(); }
   std::size_t serving() const { return serving_.size(); }
@@ -90,6 +92,7 @@ class admission_queue {
   void forget_idle_tenants();
   std::chrono::seconds retry_after(seconds wait) const;
   double service_seconds(std::uint64_t cost) const;
+  bool late(const ticket& t, time_point now) const;
 
   const admission_options options_;
   waiting_map waiting_;

@@ -1,10 +1,10 @@
 #include "actors/client.hpp"
 
-#include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
 #include <condition_variable>
 #include <mutex>
 
+#include "actors/connect.hpp"
 #include "actors/gateway_service.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/system.hpp"
@@ -28,13 +28,13 @@ class remote_client : public client {
   result<void> open(const std::string& host, std::uint16_t port,
                     std::chrono::milliseconds timeout) {
     const std::string where = host + ":" + std::to_string(port);
-    auto directory = system_.middleman().remote_actor<directory_actor>(host, port);
+    auto directory = reach<directory_actor>(host, port, timeout);
     if (!directory)
       return fail(ec::peer_lost,
                   "no Troupe cluster answers at " + where +
                       ": is it running, is this its cluster port, is the secret the same?");
     TROUPE_TRY(auto info, find_gateway(*directory, timeout));
-    auto gateway = system_.middleman().remote_actor<gateway_actor>(info.host, info.port);
+    auto gateway = reach<gateway_actor>(info.host, info.port, timeout);
     if (!gateway)
       return fail(ec::peer_lost, "the cluster's gateway at " + info.host + ":" +
                                      std::to_string(info.port) + " cannot be reached from here");
@@ -46,6 +46,22 @@ class remote_client : public client {
   cluster_status status() const override { return service_->status(); }
 
  private:
+  template <class Handle>
+  std::optional<Handle> reach(const std::string& host, std::uint16_t port,
+                              std::chrono::milliseconds timeout) {
+    caf::scoped_actor self{system_};
+    std::optional<Handle> reached;
+    self->request(connector_, timeout, caf::connect_atom_v, host, port)
+        .receive(
+            [&](const caf::node_id&, const caf::strong_actor_ptr& ptr,
+                const std::set<std::string>& interface) {
+              if (ptr && system_.assignable<Handle>(interface))
+                reached = caf::actor_cast<Handle>(ptr);
+            },
+            [](const caf::error&) {});
+    return reached;
+  }
+
   // The directory sends membership several times a second; a gateway that has just started appears a little later.
   result<node_info> find_gateway(const directory_actor& directory,
                                  std::chrono::milliseconds timeout) {
@@ -67,6 +83,7 @@ class remote_client : public client {
 
   system_config config_;
   caf::actor_system system_;
+  connector_actor connector_ = product_connector(system_);
   std::unique_ptr<generation_service> service_;
 };
 
@@ -76,13 +93,19 @@ class waiting_sink : public generation_sink {
   explicit waiting_sink(std::function<bool(const engine::token_output&)> on_token)
       : on_token_(std::move(on_token)) {}
   void on_tokens(std::vector<engine::token_output> tokens) override {
+    std::lock_guard calling(calling_);
     for (const auto& t : tokens) {
-      if (refused_ || on_token_(t)) continue;
-      refused_ = true;
+      if (!on_token_ || on_token_(t)) continue;
+      on_token_ = nullptr;
       std::lock_guard lock(mutex_);
       cancel_wanted_ = true;
       changed_.notify_one();
     }
+  }
+  // The caller is not called any more, whatever comes late.
+  void forget_caller() {
+    std::lock_guard calling(calling_);
+    on_token_ = nullptr;
   }
   void on_finished(generation_end end) override {
     std::lock_guard lock(mutex_);
@@ -99,8 +122,8 @@ class waiting_sink : public generation_sink {
   generation_end take() { return std::move(*end_); }
 
  private:
+  std::mutex calling_;  // guards on_token_, and is held while it runs
   std::function<bool(const engine::token_output&)> on_token_;
-  bool refused_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool cancel_wanted_ = false;
@@ -126,6 +149,7 @@ result<generation_end> client::generate(generation what,
     if (sink->wait(until)) return sink->take();
     service().cancel(id);
   }
+  sink->forget_caller();
   return fail(ec::deadline_exceeded, "the cluster did not answer in time");
 }
 

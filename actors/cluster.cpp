@@ -168,6 +168,7 @@ result<void> server::run(const serve_options& options,
     children_ = std::make_unique<children>(commands(options, placed));
     return {};
   }
+  context_->single_process = true;
   std::shared_ptr<const model::loaded_model> draft_model;
   if (options.num_draft > 0) {
     TROUPE_TRY(draft_model, model::open_model(options.draft_model));
@@ -208,7 +209,7 @@ void server::drain() {
 }
 
 bool server::drained() const {
-  return service_->status().requests_in_flight == 0;
+  return service_->status().requests_in_flight == 0 && context_->in_flight == 0;
 }
 
 std::optional<error> server::failure() const {

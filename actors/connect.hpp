@@ -13,7 +13,8 @@
 
 namespace troupe::actors {
 
-// Who knows the way to other processes: CAF's middleman, or the simulator's network.
+// Who knows the way to other processes: in the product CAF's middleman behind an actor that asks it only for addresses
+// at which somebody answers; or the simulator's network.
 using connector_actor =
     caf::typed_actor<caf::replies_to<caf::connect_atom, std::string, std::uint16_t>::with<
         caf::node_id, caf::strong_actor_ptr, std::set<std::string>>>;
@@ -35,7 +36,10 @@ void connect_to(Self* self, const connector_actor& connector, const std::string&
               ok(caf::actor_cast<Handle>(ptr));
           },
           [=](const caf::error&) mutable {
-            failed(error{ec::peer_lost, "cannot connect to " + where + ": is the node running?"});
+            failed(error{ec::peer_lost, "cannot connect to " + where +
+                                            ": does a Troupe process listen there (its cluster "
+                                            "port, not the one for HTTP), with the same "
+                                            "--cluster-secret-file?"});
           });
 }
 

@@ -13,8 +13,16 @@ constexpr auto tick_interval = std::chrono::milliseconds(250);
 void decode_state::post(std::uint64_t id, engine_driver::command c) {
   if (auto posted = node->loop->post(std::move(c)); !posted) {
     auto it = entries.find(id);
-    if (it != entries.end()) on_refused({id, it->second.try_number, false, posted.error()});
+    if (it == entries.end()) return;
+    cancel_in_engine(id);  // what it has of this request would wait for what was not posted
+    on_refused({id, it->second.try_number, false, posted.error()});
   }
+}
+
+// Never refused: a request that ends for everybody else must not live on in the engine.
+void decode_state::cancel_in_engine(std::uint64_t id) {
+  node->loop->post_completion(
+      [id](engine::engine& eng, engine::time_point now) { eng.cancel(request_id{id}, now); });
 }
 
 void decode_state::generate(const generate_request& r) {
@@ -84,7 +92,7 @@ void decode_state::generate(const generate_request& r) {
 void decode_state::cancel(std::uint64_t id) {
   if (entries.count(id) == 0) return;
   end_remote(id, false, "canceled");
-  post(id, [id](engine::engine& eng, engine::time_point now) { eng.cancel(request_id{id}, now); });
+  cancel_in_engine(id);
 }
 
 void decode_state::on_refused(const request_refused& r) {

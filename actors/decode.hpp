@@ -57,6 +57,7 @@ struct decode_state {
   void on_down(const caf::down_msg& down);
   void drain(const drain_request& d);
   void hand_over();  // the gateway moves the requests to another node
+  void cancel_in_engine(std::uint64_t id);
   // Runs `c` on the engine; if it cannot, the request ends with the reason.
   void post(std::uint64_t id, engine_driver::command c);
 

@@ -135,7 +135,7 @@ void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::st
   it->second.remote.reset();
   // A pull under way may still read there: its fence would fail after the release, and its blocks be computed here.
   if (auto p = peers.find(part.peer); p != peers.end() && p->second.actor && part.asked)
-    self->send(p->second.actor, release_request{id});
+    self->send(p->second.actor, release_request{id, it->second.try_number});
   if (!compute_rest) return;
   spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
   post(id, [id, try_number = it->second.try_number](engine::engine& e, engine::time_point now) {

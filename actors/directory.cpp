@@ -1,5 +1,6 @@
 #include "actors/directory.hpp"
 
+#include "actors/wire.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
@@ -29,13 +30,16 @@ directory_actor::behavior_type directory_state::make_behavior() {
   return {
       [this](const join_request& r) -> join_reply {
         auto reply = table->join(r.info, self->clock().now());
-        if (reply.code != ec::none) {
-          spdlog::error("directory: refused {}: {}", r.info.name, reply.detail);
+        if (reply.code != ec::none) {  // the node tells why, and may ask again soon
+          spdlog::debug("directory: refused {}: {}", r.info.name, reply.detail);
           return reply;
         }
         const auto sender = caf::actor_cast<caf::actor_addr>(self->current_sender());
         if (joined.insert_or_assign(sender, std::pair(r.info.name, r.info.start)).second)
           self->monitor(sender);
+        if (r.info.kind != role::gateway)
+          spdlog::info("{} has joined: {}, {}:{}", r.info.name, to_string(r.info.kind), r.info.host,
+                       r.info.port);
         publish();
         return reply;
       },

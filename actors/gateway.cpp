@@ -23,6 +23,11 @@ gateway_state::request* gateway_state::find(std::uint64_t id, std::uint32_t try_
   return it == requests.end() || it->second.try_number != try_number ? nullptr : &it->second;
 }
 
+void gateway_state::track() {
+  context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
+  context->in_flight = static_cast<std::uint32_t>(requests.size());
+}
+
 void gateway_state::generate(const generate_request& r) {
   auto client = caf::actor_cast<stream_sink_actor>(self->current_sender());
   if (!client) return;
@@ -53,7 +58,7 @@ void gateway_state::generate(const generate_request& r) {
   q.arrived = now;
   q.deadline = deadline;
   requests.emplace(r.id, std::move(q));
-  context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
+  track();
   admit();
 }
 
@@ -215,7 +220,8 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
     return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
   if (poison.refuses(q.message, self->clock().now()))
     return fail(id, {ec::poison, std::string(poison_list::explanation)});
-  if (q.try_number + 1 >= context->options.max_attempts) return fail(id, why);
+  if (why.code != ec::draining && ++q.failures >= context->options.max_attempts)
+    return fail(id, why);
   spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id,
                q.try_number, q.message.output.size(), to_string(why));
   // The old node may still be at work on it: what it says from now on is of an old attempt and is dropped.
@@ -245,10 +251,12 @@ void gateway_state::close(std::uint64_t id, generation_finished m) {
   m.try_number = 0;
   const auto& q = it->second;
   const auto used = q.message.prompt.size() + q.message.output.size();
+  const bool whole = m.reason != static_cast<std::uint8_t>(engine::finish_reason::error) &&
+                     m.reason != static_cast<std::uint8_t>(engine::finish_reason::abort);
   self->send(q.client, std::move(m));
   requests.erase(it);
-  context->metrics->requests_in_flight.Set(static_cast<double>(requests.size()));
-  admission->leave(id, used, self->clock().now());
+  track();
+  admission->leave(id, used, whole, self->clock().now());
   admit();
 }
 
@@ -291,7 +299,7 @@ void gateway_state::check_deadlines() {
 gateway_actor::behavior_type gateway_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
     if (auto it = node_of.find(down.source); it != node_of.end())
-      return drop_node(it->second, "its connection ended", true);
+      return drop_node(it->second, "its connection ended", !leaves(it->second));
     subscribers.erase(down.source);
     if (clients.erase(down.source) == 0) return;
     std::vector<std::uint64_t> orphans;

@@ -31,7 +31,8 @@ namespace troupe::actors {
 struct gateway_options {
   std::uint32_t max_requests = 2048;  // followed at once; one more is ec::queue_full
   admission_options admission;
-  std::uint32_t max_attempts = 3;  // decode nodes tried for one request
+  std::uint32_t max_attempts =
+      3;  // decode nodes that may fail one request; those that leave in order do not count
   std::chrono::milliseconds connect_timeout{3000};
   std::chrono::milliseconds route_timeout{2000};
   std::chrono::milliseconds no_worker_wait{
@@ -50,6 +51,8 @@ struct gateway_context {
   // How programs reach this gateway; complete once `published`, and then it joins the directory.
   node_info info;
   std::atomic<bool> published{false};
+  std::atomic<bool> single_process{false};  // the nodes live and end with the server
+  std::atomic<std::uint32_t> in_flight{0};  // requests of every door and program
 };
 
 struct gateway_state {
@@ -69,7 +72,7 @@ struct gateway_state {
         message;  // as the client sent it; message.output grows with what was delivered
     stream_sink_actor client;
     std::uint64_t decode = 0;  // incarnation of the node that serves it; 0 while routing
-    std::uint32_t try_number = 0;
+    std::uint32_t try_number = 0, failures = 0;
     bool accepted = false, prompt_logprobs_sent = false, canceled = false;
     bool waiting = true;                 // in the admission queue
     bool routing = false;                // the router is asked and has not answered
@@ -110,6 +113,8 @@ struct gateway_state {
   void connect_node(const node_info& info);
   // died: it had a connection that ended, which a node that is merely cut off or slow keeps longer than its heartbeat.
   void drop_node(std::uint64_t start, const std::string& why, bool died);
+  bool leaves(std::uint64_t start) const;  // it is being drained
+  void track();                            // how many requests there are
   void suspect(const std::vector<std::uint64_t>& on_lost_node);
   void on_membership(const membership& m);
   void beat();  // joins the directory, then heartbeats, so that programs find the gateway

@@ -62,16 +62,21 @@ void gateway_state::connect_node(const node_info& info) {
 void gateway_state::drop_node(std::uint64_t start, const std::string& why, bool died) {
   auto n = nodes.find(start);
   if (n == nodes.end()) return;
-  const std::string node_name = n->second.info.name;
-  if (n->second.actor) {
-    const auto addr = caf::actor_cast<caf::actor_addr>(n->second.actor);
+  const node lost = std::move(n->second);
+  const std::string& node_name = lost.info.name;
+  if (lost.actor) {
+    const auto addr = caf::actor_cast<caf::actor_addr>(lost.actor);
     node_of.erase(addr);
     self->demonitor(addr);
   }
   nodes.erase(n);
   std::vector<std::uint64_t> affected;
-  for (auto& [id, q] : requests)
-    if (q.decode == start) affected.push_back(id);
+  for (auto& [id, q] : requests) {
+    if (q.decode != start) continue;
+    affected.push_back(id);
+    // One that is only slow would go on with it when it wakes up.
+    if (lost.actor) self->send(caf::actor_cast<decode_actor>(lost.actor), cancel_request{id});
+  }
   if (!affected.empty()) {
     spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
     if (died) suspect(affected);
@@ -86,8 +91,16 @@ void gateway_state::suspect(const std::vector<std::uint64_t>& on_lost_node) {
     return q.message.output.size() == q.output_at_dispatch;
   };
   const bool some_quiet = std::any_of(on_lost_node.begin(), on_lost_node.end(), quiet);
+  std::set<hash128_t> suspects;  // a prompt that ran there twice saw one death
   for (auto id : on_lost_node)
-    if (!some_quiet || quiet(id)) poison.died(requests.at(id).message, self->clock().now());
+    if (!some_quiet || quiet(id)) suspects.insert(poison_list::identity(requests.at(id).message));
+  for (const auto& s : suspects) poison.died(s, self->clock().now());
+}
+
+bool gateway_state::leaves(std::uint64_t start) const {
+  return std::any_of(latest.members.begin(), latest.members.end(), [&](const actors::member& m) {
+    return m.info.start == start && m.state == node_state::draining;
+  });
 }
 
 drain_reply gateway_state::drain_node(const drain_node_request& r) {
@@ -104,6 +117,9 @@ drain_reply gateway_state::drain_node(const drain_node_request& r) {
   if (found->info.kind == role::decode && other_decodes == 0 && !r.force)
     return {ec::invalid_argument,
             r.node + " is the only decode node that is ready: start another one first, or --force"};
+  if (context->single_process && r.how.restart)
+    return {ec::invalid_argument, r.node + " is a part of the server's own process " +
+                                      "(--single-process), where nothing starts it again"};
   auto n = nodes.find(found->info.start);
   if (n == nodes.end() || !n->second.actor)
     return {ec::peer_lost, r.node + " is not connected to this gateway"};
@@ -136,17 +152,18 @@ void gateway_state::on_membership(const membership& m) {
   for (auto& [addr, listener] : subscribers) self->send(listener, m);
   std::set<std::uint64_t> alive;
   std::map<std::pair<std::string, std::string>, int> workers;
+  std::map<std::string, double> heartbeat_ages;
   for (const auto& n : m.members) {
     if (n.info.kind == role::gateway) continue;
     ++workers[{std::string(to_string(n.info.kind)), std::string(to_string(n.state))}];
-    context->metrics->set_heartbeat_age(n.info.name,
-                                        static_cast<double>(n.heartbeat_age_ms) * 1e-3);
+    heartbeat_ages[n.info.name] = static_cast<double>(n.heartbeat_age_ms) * 1e-3;
     if (n.state == node_state::lost) continue;
     alive.insert(n.info.start);
     if (n.state == node_state::ready) connect_node(n.info);
     if (auto it = nodes.find(n.info.start); it != nodes.end()) it->second.seen = true;
   }
   context->metrics->set_workers(workers);
+  context->metrics->set_heartbeat_ages(heartbeat_ages);
   std::vector<std::uint64_t> gone;
   for (auto& [start, n] : nodes)
     if (n.seen && alive.count(start) == 0) gone.push_back(start);

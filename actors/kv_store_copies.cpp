@@ -98,7 +98,8 @@ void kv_store_state::on_copied(const store_offer_done& m) {
   const auto heat = prompts.find(c.first);
   if (heat == prompts.end()) return;
   heat->second.copying = 0;
-  heat->second.copied_to.insert(c.to);
+  if (m.stored + m.had > 0)
+    heat->second.copied_to.insert(c.to);  // else it knows us not yet, or leaves
 }
 
 void kv_store_state::connect_store(other_store& s) {

@@ -345,12 +345,15 @@ auto inspect(Inspector& f, prefill_failed& x) {
   return f(caf::meta::type_name("prefill_failed"), x.id, x.try_number, x.code, x.detail);
 }
 
-struct release_request {  // every pull has ended; idempotent
+// Nothing more is read: the pulls have ended, or what they bring is not used. Of an old attempt it says nothing of a newer
+// one. Idempotent.
+struct release_request {
   std::uint64_t id = 0;
+  std::uint32_t try_number = 0;
 };
 template <class Inspector>
 auto inspect(Inspector& f, release_request& x) {
-  return f(caf::meta::type_name("release_request"), x.id);
+  return f(caf::meta::type_name("release_request"), x.id, x.try_number);
 }
 
 // -- KV store: nodes offer what they computed and the store pulls it; readers look up, pull under a lease, release -----

@@ -83,6 +83,10 @@ prometheus::Gauge& process_metrics::gauge(const std::string& name, const std::st
   return family->Add(labels);
 }
 
+void process_metrics::forget(const std::string& name, prometheus::Gauge& gauge) {
+  gauges_.at(name)->Remove(&gauge);
+}
+
 prometheus::Histogram& process_metrics::histogram(
     const std::string& name, const std::string& help,
     const prometheus::Histogram::BucketBoundaries& buckets, const prometheus::Labels& labels) {
@@ -354,13 +358,20 @@ void gateway_metrics::set_workers(
   }
 }
 
-void gateway_metrics::set_heartbeat_age(const std::string& node, double seconds) {
+void gateway_metrics::set_heartbeat_ages(const std::map<std::string, double>& seconds_by_node) {
+  static constexpr const char* metric = "troupe_worker_last_heartbeat_age_seconds";
   std::lock_guard lock(mutex_);
-  auto& g = heartbeat_ages_[node];
-  if (g == nullptr)
-    g = &gauge("troupe_worker_last_heartbeat_age_seconds", "Time since a node's last heartbeat",
-               {{"worker", node}});
-  g->Set(seconds);
+  for (auto at = heartbeat_ages_.begin(); at != heartbeat_ages_.end();) {
+    const auto old = at++;
+    if (seconds_by_node.contains(old->first)) continue;
+    forget(metric, *old->second);
+    heartbeat_ages_.erase(old);
+  }
+  for (const auto& [node, seconds] : seconds_by_node) {
+    auto& g = heartbeat_ages_[node];
+    if (g == nullptr) g = &gauge(metric, "Time since a node's last heartbeat", {{"worker", node}});
+    g->Set(seconds);
+  }
 }
 
 }  // namespace troupe::actors

@@ -32,6 +32,8 @@ class process_metrics {
                                const prometheus::Labels& labels = {});
   prometheus::Gauge& gauge(const std::string& name, const std::string& help,
                            const prometheus::Labels& labels = {});
+  void forget(const std::string& name,
+              prometheus::Gauge& gauge);  // its labels name what is no more
   prometheus::Histogram& histogram(const std::string& name, const std::string& help,
                                    const prometheus::Histogram::BucketBoundaries& buckets,
                                    const prometheus::Labels& labels = {});
@@ -96,7 +98,7 @@ class gateway_metrics : public process_metrics {
       const std::string& reason);                              // remote_prefill, short_prompt, ...
   prometheus::Counter& migration(const std::string& outcome);  // resumed, failed
   void set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state);
-  void set_heartbeat_age(const std::string& node, double seconds);
+  void set_heartbeat_ages(const std::map<std::string, double>& seconds_by_node);  // of all
 
   prometheus::Counter& admission_refused(ec why);
 

@@ -42,12 +42,19 @@ void agent_state::join(const directory_actor& to) {
             if (reply.code != ec::none) {
               refused =
                   reply.code == ec::identity_mismatch;  // a name that is taken may be free soon
-              spdlog::error("the cluster refused this node: {}", reply.detail);
+              // Once a reason: it asks again four times a second.
+              if (std::exchange(told_refusal, reply.detail) != reply.detail)
+                spdlog::error("the cluster refused this node: {}", reply.detail);
               if (refused) context->on_refused(error{reply.code, reply.detail});
               return;
             }
             member = true;
             told_unreachable = false;
+            told_refusal.clear();
+            spdlog::info("joined the cluster{}", context->directory_host.empty()
+                                                     ? std::string()
+                                                     : " at " + context->directory_host + ":" +
+                                                           std::to_string(context->directory_port));
             joined_at = self->clock().now();
             if (context->node->state == node_state::joining)
               context->node->state = node_state::ready;

@@ -36,6 +36,7 @@ struct agent_state {
   std::shared_ptr<agent_context> context;
   directory_actor directory;  // joined or joining
   bool connecting = false, member = false, refused = false, drained = false;
+  std::string told_refusal;
   bool told_unreachable = false;  // once an outage, not once a beat
   std::chrono::steady_clock::time_point joined_at;
 };

@@ -1,7 +1,5 @@
 #include "actors/node_runtime.hpp"
 
-#include <unistd.h>
-
 #include <caf/actor_cast.hpp>
 #include <caf/scoped_actor.hpp>
 #include <fstream>
@@ -74,8 +72,10 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
   auto node = std::unique_ptr<node_runtime>(new node_runtime(system, std::move(platform)));
   auto& info = node->services_->info;
   TROUPE_TRY(info.kind, parse_role(options.role));
-  info.name = options.name.empty() ? options.role + "-" + std::to_string(getpid()) : options.name;
   info.start = node->platform_.new_incarnation();
+  // Of the incarnation, as in containers every process has the same number.
+  info.name = options.name.empty() ? fmt::format("{}-{:06x}", options.role, info.start & 0xFFFFFF)
+                                   : options.name;
   info.model_name = options.model_name;
   info.model_digest = to_hex(model->digest);
   node->services_->options.store_replicas = std::max(options.store.replicas, 1u);
@@ -94,6 +94,7 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
   TROUPE_CHECK(node->publish(options));
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   node->services_->metrics->model_load_seconds.Set(took.count());
+  if (node->draft_) node->draft_->metrics->model_load_seconds.Set(took.count());
   node->start_agent(target);
   spdlog::info("{} is ready in {:.2f} s: {}, {} blocks of {} tokens, {}:{}", info.name,
                took.count(), info.device, info.num_blocks, info.block_tokens, info.host, info.port);

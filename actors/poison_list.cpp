@@ -12,8 +12,7 @@ hash128_t poison_list::identity(const generate_request& r) {
   return h.digest();
 }
 
-void poison_list::died(const generate_request& r, time_point now) {
-  const auto id = identity(r);
+void poison_list::died(const hash128_t& id, time_point now) {
   auto at = suspects_.find(id);
   if (at == suspects_.end()) {
     std::erase_if(suspects_, [&](const auto& s) { return now - s.second.last > memory; });

@@ -22,13 +22,13 @@ class poison_list {
       "two workers died while they served this very request: it is not tried again for some "
       "minutes. Please report it.";
 
-  void died(const generate_request& r, time_point now);
+  static hash128_t identity(const generate_request& r);
+  void died(const hash128_t& request, time_point now);  // a node that ran it, however often
   void served(const generate_request& r) { suspects_.erase(identity(r)); }  // it is harmless
   bool refuses(const generate_request& r, time_point now) const;
   std::size_t size() const { return suspects_.size(); }
 
  private:
-  static hash128_t identity(const generate_request& r);
   struct suspect {
     std::uint32_t deaths = 0;
     time_point last;

@@ -78,7 +78,7 @@ void prefill_state::on_events(const engine::events& e) {
   }
   for (const auto& l : e.leases_expired) {
     spdlog::warn("request {:x}: no reader released its blocks in time", raw(l.id));
-    entries.erase(raw(l.id));
+    if (find(l.id, l.try_number) != nullptr) entries.erase(raw(l.id));
   }
   node->requests = static_cast<std::uint32_t>(entries.size());
 }
@@ -94,7 +94,10 @@ prefill_actor::behavior_type prefill_state::make_behavior() {
   return {
       [this](const prefill_request& r) { prefill(r); },
       // A reader that gives up early releases too: what is not computed yet is then not computed at all.
-      [this](const release_request& r) { end(r.id, true); },
+      [this](const release_request& r) {
+        auto it = entries.find(r.id);
+        if (it != entries.end() && it->second.try_number == r.try_number) end(r.id, true);
+      },
       [this](const metrics_request&) { return node->metrics_text(); },
       [this](const prefix_events_request& r) {
         if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))

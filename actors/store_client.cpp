@@ -110,11 +110,11 @@ void store_client_state::on_found(const store_found& m) {
   auto it = fetches.find(id);
   if (it == fetches.end()) return;
   fetch& f = it->second;
-  if (auto s = stores.find(f.store); s != stores.end()) s->second.penalty = milliseconds(0);
   if (self->current_sender() != nullptr) {  // an answer of a store that was given up
     const auto from = store_by_actor.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
     if (from == store_by_actor.end() || from->second != f.store) return;
   }
+  if (auto s = stores.find(f.store); s != stores.end()) s->second.penalty = milliseconds(0);
   learn_copies(f.first, m.copies);
   if (!std::exchange(f.answered, true))
     node->metrics->store_lookup_seconds.Observe(seconds(self->clock().now() - f.started));

@@ -127,7 +127,7 @@ void planner::close(flight_index f, std::optional<ec> failure) {
   --open_;
   last_end_ = now();
   if (failure) ++refused_[std::string(to_string(*failure))];
-  admission_.leave(f + 1ull, std::uint64_t{q.asked->input_length} + q.tokens, now());
+  admission_.leave(f + 1ull, std::uint64_t{q.asked->input_length} + q.tokens, true, now());
   admit();
 }
 

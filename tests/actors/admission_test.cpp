@@ -29,7 +29,7 @@ struct admission_test : ::testing::Test {
       ASSERT_TRUE(enters(ticket(1'000'000 + i, "warm", 0, cost)));
       ASSERT_TRUE(queue.next(now));
       now += each;
-      EXPECT_TRUE(queue.leave(1'000'000 + i, cost, now));
+      EXPECT_TRUE(queue.leave(1'000'000 + i, cost, true, now));
     }
   }
   time_point now = time_point(std::chrono::hours(1));
@@ -55,11 +55,11 @@ TEST_F(admission_test, tenants_take_turns_by_the_tokens_they_had) {
 TEST_F(admission_test, idleness_is_not_saved_up) {
   ASSERT_TRUE(enters(ticket(1, "idle")));
   EXPECT_EQ(all().size(), 1u);
-  queue.leave(1, 100, now);
+  queue.leave(1, 100, true, now);
   for (std::uint64_t id = 10; id < 18; ++id) {
     ASSERT_TRUE(enters(ticket(id, "busy", 0, 1000)));
     ASSERT_TRUE(queue.next(now));
-    queue.leave(id, 1000, now);
+    queue.leave(id, 1000, true, now);
   }
   for (std::uint64_t id : {20, 21}) ASSERT_TRUE(enters(ticket(id, "busy", 0, 1000)));
   for (std::uint64_t id : {30, 31, 32, 33}) ASSERT_TRUE(enters(ticket(id, "idle", 0, 1000)));
@@ -72,7 +72,7 @@ TEST_F(admission_test, unused_tokens_are_given_back) {
   ASSERT_TRUE(enters(ticket(1, "a", 0, 1000)));
   ASSERT_TRUE(enters(ticket(2, "b", 0, 300)));
   EXPECT_EQ(all().size(), 2u);
-  queue.leave(1, 10, now);  // stopped early
+  queue.leave(1, 10, true, now);  // stopped early
   ASSERT_TRUE(enters(ticket(3, "b", 0, 100)));
   ASSERT_TRUE(enters(ticket(4, "a", 0, 100)));
   EXPECT_EQ(all(), (std::vector<std::uint64_t>{4, 3}));
@@ -125,11 +125,35 @@ TEST_F(admission_test, what_cannot_be_in_time_any_more_is_dropped_instead_of_ser
   ASSERT_TRUE(enters(ticket(2, "a", 0, 100, milliseconds(2500))));
   ASSERT_TRUE(enters(ticket(3)));
   now += milliseconds(2000);  // the first one took longer than expected
-  queue.leave(1, 100, now);
+  queue.leave(1, 100, true, now);
   EXPECT_EQ(queue.next(now), std::optional<std::uint64_t>(3));
   const auto dropped = queue.take_dropped();
   ASSERT_EQ(dropped.size(), 1u);
   EXPECT_EQ(dropped[0].first, 2u);
+}
+
+TEST_F(admission_test, who_did_not_wait_is_served_however_long_the_answer_may_become) {
+  warm_up(100, milliseconds(1000), 5);
+  now += std::chrono::minutes(10);
+  // 100,000 tokens would take 1,000 s at that rate, but nobody says that the answer will have so many.
+  ASSERT_TRUE(enters(ticket(1, "a", 0, 100'000, milliseconds(60'000))));
+  EXPECT_EQ(queue.next(now), std::optional<std::uint64_t>(1));
+  ASSERT_TRUE(enters(ticket(2, "a", 0, 100'000, milliseconds(60'000))));
+  now += milliseconds(300);
+  EXPECT_EQ(queue.next(now), std::optional<std::uint64_t>(2));
+  EXPECT_TRUE(queue.take_dropped().empty());
+}
+
+TEST_F(admission_test, canceled_requests_do_not_make_the_server_look_faster) {
+  warm_up(100, milliseconds(1000), 5);
+  const double before = queue.tokens_per_second();
+  for (std::uint64_t id = 1; id <= 5; ++id) {
+    ASSERT_TRUE(enters(ticket(id, "a", 0, 100'000)));
+    ASSERT_TRUE(queue.next(now));
+    now += milliseconds(1000);
+    EXPECT_TRUE(queue.leave(id, 100, false, now));
+  }
+  EXPECT_NEAR(queue.tokens_per_second(), before, before * 0.1);
 }
 
 TEST_F(admission_test, nothing_is_refused_before_the_rate_is_known) {
@@ -139,9 +163,9 @@ TEST_F(admission_test, nothing_is_refused_before_the_rate_is_known) {
 
 TEST_F(admission_test, leaving_twice_or_unknown_is_harmless) {
   ASSERT_TRUE(enters(ticket(1)));
-  EXPECT_FALSE(queue.leave(1, 0, now));  // it only waited
-  EXPECT_FALSE(queue.leave(1, 0, now));
-  EXPECT_FALSE(queue.leave(77, 5, now));
+  EXPECT_FALSE(queue.leave(1, 0, true, now));  // it only waited
+  EXPECT_FALSE(queue.leave(1, 0, true, now));
+  EXPECT_FALSE(queue.leave(77, 5, true, now));
   EXPECT_EQ(queue.waiting(), 0u);
   EXPECT_FALSE(queue.next(now));
 }
@@ -169,7 +193,7 @@ TEST_F(admission_test, goodput_holds_under_three_times_the_load) {
       }
       if (running && busy_until <= s) {
         in_time += deadlines.at(*running) >= s;
-        q.leave(*running, 100, at);
+        q.leave(*running, 100, true, at);
         running.reset();
       }
       if (!running && (running = q.next(at))) busy_until = s + 0.5;

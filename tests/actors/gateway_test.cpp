@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <caf/actor_system.hpp>
 #include <caf/actor_system_config.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
@@ -254,6 +255,18 @@ TEST_F(gateway_test, gives_up_after_its_attempts) {
   EXPECT_EQ(received->ends[0].code, ec::device_lost);
 }
 
+TEST_F(gateway_test, nodes_that_leave_in_order_are_no_failures) {
+  for (std::uint64_t i = 1; i <= 5; ++i) add_decode("decode-" + std::to_string(i), i);
+  submit(5);
+  for (std::uint32_t attempt = 0; attempt < 4; ++attempt)
+    finished(5, attempt, engine::finish_reason::error, ec::draining);
+  EXPECT_TRUE(received->ends.empty());
+  tokens(5, 4, 0, {10});
+  finished(5, 4, engine::finish_reason::length);
+  ASSERT_EQ(received->ends.size(), 1u);
+  EXPECT_EQ(received->ends[0].code, ec::none);
+}
+
 TEST_F(gateway_test, a_gap_is_never_delivered) {
   auto a = add_decode("decode-0", 1);
   auto b = add_decode("decode-1", 2);
@@ -291,6 +304,8 @@ TEST_F(gateway_test, a_node_lost_by_heartbeat_is_dropped) {
   members.members.at(a->requests.empty() ? 1 : 0).state = node_state::lost;
   publish();
   EXPECT_EQ(second->requests.size(), 1u);
+  auto& first = second == a ? b : a;
+  EXPECT_EQ(first->canceled, (std::vector<std::uint64_t>{5})) << "it may only have been slow";
 }
 
 TEST_F(gateway_test, draining_refuses_new_requests_and_ends_old_ones) {
@@ -386,6 +401,36 @@ TEST_F(gateway_test, a_poison_request_is_refused_the_third_time) {
   EXPECT_NE(where(7, 0), 0u) << "forgotten in time";
 }
 
+TEST_F(gateway_test, one_death_counts_once_for_a_prompt_that_ran_twice) {
+  for (std::uint64_t i = 1; i <= 2; ++i) add_decode("decode-" + std::to_string(i), i);
+  members.members.at(1).state = node_state::lost;
+  publish();
+  submit(5);
+  submit(6);  // the same prompt, as of a client that asks for two answers
+  members.members.at(1).state = node_state::ready;
+  publish();
+  kill_decode(1);
+  EXPECT_TRUE(received->ends.empty());
+  EXPECT_EQ(logs.at(2)->requests.size(), 2u);
+}
+
+TEST_F(gateway_test, a_node_that_ends_while_it_drains_is_no_sign_of_poison) {
+  for (std::uint64_t i = 1; i <= 4; ++i) add_decode("decode-" + std::to_string(i), i);
+  submit(5);
+  for (int restarts = 0; restarts < 3; ++restarts) {
+    const auto at = std::find_if(logs.begin(), logs.end(), [](const auto& l) {
+      return !l.second->requests.empty() && l.second->drains.empty();
+    });
+    ASSERT_NE(at, logs.end());
+    at->second->drains.emplace_back();
+    members.members.at(at->first - 1).state = node_state::draining;
+    publish();
+    kill_decode(at->first);
+  }
+  ASSERT_EQ(received->ends.size(), 1u) << "three nodes were lost with it";
+  EXPECT_EQ(received->ends[0].code, ec::peer_lost);
+}
+
 TEST_F(gateway_test, an_answered_request_is_no_poison) {
   for (std::uint64_t i = 1; i <= 4; ++i) add_decode("decode-" + std::to_string(i), i);
   for (std::uint64_t id = 1; id <= 3; ++id) {
@@ -420,6 +465,8 @@ TEST_F(gateway_test, drains_a_node_but_not_the_last_decode) {
   EXPECT_EQ(ask("decode-0", true), ec::none);
   add_decode("decode-1", 2);
   EXPECT_EQ(ask("decode-0", false), ec::none);
+  context->single_process = true;
+  EXPECT_EQ(ask("decode-0", true), ec::invalid_argument) << "nothing would start it again";
   ASSERT_EQ(d->drains.size(), 2u);
   EXPECT_EQ(d->drains[0].timeout_ms, 1234u);
   EXPECT_TRUE(d->drains[0].restart);

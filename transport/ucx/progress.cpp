@@ -153,6 +153,7 @@ bool progress::round(time_point now) {
   begin_landings();
   more_ |= server_.round();
   expire(now);
+  sum_landed();  // what UCX ended within this round: no peer goes while a pull of it waits for its sum
   watch_peers(now);
   settle_all(now);
   if (!more_ && changed_.empty() && pulls_.empty()) more_ = map_ahead(now);
@@ -174,7 +175,7 @@ std::optional<time_point> progress::next_deadline() const {
   for (const auto& [id, p] : peers_) {
     if (p->now() == peer::state::connecting) consider(p->give_up_at());
     if (p->now() == peer::state::closing) consider(clock::now() + closing_tick);
-    if (p->now() == peer::state::up && p->maps()) consider(map_next_);
+    if (p->now() == peer::state::up && p->maps() && pulls_.empty()) consider(map_next_);
   }
   // Only a device that is lost lets a deadline pass: it must be asked.
   for (const auto& [id, op] : pulls_)
