@@ -53,14 +53,14 @@ result<api_keys> api_keys::make(const std::vector<std::string>& keys) {
 
 result<std::vector<std::string>> api_keys::read_file(const std::filesystem::path& path) {
   std::ifstream file(path);
-  if (!file) return fail(ec::io_error, "--api-key-file: cannot read '" + path.string() + "'");
+  if (!file) return fail(ec::io_error, "cannot read the file of API keys '" + path.string() + "'");
   std::vector<std::string> keys;
   for (std::string line; std::getline(file, line);) {
     const auto key = trimmed(line);
     if (!key.empty() && key.front() != '#') keys.emplace_back(key);
   }
   if (keys.empty())
-    return fail(ec::invalid_argument, "--api-key-file: '" + path.string() + "' holds no key");
+    return fail(ec::invalid_argument, "the file of API keys '" + path.string() + "' holds no key");
   return keys;
 }
 

@@ -46,6 +46,7 @@ struct application::route {
   bool open;    // no key needed
   endpoint name;
   void (application::*work)(call&);
+  bool admin = false;  // it changes the cluster for everybody
 };
 
 const std::vector<application::route>& application::routes() {
@@ -66,9 +67,9 @@ const std::vector<application::route>& application::routes() {
       {"GET", "/metrics", false, false, endpoint::metrics, &a::metrics_text},
       {"GET", "/version", false, false, endpoint::version, &a::version},
       {"GET", "/v1/cluster", false, false, endpoint::cluster, &a::cluster},
-      {"POST", "/v1/cache/clear", false, false, endpoint::cluster, &a::clear_cache},
-      {"POST", "/v1/cache/pin", false, false, endpoint::cluster, &a::pin_cache},
-      {"POST", "/v1/cluster/drain", false, false, endpoint::cluster, &a::drain_node},
+      {"POST", "/v1/cache/clear", false, false, endpoint::cluster, &a::clear_cache, true},
+      {"POST", "/v1/cache/pin", false, false, endpoint::cluster, &a::pin_cache, true},
+      {"POST", "/v1/cluster/drain", false, false, endpoint::cluster, &a::drain_node, true},
       {"GET", "/", false, false, endpoint::ui, &a::web_page},
   };
   return table;
@@ -132,8 +133,10 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
     if (method == r.method) found = &r;
   }
   // Keys come first: who has none learns nothing about which paths exist.
-  if (!(found && found->open) && options_.keys.required() &&
-      (c->tenant = options_.keys.holder(c->request.header("authorization"))).empty()) {
+  const auto authorization = c->request.header("authorization");
+  c->tenant = options_.keys.holder(authorization);
+  if (c->tenant.empty()) c->tenant = options_.admin_keys.holder(authorization);
+  if (!(found && found->open) && options_.keys.required() && c->tenant.empty()) {
     const char* scheme = c->path == "/" ? "Basic realm=\"troupe\"" : "Bearer";
     return c->fail(invalid_api_key(), {{"WWW-Authenticate", scheme}});
   }
@@ -146,6 +149,8 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
     return c->fail(http_error(
         415,
         "The Content-Type must be application/json (curl: -H 'Content-Type: application/json')."));
+  if (found->admin && options_.admin_keys.required() && !options_.admin_keys.accepts(authorization))
+    return c->fail(not_an_admin());
   (this->*found->work)(*c);
 }
 

@@ -25,6 +25,7 @@ namespace troupe::api {
 
 struct application_options {
   api_keys keys;
+  api_keys admin_keys;    // if there are any, only they change the cluster
   request_limits limits;  // vocab_size is filled from the model
   std::string version = "0.1.0";
   bool web_ui = true;

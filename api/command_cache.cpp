@@ -155,7 +155,12 @@ result<void> pin(const cache_config& c) {
     TROUPE_TRY(done, tell_stores(c, request));
   }
   if (done.blocks == 0 && c.action == "pin")
-    return fail(ec::not_found, "no KV store has any of it: is one in the cluster?");
+    return fail(ec::not_found,
+                whole_blocks == 0
+                    ? "the prompt is shorter than a block of " +
+                          std::to_string(usual_block_tokens) +
+                          " tokens, which is what a store keeps"
+                    : std::string("no KV store has any of it: is one in the cluster?"));
   std::printf("%llu blocks %s%s%s\n", static_cast<unsigned long long>(done.blocks),
               c.action == "pin" ? "pinned" : "unpinned", done.hash.empty() ? "" : ", hash ",
               done.hash.c_str());

@@ -127,6 +127,10 @@ void add_http(CLI::App& a, http_settings& h) {
   a.add_option("--port", h.port, "Port of the HTTP server; 0: any free one")->group("HTTP");
   a.add_option("--api-key", h.keys, "Key that requests must bring; may be repeated")->group("HTTP");
   a.add_option("--api-key-file", h.key_file, "File with one key a line")->group("HTTP");
+  a.add_option("--admin-key-file", h.admin_key_file,
+               "File with one key a line: only these may drain nodes and clear or pin caches "
+               "(default: whoever has a key)")
+      ->group("HTTP");
   a.add_option("--http-threads", h.threads, "Threads of the HTTP server")
       ->check(CLI::Range(1, 64))
       ->group("HTTP");
@@ -186,6 +190,12 @@ void add_url(CLI::App& a, std::string& url, std::string& key, const char* help) 
   a.add_option("--api-key", key, "Key of the server")->group("Server");
 }
 
+// By its own variable: TROUPE_MODEL is the file that a server serves.
+void add_model_name(CLI::App& a, std::string& name) {
+  a.add_option("--model", name, "Model name (default: the first that the server lists)")
+      ->envname("TROUPE_MODEL_NAME");
+}
+
 CLI::App* add_command(CLI::App& parent, const char* name, const char* help) {
   auto* a = parent.add_subcommand(name, help);
   a->fallthrough(false);
@@ -202,7 +212,9 @@ void add_ask(builder& b, ask_config& c, const char* name, const char* help,
   a->add_option("--temperature", c.temperature, "0: always the most likely token")
       ->check(CLI::Range(0.0, 2.0))
       ->group("Generation");
-  a->add_option("--top-p", c.top_p)->check(CLI::Range(0.0, 1.0))->group("Generation");
+  a->add_option("--top-p", c.top_p, "Of the most likely tokens, those that add up to this")
+      ->check(CLI::Range(0.0, 1.0))
+      ->group("Generation");
   a->add_option("--max-tokens", c.max_tokens, "Longest answer (default: the rest of the context)")
       ->group("Generation");
   a->add_option("--seed", c.seed, "Same seed, same answer (default: random)")->group("Generation");
@@ -219,7 +231,7 @@ void add_bench(builder& b) {
                         "Load an OpenAI-compatible server and report latencies and throughput");
   auto& c = b.bench_serve;
   add_url(*s, c.url, c.key, "Server to load");
-  s->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+  add_model_name(*s, c.model);
   s->add_option("--backend", c.backend, "openai (/v1/completions) or openai-chat")
       ->check(CLI::IsMember({"openai", "openai-chat"}));
   s->add_option("--num-prompts", c.num_prompts)->check(CLI::Range(1, 1'000'000));
@@ -360,12 +372,11 @@ void add_readers(builder& b) {
     c.action = actions[i].first;
     auto* a = add_command(*cache, actions[i].first, actions[i].second);
     add_url(*a, c.url, c.key, "Server to ask");
-    if (c.action == "status") a->add_flag("--json", c.json);
+    if (c.action == "status") a->add_flag("--json", c.json, "As JSON");
     if (c.action == "status" || c.action == "clear") continue;
     auto* file = a->add_option(
         "FILE", c.file, c.action == "warm" ? "One prompt a line" : "The prompt: a text file");
-    if (c.action != "unpin")
-      a->add_option("--model", c.model, "Model name (default: the first that the server lists)");
+    if (c.action != "unpin") add_model_name(*a, c.model);
     if (c.action == "warm") {
       file->required();
       continue;
@@ -381,7 +392,7 @@ void add_readers(builder& b) {
   auto* status =
       add_command(b.app, "status", "Nodes, roles, queues and blocks of a running server");
   add_url(*status, b.status.url, b.status.key, "Server to ask");
-  status->add_flag("--json", b.status.json);
+  status->add_flag("--json", b.status.json, "As JSON");
 
   auto* drain = add_command(b.app, "drain",
                             "Take a node out of service without losing a request, and wait for it");

@@ -51,6 +51,7 @@ result<std::vector<std::uint32_t>> layers_to_keep(const prune_config& c,
 }  // namespace
 
 int run_command(const prune_config& c) {
+  if (auto ok = check_output(c.in, c.out); !ok) return complain(ok.error(), exit_configuration);
   if (c.layers.empty() && c.keep == 0 && c.vocab == 0)
     return complain({ec::invalid_argument,
                      "say what stays: --layers 0-9,28 or --keep 10, --vocab 8000, or both"},

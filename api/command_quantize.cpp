@@ -20,6 +20,7 @@ result<std::optional<model::tensor_type>> type_of(const std::string& name, const
 }  // namespace
 
 int run_command(const quantize_config& c) {
+  if (auto ok = check_output(c.in, c.out); !ok) return complain(ok.error(), exit_configuration);
   model::requantize_options options;
   auto type = type_of(c.type, "--type");
   if (!type) return complain(type.error(), exit_configuration);

@@ -23,6 +23,7 @@ std::string describe(const actors::cluster_status& status) {
   std::string device;
   std::uint64_t blocks = 0;
   for (const auto& n : status.nodes) {
+    if (n.role != "decode") continue;
     if (device.empty()) device = n.device;
     blocks += n.blocks_total;
   }
@@ -80,6 +81,14 @@ void forget_environment() {
 }
 
 }  // namespace
+
+result<void> check_output(const std::filesystem::path& in, const std::filesystem::path& out) {
+  std::error_code none;  // neither need exist
+  if (std::filesystem::equivalent(in, out, none))
+    return fail(ec::invalid_argument,
+                "'" + out.string() + "' is the input: give the output another name");
+  return {};
+}
 
 int complain(const error& e, int exit_code) {
   std::fprintf(stderr, "troupe: %s\n",

@@ -24,5 +24,7 @@ int run_command(const bench_kv_config& c);
 
 // "troupe: <what>" on standard error; returns the code.
 int complain(const error& e, int exit_code);
+// ec::invalid_argument when a command would write over the file that it reads.
+result<void> check_output(const std::filesystem::path& in, const std::filesystem::path& out);
 
 }  // namespace troupe::api

@@ -40,7 +40,7 @@ struct http_settings {
   std::string host = "127.0.0.1";
   std::uint16_t port = 8000;
   std::vector<std::string> keys;
-  std::filesystem::path key_file;
+  std::filesystem::path key_file, admin_key_file;
   unsigned threads = 2;
   std::uint32_t max_connections = 1024;
   std::uint32_t max_body_mib = 8;

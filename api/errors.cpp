@@ -26,7 +26,8 @@ constexpr std::array table{
     row{ec::unsupported, 400, "invalid_request_error", "unsupported_value", 0, nullptr},
     row{ec::not_found, 404, "not_found_error", "not_found", 0, "No such object."},
     row{ec::unauthorized, 401, "authentication_error", "invalid_api_key", 0,
-        "Incorrect API key provided."},
+        "Incorrect or missing API key: send 'Authorization: Bearer KEY' (troupe's commands: "
+        "--api-key or TROUPE_API_KEY)."},
     row{ec::out_of_memory, 503, "service_unavailable_error", "server_is_overloaded", 1,
         overloaded_text},
     row{ec::queue_full, 503, "service_unavailable_error", "server_is_overloaded", 1,
@@ -106,12 +107,23 @@ api_error invalid_api_key() {
   return from_error({ec::unauthorized, {}});
 }
 
+api_error not_an_admin() {
+  return {403,
+          "permission_error",
+          "admin_key_required",
+          "",
+          "This changes the cluster for everybody and needs one of the server's admin keys "
+          "(--admin-key-file).",
+          0};
+}
+
 api_error model_not_found(std::string_view name) {
   return {404,
           "not_found_error",
           "model_not_found",
           "model",
-          "The model '" + std::string(name.substr(0, 200)) + "' does not exist.",
+          "The model '" + std::string(name.substr(0, 200)) +
+              "' does not exist: GET /v1/models lists what does.",
           0};
 }
 

@@ -34,6 +34,7 @@ api_error unsupported_field(std::string_view param, std::string message);
 // The errors of the HTTP layer: 400, 404, 405, 408, 413, 415, 431, 503. REQUIRES: one of these.
 api_error http_error(int status, std::string message);
 api_error invalid_api_key();
+api_error not_an_admin();
 api_error model_not_found(std::string_view name);
 
 // The one table from troupe's codes to HTTP. A service's detail "temperature: must be ..." names

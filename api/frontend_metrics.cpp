@@ -12,11 +12,12 @@ constexpr std::array<std::string_view, num_endpoints> endpoint_names{
     "health",           "ready",       "live",   "metrics",  "version",
     "cluster",          "ui",          "other"};
 
-constexpr std::array statuses{200, 400, 401, 404, 405, 408, 413, 415, 431, 500, 503, 504};
+constexpr std::array statuses{200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504};
 
-constexpr std::array rejection_codes{"server_is_overloaded", "server_is_draining", "no_worker",
-                                     "request_canceled",     "deadline_exceeded",  "worker_lost",
-                                     "internal_error",       "invalid_request"};
+constexpr std::array rejection_codes{
+    "server_is_overloaded", "server_is_draining", "no_worker",      "request_canceled",
+    "deadline_exceeded",    "worker_lost",        "internal_error", "context_length_exceeded",
+    "request_ends_workers", "invalid_request"};
 
 constexpr std::array<const char*, num_forms> form_names{
     "text", "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"};

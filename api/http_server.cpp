@@ -42,11 +42,14 @@ class asio_server : public http_server {
 
   result<void> listen() {
     boost::system::error_code code;
-    const auto address =
-        asio::ip::make_address(options_.host == "localhost" ? "127.0.0.1" : options_.host, code);
-    if (code)
-      return fail(ec::invalid_argument, "--host '" + options_.host + "' is not an IP address");
-    const tcp::endpoint endpoint(address, options_.port);
+    tcp::resolver resolver(acceptor_.get_executor());
+    const auto found =
+        resolver.resolve(options_.host == "localhost" ? "127.0.0.1" : options_.host,
+                         std::to_string(options_.port), tcp::resolver::passive, code);
+    if (code || found.empty())
+      return fail(ec::invalid_argument,
+                  "--host '" + options_.host + "' is no address or name of this machine");
+    const tcp::endpoint endpoint = *found.begin();
     const std::string where = options_.host + ":" + std::to_string(options_.port);
     acceptor_.open(endpoint.protocol(), code);
     if (!code) acceptor_.set_option(tcp::acceptor::reuse_address(true), code);

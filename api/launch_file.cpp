@@ -59,6 +59,12 @@ constexpr std::array shared_by_all{"model",
                                    "cluster-secret-file",
                                    "insecure-cluster",
                                    "max-model-len",
+                                   "quantization",
+                                   "exact",
+                                   "speculation",
+                                   "max-num-seqs",
+                                   "max-num-batched-tokens",
+                                   "gpu-memory-fraction",
                                    "kv-memory",
                                    "kv-blocks"};
 

@@ -57,11 +57,24 @@ void read_logit_bias(field_reader& in, const request_limits& limits,
 
 // Anything that would bend the answer and that we cannot do.
 void refuse_unsupported(field_reader& in) {
-  for (const char* name : {"bad_words", "truncate_prompt_tokens", "logits_processors",
-                           "prompt_embeds", "allowed_token_ids"}) {
+  for (const char* name :
+       {"bad_words", "truncate_prompt_tokens", "logits_processors", "prompt_embeds",
+        "allowed_token_ids", "regex", "ebnf", "stop_regex", "lora"}) {
     const auto* value = in.find(name);
     if (value && !(value->is_string() && value->get_ref<const std::string&>().empty()) &&
         !(value->is_array() && value->empty()))
+      in.fail(unsupported_field(name, std::string(name) + " is not supported."));
+  }
+  struct neutral {
+    const char* name;
+    double value;
+  };
+  for (const auto& [name, value] :
+       {neutral{"mirostat", 0}, neutral{"typical_p", 1}, neutral{"dry_multiplier", 0},
+        neutral{"xtc_probability", 0}, neutral{"dynatemp_range", 0}, neutral{"tfs_z", 1},
+        neutral{"no_repeat_ngram_size", 0}, neutral{"length_penalty", 1}}) {
+    const auto* given = in.find(name);
+    if (given && !(given->is_number() && given->get<double>() == value))
       in.fail(unsupported_field(name, std::string(name) + " is not supported."));
   }
   bool beam = false;
@@ -147,8 +160,10 @@ void read_common(field_reader& in, const request_limits& limits, common_request&
   in.number("timeout_s", to.timeout_s, 0.001, 86'400);
   // In order of precedence: the last one that is present wins.
   for (const char* name : {"n_predict", "max_tokens", "max_completion_tokens"}) {
-    std::uint32_t value = 0;
-    if (in.integer(name, value, 0, int32_max)) to.max_tokens = value;
+    std::int64_t value = 0;
+    const bool may_be_open = name == std::string_view("n_predict");  // -1: llama.cpp's default
+    if (in.integer(name, value, may_be_open ? -1 : 0, int32_max) && value >= 0)
+      to.max_tokens = static_cast<std::uint32_t>(value);
   }
   if (to.max_tokens && to.sampling.min_tokens > *to.max_tokens)
     in.fail(bad_field("min_tokens", "min_tokens must not exceed max_tokens."));

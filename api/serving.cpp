@@ -38,10 +38,9 @@ std::shared_ptr<const model::chat_template> chat_template_of(const model::loaded
   return *made;
 }
 
-result<api_keys> keys_of(const http_settings& http) {
-  auto keys = http.keys;
-  if (!http.key_file.empty()) {
-    TROUPE_TRY(auto more, api_keys::read_file(http.key_file));
+result<api_keys> keys_of(std::vector<std::string> keys, const std::filesystem::path& file) {
+  if (!file.empty()) {
+    TROUPE_TRY(auto more, api_keys::read_file(file));
     keys.insert(keys.end(), more.begin(), more.end());
   }
   return api_keys::make(keys);
@@ -137,7 +136,8 @@ serving_result<void> serving::start_cluster(const serve_config& config,
   return {};
 }
 
-serving_result<void> serving::open_door(const serve_config& config, api_keys keys) {
+serving_result<void> serving::open_door(const serve_config& config, api_keys keys,
+                                        api_keys admin_keys) {
   host_ = config.http.host;
   const bool loopback = host_.rfind("127.", 0) == 0 || host_ == "localhost" || host_ == "::1";
   if (!keys.required() && !loopback)
@@ -145,6 +145,7 @@ serving_result<void> serving::open_door(const serve_config& config, api_keys key
                  host_);
   application_options door;
   door.keys = std::move(keys);
+  door.admin_keys = std::move(admin_keys);
   door.web_ui = config.http.web_ui;
   door.version = TROUPE_VERSION;
   door.ping = std::chrono::seconds(config.http.sse_ping_s);
@@ -160,8 +161,10 @@ serving_result<void> serving::open_door(const serve_config& config, api_keys key
 }
 
 serving_result<std::unique_ptr<serving>> serving::start(const serve_config& config) {
-  auto keys = keys_of(config.http);
+  auto keys = keys_of(config.http.keys, config.http.key_file);
   if (!keys) return give_up(keys.error(), exit_configuration);
+  auto admin_keys = keys_of({}, config.http.admin_key_file);
+  if (!admin_keys) return give_up(admin_keys.error(), exit_configuration);
   auto opened = open_model_file(config.model, config.node.engine.max_model_len);
   if (!opened) return tl::unexpected(opened.error());
   std::unique_ptr<serving> s(new serving);
@@ -170,7 +173,8 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
   auto model = make_served_model(*opened);
   if (!model) return tl::unexpected(model.error());
   s->model_ = std::move(*model);
-  if (auto ok = s->open_door(config, std::move(*keys)); !ok) return tl::unexpected(ok.error());
+  if (auto ok = s->open_door(config, std::move(*keys), std::move(*admin_keys)); !ok)
+    return tl::unexpected(ok.error());
   return s;
 }
 

@@ -47,7 +47,7 @@ class serving {
  private:
   serving() = default;
   serving_result<void> start_cluster(const serve_config& config, const opened_model& opened);
-  serving_result<void> open_door(const serve_config& config, api_keys keys);
+  serving_result<void> open_door(const serve_config& config, api_keys keys, api_keys admin_keys);
 
   std::string host_;
   std::shared_ptr<const served_model> model_;

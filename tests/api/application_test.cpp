@@ -496,6 +496,39 @@ TEST(application, metrics_exist_from_the_start_and_move) {
     EXPECT_NE(after.find(line), std::string::npos) << line;
 }
 
+TEST(application, only_admin_keys_change_the_cluster_where_there_are_any) {
+  application_options options;
+  options.keys = *api_keys::make({"sk-user"});
+  options.admin_keys = *api_keys::make({"sk-admin"});
+  door d([](const auto&) { return script{}; }, options);
+  auto status = [&](const std::string& method, const std::string& target, const std::string& key) {
+    auto r = make_request(method, target, "{}");
+    r.headers.emplace_back("authorization", "Bearer " + key);
+    auto x = d.call(std::move(r));
+    EXPECT_TRUE(x->run_to_end());
+    return x->response.status;
+  };
+  for (const char* target : {"/v1/cluster/drain", "/v1/cache/clear", "/v1/cache/pin"}) {
+    EXPECT_EQ(status("POST", target, "sk-user"), 403) << target;
+    EXPECT_NE(status("POST", target, "sk-admin"), 403) << target;
+    EXPECT_EQ(status("POST", target, "sk-nobody"), 401) << target;
+  }
+  EXPECT_EQ(status("GET", "/v1/models", "sk-user"), 200);
+  EXPECT_EQ(status("GET", "/v1/models", "sk-admin"), 200) << "it is good for all else, too";
+}
+
+TEST(application, every_status_of_an_error_has_its_own_count) {
+  for (const ec code : {ec::invalid_argument, ec::not_found, ec::unauthorized, ec::queue_full,
+                        ec::overloaded, ec::deadline_exceeded, ec::peer_lost}) {
+    frontend_metrics metrics(prometheus::Labels{});
+    const int status = from_error({code, "x"}).status;
+    metrics.answered(endpoint::completions, status, 0);
+    const std::string row =
+        "troupe_requests_total{code=\"" + std::to_string(status) + "\",endpoint=\"completions\"} 1";
+    EXPECT_NE(metrics.text().find(row), std::string::npos) << row;
+  }
+}
+
 TEST(application, keys_guard_everything_but_the_probes) {
   application_options options;
   options.keys = *api_keys::make({"sk-first", "sk-second"});

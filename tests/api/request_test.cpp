@@ -48,7 +48,7 @@ const std::vector<hostile> both{
     {"max_tokens",
      {"-1", "-9223372036854775808", "9223372036854775807", "1.5", "\"9\"", "true", "4294967296"}},
     {"max_completion_tokens", {"-1", "1e300", "\"9\"", "[]"}},
-    {"n_predict", {"-1", "1e300"}},
+    {"n_predict", {"-2", "1e300"}},
     {"min_tokens", {"-1", "1.5", "\"1\"", "1e300", "99999999999"}},
     {"ignore_eos", {"1", "\"true\"", "[]"}},
     {"stream", {"1", "\"true\"", "{}"}},
@@ -246,6 +246,25 @@ TEST(request, prompts_in_all_four_forms) {
   EXPECT_EQ(prompts("[\"a\",\"b\"]")[1].text, "b");
   EXPECT_EQ(prompts("[1,2,3]")[0].tokens, (std::vector<token_id>{1, 2, 3}));
   EXPECT_EQ(prompts("[[1],[2,3]]")[1].tokens, (std::vector<token_id>{2, 3}));
+}
+
+TEST(request, defaults_of_other_servers_are_taken_and_their_samplers_are_not) {
+  const auto parsed = [](const char* field, const char* value) {
+    return parse_completion(with(completion_base, field, value), limits);
+  };
+  ASSERT_TRUE(parsed("n_predict", "-1"));  // llama.cpp's: the rest of the context
+  EXPECT_FALSE(parsed("n_predict", "-1")->common.max_tokens);
+  for (const auto& [field, neutral, other] : {std::tuple{"mirostat", "0", "2"},
+                                              {"typical_p", "1.0", "0.9"},
+                                              {"dry_multiplier", "0", "0.8"},
+                                              {"xtc_probability", "0", "0.5"},
+                                              {"no_repeat_ngram_size", "0", "3"}}) {
+    EXPECT_TRUE(parsed(field, neutral)) << field;
+    const auto refused = parsed(field, other);
+    ASSERT_FALSE(refused) << field;
+    EXPECT_EQ(refused.error().param, field);
+  }
+  EXPECT_FALSE(parsed("regex", "\"a+\""));
 }
 
 TEST(request, completion_logprobs_may_be_zero) {
