@@ -258,8 +258,8 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   auto joined = node_process::start(n);
   ASSERT_TRUE(joined) << to_string(joined.error());
   const std::string taken =
-      "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",outcome=\"taken\",role=\"kv-"
-      "store\"}";
+      "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",role=\"kv-store\",outcome="
+      "\"taken\"}";
   const auto moved = [&] {
     return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
   };
@@ -271,7 +271,9 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   }
   EXPECT_LT(moved(), 8 * 12);  // whole prompts, those whose home it is
   EXPECT_EQ(std::fmod(moved(), 12), 0);
-  EXPECT_TRUE(eventually([&] { return metric(*s, taken) == moved(); }));
+  // The node offers what it read to its home as well, whoever is sooner.
+  EXPECT_TRUE(eventually([&] { return metric(*s, taken) > 0; }));
+  EXPECT_LE(metric(*s, taken), moved());
 }
 
 TEST_F(kv_store_test, a_store_of_another_model_is_refused_with_both_identities) {
