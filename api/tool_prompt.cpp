@@ -44,8 +44,8 @@ bool wants_short_ids(call_syntax syntax) {
 
 void keep_calls(ojson& message, const tool_manner& manner, const model::tool_support& support) {
   const bool shorten = wants_short_ids(manner.syntax);
-  if (message.contains("tool_call_id") && shorten)
-    message["tool_call_id"] = short_id(message["tool_call_id"].get<std::string>());
+  if (const ojson id = message.value("tool_call_id", ojson()); id.is_string() && shorten)
+    message["tool_call_id"] = short_id(id.get<std::string>());
   if (!message.contains("tool_calls")) return;
   ojson calls = ojson::array();
   for (const ojson& call : message["tool_calls"]) {

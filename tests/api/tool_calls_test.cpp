@@ -264,6 +264,10 @@ TEST(tool_prompt, templates_that_know_tools_get_them) {
   const std::string short_id = mistral.substr(id + 7, 9);
   EXPECT_THAT(mistral, HasSubstr("\"call_id\": \"" + short_id + "\""));
 
+  json with_null = conversation;  // as some clients write what is not there
+  with_null[0]["tool_call_id"] = nullptr;
+  EXPECT_EQ(prompt_of(*model_with("mistral-tools.jinja"), {{"messages", with_null}}), mistral);
+
   const std::string without = prompt_of(*model_with("qwen2.5.jinja"), {{"tool_choice", "none"}});
   EXPECT_THAT(without, Not(HasSubstr("get_weather")));
 }
