@@ -3,20 +3,14 @@
 #pragma once
 
 #include "actors/engine_driver.hpp"
-#include "tests/simulation/event_queue.hpp"
-#include "tests/simulation/random.hpp"
+#include "tests/simulation/turns.hpp"
 
 namespace troupe::simulation {
 
-// What a driver needs of its process.
-struct driver_context {
-  std::function<time_point()> now;                          // true time
+// What an engine's driver needs beside.
+struct driver_context : turn_context {
   std::function<time_point(time_point)> to_local, to_true;  // a node's clock may be skewed
-  std::function<void(time_point, std::function<void()>)>
-      at;                        // of the process: waits while it is stopped
-  std::function<void()> turned;  // after every turn: invariants
   std::function<void(const engine::step_report&)> told;  // what a turn brought about, for the trace
-  random* chance = nullptr;
 };
 
 class stepped_engine final : public actors::engine_driver {
@@ -24,12 +18,12 @@ class stepped_engine final : public actors::engine_driver {
   stepped_engine(std::unique_ptr<engine::engine> e, hooks h, driver_context context)
       : engine_driver(std::move(e), std::move(h), default_queue_limit),
         context_(std::move(context)) {
-    schedule(context_.now());
+    turns_.schedule(context_.now());
   }
   ~stepped_engine() override { stepped_engine::stop(); }
 
   void stop() override {
-    *alive_ = false;
+    turns_.end();
     set_stopping();
     std::lock_guard lock(mutex());
     set_ended();
@@ -39,37 +33,17 @@ class stepped_engine final : public actors::engine_driver {
   std::function<std::chrono::nanoseconds()> hiccup;
 
  private:
-  void wake() override {
-    if (!busy_) schedule(context_.now() + context_.chance->between(min_wake, max_wake));
-  }
-
-  void schedule(time_point t) {
-    if (!*alive_ || (scheduled_ && *scheduled_ <= t)) return;
-    scheduled_ = t;
-    context_.at(t, [this, alive = alive_, t] {
-      if (!*alive || scheduled_ != t) return;
-      scheduled_.reset();
-      if (!busy_) run_turn();  // else what was posted meanwhile is found at the end of this turn
-    });
-  }
+  void wake() override { turns_.wake(); }
 
   void run_turn() {
     auto report = turn([this] { return context_.to_local(context_.now()); });
     context_.turned();
-    if (!*alive_ || !report) {
-      *alive_ = false;
-      return;
-    }
+    if (!turns_.alive() || !report) return turns_.end();
     context_.told(*report);
-    busy_ = true;
     const auto took = cost(*report);
     auto shared = std::make_shared<engine::step_report>(std::move(*report));
-    context_.at(context_.now() + took, [this, alive = alive_, shared, took] {
-      if (!*alive) return;
-      busy_ = false;
-      hand_out(std::move(*shared), took);
-      if (*alive) next();
-    });
+    turns_.take(
+        took, [this, shared, took] { hand_out(std::move(*shared), took); }, [this] { next(); });
   }
 
   void next() {
@@ -78,11 +52,12 @@ class stepped_engine final : public actors::engine_driver {
       std::lock_guard lock(mutex());
       waits = idle() && !engine().has_work();
     }
-    if (!waits) return schedule(context_.now());
+    if (!waits) return turns_.schedule(context_.now());
     const auto bound = context_.now() + std::chrono::seconds(1);
     const auto local = engine().next_deadline();
-    schedule(local >= context_.to_local(bound) ? bound
-                                               : std::max(context_.now(), context_.to_true(local)));
+    turns_.schedule(local >= context_.to_local(bound)
+                        ? bound
+                        : std::max(context_.now(), context_.to_true(local)));
   }
 
   std::chrono::nanoseconds cost(const engine::step_report& r) const {
@@ -94,11 +69,8 @@ class stepped_engine final : public actors::engine_driver {
     return hiccup ? took + hiccup() : nanoseconds(took);
   }
 
-  static constexpr std::chrono::nanoseconds min_wake{1'000}, max_wake{80'000};
   const driver_context context_;
-  const std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  std::optional<time_point> scheduled_;
-  bool busy_ = false;
+  turns turns_{context_, [this] { run_turn(); }};
 };
 
 }  // namespace troupe::simulation
