@@ -88,13 +88,8 @@ result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const wei
 
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.
-enum class packed_ring : std::uint8_t {
-  any,
-  deep,
-  small
-};  // of tiles on their way: gemm_packed.cu
 struct packed_tuning {
-  packed_ring ring = packed_ring::any;
+  std::uint32_t ring_bytes = 54 * 1024;       // of tiles on their way, over at most 16 rows
   std::uint32_t blocks = 4, most_splits = 8;  // blocks a multiprocessor that splits aim at
 };
 packed_tuning& tuning_of_packed();

@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
 
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const tile_position tile = locate(blockIdx.x, p, feature_tiles);
-  const std::uint32_t first_step = p.depth_steps * tile.split / p.splits;
-  const std::uint32_t steps = p.depth_steps * (tile.split + 1) / p.splits - first_step;
+  const std::uint32_t first_step = first_step_of(p, tile.split);
+  const std::uint32_t steps = first_step_of(p, tile.split + 1) - first_step;
   const std::uint32_t feature0 = tile.feature_tile * kGroups * 64, row0 = tile.row_tile * kWidth;
 
   if (threadIdx.x == 0) {

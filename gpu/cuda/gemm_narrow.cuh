@@ -37,14 +37,24 @@ __device__ inline tile_position locate(std::uint32_t index, const narrow_paramet
   return {upper / p.splits, upper % p.splits, first + rest % width};
 }
 
-// The 64 features from `feature0` on of kWidth rows.
+// Where a split's part of the reduced dimension begins: with a whole group of packed tiles (packed.hpp), whatever the
+// weights are, so that their format changes no bit.
+__host__ __device__ inline bool splits_groups(const narrow_parameters& p) {
+  return p.depth_steps % 4 == 0 && p.depth_steps / 4 >= p.splits;
+}
+__device__ inline std::uint32_t first_step_of(const narrow_parameters& p, std::uint32_t split) {
+  const std::uint32_t unit = splits_groups(p) ? 4 : 1;
+  return p.depth_steps / unit * split / p.splits * unit;
+}
+
+// The 64 features from `feature0` on of kWidth rows. gain: what the sums are multiplied with that have no scales.
 template <int kWidth>
 __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t split,
                                   std::uint32_t feature0, std::uint32_t row0,
-                                  const float (&sum)[kWidth / 2]) {
+                                  const float (&sum)[kWidth / 2], float gain = 1.0f) {
   const std::uint32_t lane = threadIdx.x % 32, slab = feature0 + threadIdx.x / 32 % 4 * 16;
   const auto scale_of = [&](std::uint32_t feature) {
-    return p.scales != nullptr && feature < p.features ? p.scales[feature] : 1.0f;
+    return p.scales != nullptr && feature < p.features ? p.scales[feature] : gain;
   };
   const float upper = scale_of(slab + lane / 4), lower = scale_of(slab + lane / 4 + 8);
   if (p.gated != nullptr) {

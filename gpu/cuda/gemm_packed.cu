@@ -1,4 +1,4 @@
-// multiply_narrow over packed weights: tiles come to shared memory as they are stored, two at a time; each thread unpacks
+// multiply_narrow over packed weights: tiles come to shared memory as they are stored, some at a time; each thread unpacks
 // its part of one to registers, from where the tensor cores take it, while they multiply the one before.
 #include <algorithm>
 
@@ -10,124 +10,146 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-// Of a stage: two tiles. Matrices that are all q4 have rings for q4 alone, as deep in the same memory, or smaller so that
-// more blocks fit.
-__host__ __device__ constexpr std::uint32_t slot_bytes_for(packed_ring ring) {
-  return ring == packed_ring::any ? 2 * 4608 : 2 * 2560;
-}
-__host__ __device__ constexpr int stages_for(packed_ring ring, int width) {
-  if (ring == packed_ring::deep) return width <= 16 ? 8 : 6;
-  return width <= 16 ? 5 : width <= 64 ? 4 : 2;
-}
-__host__ __device__ constexpr std::size_t shared_bytes_for(packed_ring ring, int width) {
-  return static_cast<std::size_t>(stages_for(ring, width)) *
-             (slot_bytes_for(ring) + 2 * width * 128) +
-         256;
+constexpr std::uint32_t most_stages = 16;
+constexpr std::size_t barrier_bytes = std::size_t{2} * most_stages * sizeof(std::uint64_t);
+
+// Of the ring over more than 16 rows, so that 3, 2, 2, and 1 blocks fit a multiprocessor.
+constexpr std::uint32_t ring_bytes_for(int width) {
+  return width <= 32 ? 74 * 1024 : width <= 128 ? 110 * 1024 : 152 * 1024;
 }
 
-template <packed_ring kRing, int kWidth>
+__host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int width,
+                                                      std::uint32_t ring_bytes) {
+  const std::uint32_t fit = ring_bytes / packed_stage_bytes(f, width);
+  return fit < most_stages ? fit : most_stages;
+}
+
+// What one block does of the producer's part: weights and activations of `steps` tiles into the ring.
+template <int kWidth, packed_format kFormat>
+__device__ inline void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
+                               const CUtensorMap& activations, std::uint32_t box_rows, int row0,
+                               std::uint32_t first_step, std::uint32_t steps) {
+  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
+  constexpr std::uint32_t kQuantBytes = packed_quant_bytes(kFormat);
+  constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
+  const std::uint64_t policy = evict_first_policy();
+  const auto load_weights = [&](std::uint32_t s, std::uint32_t stage) {
+    const std::uint32_t step = first_step + s * kTiles, tiles = min(kTiles, steps - s * kTiles);
+    const std::uint32_t input_bytes = tiles * (kWidth > 8 ? kWidth : box_rows) * 128;
+    std::uint8_t* slot = ring.weights + stage * packed_slot_bytes(kFormat, kWidth);
+    if constexpr (packed_group(kFormat) > kTiles) {
+      constexpr std::uint32_t kScaleBytes = packed_scale_bytes(kFormat);
+      const packed_tile from = tile_of(weights, kFormat, step);
+      barrier_expect(ring.full + stage, kTiles * kQuantBytes + kScaleBytes + input_bytes);
+      copy_bulk(slot, from.quants, kTiles * kQuantBytes, ring.full + stage, policy);
+      copy_bulk(slot + kTiles * kQuantBytes, from.scales, kScaleBytes, ring.full + stage,
+                evict_normal_policy());
+    } else {
+      const std::uint32_t bytes = tiles * packed_tile_bytes(kFormat);
+      barrier_expect(ring.full + stage, bytes + input_bytes);
+      copy_bulk(slot, weights + std::size_t{step} * packed_tile_bytes(kFormat), bytes,
+                ring.full + stage, policy);
+    }
+  };
+  const auto load_activations = [&](std::uint32_t s, std::uint32_t stage) {
+    for (std::uint32_t t = 0; t < min(kTiles, steps - s * kTiles); ++t) {
+      std::uint8_t* to = ring.inputs + (stage * kTiles + t) * kInputBytes;
+      const int x = static_cast<int>((first_step + s * kTiles + t) * depth_step);
+      for (int r = 0; r < kWidth; r += kBoxRows)
+        copy_tile_2d(to + r * 128, &activations, ring.full + stage, x, row0 + r);
+    }
+  };
+  const std::uint32_t turns = (steps + kTiles - 1) / kTiles, ahead = min(turns, ring.stages);
+  for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
+  wait_for_previous_kernel();
+  for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
+  packed_ring_position at;
+  for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
+    barrier_wait(ring.empty + at.stage, at.phase);
+    load_weights(s, at.stage);
+    load_activations(s, at.stage);
+  }
+}
+
+// ring_bytes: a multiple of 128; as many stages as fit are used.
+template <int kWidth>
 __global__ void __launch_bounds__(160)
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
-                  const narrow_parameters p) {
-  constexpr std::uint32_t slot_bytes = slot_bytes_for(kRing);
-  constexpr int kStages = stages_for(kRing, kWidth), kBoxRows = kWidth < 64 ? kWidth : 64;
-  constexpr std::uint32_t kInputBytes = kWidth * 128, kStageBytes = slot_bytes + 2 * kInputBytes;
+                  const narrow_parameters p, std::uint32_t ring_bytes) {
   extern __shared__ __align__(1024) std::uint8_t shared[];
-  std::uint8_t* stages = shared;
-  auto* full = reinterpret_cast<std::uint64_t*>(stages + kStages * kStageBytes);
-  auto* empty = full + kStages;
-  const tile_position tile = locate(blockIdx.x, p, (p.features + 63) / 64);
-  const std::uint32_t first_step = p.depth_steps * tile.split / p.splits;
-  const std::uint32_t steps = p.depth_steps * (tile.split + 1) / p.splits - first_step;
-  const std::uint32_t pairs = (steps + 1) / 2, row0 = tile.row_tile * kWidth;
-  packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
-  if constexpr (kRing != packed_ring::any) source.format = packed_format::q4;
-  const std::uint32_t tile_bytes = packed_tile_bytes(source.format);
-
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      barrier_init(full + s, 1);
-      barrier_init(empty + s, 4);  // warps: each reads its own part of a tile at its own time
-    }
+  auto* full = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
+  if (threadIdx.x < most_stages) {
+    barrier_init(full + threadIdx.x, 1);
+    barrier_init(full + most_stages + threadIdx.x, 4);
     barrier_init_fence();
   }
+  if (threadIdx.x == 128) prefetch_map(&activations);
+  const tile_position tile = locate(blockIdx.x, p, (p.features + 63) / 64);
+  const std::uint32_t first_step = first_step_of(p, tile.split);
+  const std::uint32_t steps = first_step_of(p, tile.split + 1) - first_step;
+  const std::uint32_t row0 = tile.row_tile * kWidth;
+  const packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
+  const auto* row = reinterpret_cast<const std::uint8_t*>(weights.data) + source.offset;
   __syncthreads();
   let_next_kernel_start();
 
-  if (threadIdx.x >= 128) {  // the producer
-    if (threadIdx.x % 32 != 0) return;
-    const std::uint64_t policy = evict_first_policy();
-    const std::byte* from = weights.data + source.offset + std::size_t{first_step} * tile_bytes;
-    const auto load_weights = [&](std::uint32_t pair, std::uint32_t stage) {
-      const std::uint32_t tiles = min(2u, steps - 2 * pair);
-      barrier_expect(full + stage, tiles * (tile_bytes + (kWidth > 8 ? kWidth : p.box_rows) * 128));
-      copy_bulk(stages + stage * kStageBytes, from + std::size_t{2 * pair} * tile_bytes,
-                tiles * tile_bytes, full + stage, policy);
-    };
-    const auto load_activations = [&](std::uint32_t pair, std::uint32_t stage) {
-      for (std::uint32_t t = 0; t < min(2u, steps - 2 * pair); ++t) {
-        std::uint8_t* to = stages + stage * kStageBytes + slot_bytes + t * kInputBytes;
-        const int x = static_cast<int>((first_step + 2 * pair + t) * depth_step);
-        for (int r = 0; r < kWidth; r += kBoxRows) {
-          copy_tile_2d(to + r * 128, &activations, full + stage, x, static_cast<int>(row0) + r);
-        }
-      }
-    };
-    const std::uint32_t ahead = min(pairs, static_cast<std::uint32_t>(kStages));
-    for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
-    wait_for_previous_kernel();
-    for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
-    ring_position<kStages> at;
-    for (std::uint32_t s = kStages; s < pairs; ++s, at.advance()) {
-      barrier_wait(empty + at.stage, at.phase);
-      load_weights(s, at.stage);
-      load_activations(s, at.stage);
-    }
-    return;
-  }
-
   float sum[kWidth / 2];
-  ring_position<kStages> at;
-  consume_packed<kWidth, kRing == packed_ring::any ? packed_format::none : packed_format::q4>(
-      sum, at, {stages, kStageBytes, slot_bytes, full, empty}, source.format, steps);
-  store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum);
+  with_format(source.format, [&]<packed_format kFormat>() {
+    const std::uint32_t stages = stages_of(kFormat, kWidth, ring_bytes);
+    const packed_ring_memory ring{
+        shared, shared + stages * packed_stage_tiles(kFormat, kWidth) * kWidth * 128, full,
+        full + most_stages, stages};
+    if (threadIdx.x >= 128) {
+      if (threadIdx.x == 128) {
+        produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
+                                 first_step, steps);
+      }
+    } else {
+      consume_packed<kWidth, kFormat>(sum, ring, first_step, steps);
+    }
+  });
+  if (threadIdx.x < 128)
+    store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum,
+                       packed_gain(source.format));
 }
 
-template <packed_ring kRing, int kWidth>
+// No more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
+std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, int width) {
+  const std::uint32_t most = width <= 16 ? tuning_of_packed().ring_bytes : ring_bytes_for(width);
+  const std::uint32_t unit = splits_groups(p) ? 4 : 1;
+  const std::uint32_t steps = (p.depth_steps / unit + p.splits - 1) / p.splits * unit;
+  std::uint32_t needed = 0;
+  for (const packed_format f : w.format) {
+    if (f == packed_format::none) continue;
+    TROUPE_ASSERT(packed_group(f) == 1 || unit == 4);
+    TROUPE_ASSERT(stages_of(f, width, most) >= 1);
+    const std::uint32_t tiles = packed_stage_tiles(f, width);
+    needed = std::max(needed, (steps + tiles - 1) / tiles * packed_stage_bytes(f, width));
+  }
+  return std::min(most, needed);
+}
+
+template <int kWidth>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
+  const std::uint32_t ring_bytes = ring_bytes_of(w, p, kWidth);
   const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
-                           shared_bytes_for(kRing, kWidth)};
-  return launch("multiply_narrow (packed)", packed_kernel<kRing, kWidth>, shape, stream, early, w,
-                x.box(p.box_rows), p);
+                           ring_bytes + barrier_bytes};
+  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w,
+                x.box(p.box_rows), p, ring_bytes);
 }
 
-template <packed_ring kRing, int... kWidths>
+template <int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kRing, kWidths>,
-                                      shared_bytes_for(kRing, kWidths), "preparing multiply_narrow")
-                : done),
+  ((done =
+        done ? allow_shared_memory(packed_kernel<kWidths>, ring_bytes_for(kWidths) + barrier_bytes,
+                                   "preparing multiply_narrow")
+             : done),
    ...);
   return done;
-}
-
-// Rows beyond this reuse weights enough that the ring does not matter.
-constexpr std::uint32_t q4_ring_rows = 32;
-
-template <packed_ring kRing>
-result<void> run_few(const activation_matrix& x, const packed_matrix& w, const narrow_parameters& p,
-                     bool early, cudaStream_t stream) {
-  if (p.rows <= 8) return run<kRing, 8>(x, w, p, early, stream);
-  if (p.rows <= 16) return run<kRing, 16>(x, w, p, early, stream);
-  return run<kRing, 32>(x, w, p, early, stream);
-}
-
-bool is_q4(const packed_matrix& w) {
-  return std::none_of(std::begin(w.format), std::end(w.format),
-                      [](packed_format f) { return f > packed_format::q4; });
 }
 
 }  // namespace
@@ -138,22 +160,17 @@ packed_tuning& tuning_of_packed() {
 }
 
 result<void> prepare_packed() {
-  TROUPE_CHECK((prepare_widths<packed_ring::deep, 8, 16, 32>()));
-  TROUPE_CHECK((prepare_widths<packed_ring::small, 8, 16, 32>()));
-  return prepare_widths<packed_ring::any, 8, 16, 32, 64, 128, 256>();
+  return prepare_widths<8, 16, 32, 64, 128, 256>();
 }
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
                              const narrow_parameters& p, bool early, cudaStream_t stream) {
-  const packed_ring ring = tuning_of_packed().ring;
-  if (p.rows <= q4_ring_rows && ring != packed_ring::any && is_q4(w)) {
-    return ring == packed_ring::deep ? run_few<packed_ring::deep>(x, w, p, early, stream)
-                                     : run_few<packed_ring::small>(x, w, p, early, stream);
-  }
-  if (p.rows <= 32) return run_few<packed_ring::any>(x, w, p, early, stream);
-  if (p.rows <= 64) return run<packed_ring::any, 64>(x, w, p, early, stream);
-  if (p.rows <= 128) return run<packed_ring::any, 128>(x, w, p, early, stream);
-  return run<packed_ring::any, 256>(x, w, p, early, stream);
+  if (p.rows <= 8) return run<8>(x, w, p, early, stream);
+  if (p.rows <= 16) return run<16>(x, w, p, early, stream);
+  if (p.rows <= 32) return run<32>(x, w, p, early, stream);
+  if (p.rows <= 64) return run<64>(x, w, p, early, stream);
+  if (p.rows <= 128) return run<128>(x, w, p, early, stream);
+  return run<256>(x, w, p, early, stream);
 }
 
 }  // namespace troupe::gpu::cuda

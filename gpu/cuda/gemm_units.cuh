@@ -55,32 +55,76 @@ __device__ inline void multiply_warp(float* d, const std::uint32_t* a, std::uint
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// How packed weights come to shared memory: so many tiles a stage, the stages' activations first, then their weights. Over few
+// rows a group of tiles with its scales is one copy; over more, activations need the room, and a stage is two tiles and a
+// copy of their group's scales.
+__host__ __device__ constexpr std::uint32_t packed_stage_tiles(packed_format f, int width) {
+  return width <= 16 && (packed_group(f) == 4 || f == packed_format::q4_0) ? 4 : 2;
+}
+__host__ __device__ constexpr std::uint32_t packed_slot_bytes(packed_format f, int width) {
+  const std::uint32_t tiles = packed_stage_tiles(f, width);
+  return tiles * packed_quant_bytes(f) + (packed_group(f) == 1 ? tiles : 1) * packed_scale_bytes(f);
+}
+__host__ __device__ constexpr std::uint32_t packed_stage_bytes(packed_format f, int width) {
+  return packed_slot_bytes(f, width) +
+         packed_stage_tiles(f, width) * static_cast<std::uint32_t>(width) * 128;
+}
+struct packed_ring_memory {
+  std::uint8_t *inputs, *weights;
+  std::uint64_t *full,
+      *empty;  // `empty` counts warps: each reads its own part of a tile at its own time
+  std::uint32_t stages;
+};
+// As ring_position, of a ring whose size is known when it runs.
+struct packed_ring_position {
+  std::uint32_t stage = 0, phase = 0;
+  __device__ void advance(std::uint32_t stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+// Tile t of a stage whose first is tile `step` of the matrix.
+template <packed_format kFormat, int kWidth>
+__device__ inline packed_tile tile_in_stage(const std::uint8_t* slot, std::uint32_t t,
+                                            std::uint32_t step) {
+  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
+  if constexpr (packed_group(kFormat) == 1) {
+    const std::uint8_t* tile = slot + t * packed_tile_bytes(kFormat);
+    return {tile, tile + packed_quant_bytes(kFormat), 0};
+  } else {
+    return {slot + t * packed_quant_bytes(kFormat), slot + kTiles * packed_quant_bytes(kFormat),
+            kTiles == 4 ? t : (step + t) % 4};
+  }
+}
+
 // As consume_packed, by instructions of single warps: over 8 or 16 rows of activations wgmma's own pace, which does not
 // depend on their number, would be slower than the memory.
-template <int kWidth, packed_format kFormat, class Ring>
-__device__ inline void consume_packed_by_warps(float (&sum)[kWidth / 2], Ring& at,
-                                               const ring_memory& ring, packed_format format,
+template <int kWidth, packed_format kFormat>
+__device__ inline void consume_packed_by_warps(float (&sum)[kWidth / 2],
+                                               const packed_ring_memory& ring,
                                                std::uint32_t steps) {
-  constexpr std::uint32_t kInputBytes = kWidth * 128;
-  if constexpr (kFormat != packed_format::none) format = kFormat;
-  const std::uint32_t thread = threadIdx.x % 128, tile_bytes = packed_tile_bytes(format);
+  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
+  const std::uint32_t thread = threadIdx.x % 128;
 #pragma unroll
   for (float& v : sum) v = 0.0f;
-  for (std::uint32_t done = 0; done < steps; done += 2, at.advance()) {
-    std::uint8_t* stage = ring.stages + at.stage * ring.stage_bytes;
+  packed_ring_position at;
+  for (std::uint32_t done = 0; done < steps; done += kTiles, at.advance(ring.stages)) {
+    const std::uint8_t* slot = ring.weights + at.stage * packed_slot_bytes(kFormat, kWidth);
+    const std::uint8_t* inputs = ring.inputs + at.stage * kTiles * kInputBytes;
     barrier_wait(ring.full + at.stage, at.phase);
 #pragma unroll
-    for (std::uint32_t t = 0; t < 2; ++t) {
-      if (done + t >= steps) break;
+    for (std::uint32_t t = 0; t < kTiles; ++t) {
+      if (packed_group(kFormat) == 1 && done + t >= steps) break;
       std::uint32_t values[16];
-      unpack_fragment(stage + t * tile_bytes, format, thread, values);
-      const std::uint8_t* input = stage + ring.slot_bytes + t * kInputBytes;
+      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, 0), thread, values);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int rows = 0; rows < kWidth / 8; ++rows) {
           std::uint32_t b[4];
-          load_input(input + rows * 1024, half * 4, b);
+          load_input(inputs + t * kInputBytes + rows * 1024, half * 4, b);
           multiply_warp(sum + 4 * rows, values + 8 * half, b[0], b[1]);
           multiply_warp(sum + 4 * rows, values + 8 * half + 4, b[2], b[3]);
         }
@@ -91,49 +135,48 @@ __device__ inline void consume_packed_by_warps(float (&sum)[kWidth / 2], Ring& a
   }
 }
 
-// sum = `steps` tiles of packed weights, two a stage; `empty` counts warps. kFormat none: only `format` knows it.
-template <int kWidth, packed_format kFormat, class Ring>
-__device__ inline void consume_packed(float (&sum)[kWidth / 2], Ring& at, const ring_memory& ring,
-                                      packed_format format, std::uint32_t steps) {
+// sum = `steps` tiles of packed weights, from tile `first_step` of the matrix on.
+template <int kWidth, packed_format kFormat>
+__device__ inline void consume_packed(float (&sum)[kWidth / 2], const packed_ring_memory& ring,
+                                      std::uint32_t first_step, std::uint32_t steps) {
   if constexpr (kWidth <= 16) {
-    consume_packed_by_warps<kWidth, kFormat>(sum, at, ring, format, steps);
-    return;
-  }
-  constexpr std::uint32_t kInputBytes = kWidth * 128;
-  if constexpr (kFormat != packed_format::none) format = kFormat;
-  const std::uint32_t thread = threadIdx.x % 128, tile_bytes = packed_tile_bytes(format);
-  const std::uint32_t pairs = (steps + 1) / 2;
-  std::uint32_t first[16], second[16];
-  std::uint32_t previous = 0;
-  for (std::uint32_t s = 0; s < pairs; ++s, at.advance()) {
-    const std::uint32_t tiles = min(2u, steps - 2 * s);
-    std::uint8_t* stage = ring.stages + at.stage * ring.stage_bytes;
-    barrier_wait(ring.full + at.stage, at.phase);
-    const std::uint64_t input = k_major_tile(stage + ring.slot_bytes);
-    unpack_fragment(stage, format, thread, first);
-    wgmma_fence();
-    start_tile(sum, first, input, s > 0);
-    wgmma_commit();
-    wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
-    __syncwarp();
-    if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
-    previous = at.stage;
-    // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
-    if (tiles == 2) {
-      unpack_fragment(stage + tile_bytes, format, thread, second);
-    } else {
+    consume_packed_by_warps<kWidth, kFormat>(sum, ring, steps);
+  } else {
+    constexpr std::uint32_t kInputBytes = kWidth * 128;
+    const std::uint32_t thread = threadIdx.x % 128, pairs = (steps + 1) / 2;
+    std::uint32_t first[16], second[16];
+    std::uint32_t previous = 0;
+    packed_ring_position at;
+    for (std::uint32_t s = 0; s < pairs; ++s, at.advance(ring.stages)) {
+      const std::uint32_t tiles = min(2u, steps - 2 * s), step = first_step + 2 * s;
+      const std::uint8_t* slot = ring.weights + at.stage * packed_slot_bytes(kFormat, kWidth);
+      barrier_wait(ring.full + at.stage, at.phase);
+      const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
+      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, 0, step), thread, first);
+      wgmma_fence();
+      start_tile(sum, first, input, s > 0);
+      wgmma_commit();
+      wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
+      __syncwarp();
+      if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
+      previous = at.stage;
+      // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
+      if (tiles == 2) {
+        unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, 1, step), thread, second);
+      } else {
 #pragma unroll
-      for (int i = 0; i < 16; ++i) second[i] = 0;
+        for (int i = 0; i < 16; ++i) second[i] = 0;
+      }
+      wgmma_fence();
+      start_tile(sum, second, tiles == 2 ? input + kInputBytes / 16 : input, true);
+      wgmma_commit();
+      wgmma_wait<1>();  // `first` is free
     }
-    wgmma_fence();
-    start_tile(sum, second, tiles == 2 ? input + kInputBytes / 16 : input, true);
-    wgmma_commit();
-    wgmma_wait<1>();  // `first` is free
+    wgmma_wait<0>();
+    hold(sum);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
   }
-  wgmma_wait<0>();
-  hold(sum);
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
 }
 
 // sum = `steps` tiles of bf16 weights; `empty` counts warpgroups. group: which

@@ -13,43 +13,101 @@ using model::tensor_type;
 
 constexpr float f8_largest = 448.0f;  // of E4M3
 
-// Scale and minimum of 32 values from `first` on in a block of a 4-bit type.
+// Value i of a block as the integer that its tile keeps.
 template <tensor_type kType>
-__device__ inline float2 q4_scale(const std::uint8_t* b, int first) {
-  if constexpr (kType == tensor_type::q4_0) {
-    return make_float2(block_half(b), -8.0f * block_half(b));
-  } else if constexpr (kType == tensor_type::q4_1) {
-    return make_float2(block_half(b), block_half(b + 2));
-  } else {
-    const int2 s = block_scale_min(b + 4, first / 32);
-    return make_float2(block_half(b) * static_cast<float>(s.x),
-                       -block_half(b + 2) * static_cast<float>(s.y));
-  }
-}
-template <tensor_type kType>
-__device__ inline int q4_value(const std::uint8_t* b, int i) {
-  if constexpr (kType == tensor_type::q4_k)
+__device__ inline std::uint32_t integer_of(const std::uint8_t* b, int i) {
+  if constexpr (kType == tensor_type::q4_k) {
     return b[16 + i / 64 * 32 + i % 32] >> (i / 32 % 2 * 4) & 15;
-  return block_nibble(b + (kType == tensor_type::q4_0 ? 2 : 4), i);
-}
-
-// Scale of 16 values from `first` on, and a value, of the types kept in 8 bits.
-template <tensor_type kType>
-__device__ inline float q8_scale(const std::uint8_t* b, int first) {
-  if constexpr (kType == tensor_type::q6_k)
-    return block_half(b + 208) * static_cast<float>(static_cast<signed char>(b[192 + first / 16]));
-  return block_half(b);
-}
-template <tensor_type kType>
-__device__ inline int q8_value(const std::uint8_t* b, int i) {
-  if constexpr (kType == tensor_type::q8_0) {
-    return static_cast<signed char>(b[2 + i]);
+  } else if constexpr (kType == tensor_type::q4_0 || kType == tensor_type::q4_1) {
+    return static_cast<std::uint32_t>(block_nibble(b + (kType == tensor_type::q4_0 ? 2 : 4), i));
+  } else if constexpr (kType == tensor_type::q8_0) {
+    return static_cast<std::uint32_t>(static_cast<signed char>(b[2 + i]) + 128);
   } else if constexpr (kType == tensor_type::q5_0) {
-    return (block_nibble(b + 6, i) | block_fifth_bit(b + 2, i)) - 16;
+    return static_cast<std::uint32_t>((block_nibble(b + 6, i) | block_fifth_bit(b + 2, i)) - 16 +
+                                      128);
   } else {
+    static_assert(kType == tensor_type::q6_k);
     const int h = i / 128, k = i % 128 / 32, within = i % 32;
     const int nibble = b[h * 64 + 32 * (k % 2) + within] >> (k / 2 * 4) & 15;
-    return (nibble | (b[128 + h * 32 + within] >> (2 * k) & 3) << 4) - 32;
+    return static_cast<std::uint32_t>(nibble | (b[128 + h * 32 + within] >> (2 * k) & 3) << 4);
+  }
+}
+
+// Puts six_bits' pair j, or one of it, into three words.
+__device__ inline void put_six_bits(std::uint32_t* a, std::uint32_t* b, std::uint32_t* c, int j,
+                                    std::uint32_t pair) {
+  constexpr std::uint32_t low = 0x000F000F, high = 0x00300030;
+  if (j < 6) {
+    atomicOr(j / 2 == 0 ? a : j / 2 == 1 ? b : c, pair << (6 * (j % 2)));
+  } else {
+    atomicOr(j == 6 ? a : b, (pair & low) << 12);
+    atomicOr(c, (pair & high) << (j == 6 ? 8 : 10));
+  }
+}
+
+// The integer at `at` of a tile, whose bits are zero before. Words are shared with the row 8 above or below, which may be
+// of another tensor: they are completed bit by bit.
+template <packed_format kFormat>
+__device__ inline void put_integer(std::uint8_t* tile, const fragment_place& at, std::uint32_t q) {
+  auto* words = reinterpret_cast<std::uint32_t*>(tile);
+  if constexpr (kFormat == packed_format::q8) {
+    atomicOr(words + at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2,
+             q << (8 * (at.pair % 2 * 2 + at.high)));
+  } else if constexpr (kFormat == packed_format::q6_k) {
+    std::uint32_t *first = words + at.thread * 4, *second = words + 512 + at.thread * 2;
+    const int j = static_cast<int>(at.step % 2 * 4 + at.pair);
+    if (at.step < 2) {
+      put_six_bits(first, first + 1, first + 2, j, q << (16 * at.high));
+    } else {
+      put_six_bits(first + 3, second, second + 1, j, q << (16 * at.high));
+    }
+  } else {
+    atomicOr(words + at.thread * 4 + at.step, q << (4 * at.pair + 16 * at.high));
+  }
+}
+
+// Scales of the 32 values of a block from `first` on; of a tile's row they are the `half`-th 32.
+template <tensor_type kType>
+__device__ inline void put_scales(std::uint8_t* scales, std::uint32_t row, std::uint32_t half,
+                                  const std::uint8_t* b, int first) {
+  const float factor = nibble_factor(row % 16 >= 8);
+  if constexpr (kType == tensor_type::q4_0) {
+    reinterpret_cast<__nv_bfloat16*>(scales)[row * 2 + half] =
+        __float2bfloat16(block_half(b) * factor);
+  } else if constexpr (kType == tensor_type::q4_1) {
+    reinterpret_cast<__nv_bfloat162*>(scales)[row * 2 + half] =
+        __floats2bfloat162_rn(block_half(b) * factor, block_half(b + 2) * 0x1p-32f);
+  } else if constexpr (kType == tensor_type::q4_k) {
+    auto* words = reinterpret_cast<std::uint32_t*>(scales) + row * 4;
+    if (first == 0) words[0] = b[0] | b[1] << 8 | b[2] << 16 | std::uint32_t{b[3]} << 24;
+    const int2 s = block_scale_min(b + 4, first / 32);
+    put_six_bits(words + 1, words + 2, words + 3, first / 32,
+                 static_cast<std::uint32_t>(s.x | s.y << 16));
+  } else if constexpr (kType == tensor_type::q6_k) {
+    scales[row * 16 + first / 16] = b[192 + first / 16];
+    scales[row * 16 + first / 16 + 1] = b[192 + first / 16 + 1];
+    if (first == 0)
+      reinterpret_cast<__half*>(scales + 1024)[row] = __float2half_rn(block_half(b + 208));
+  } else {
+    reinterpret_cast<__half*>(scales)[row * 2 + half] = __float2half_rn(block_half(b));
+  }
+}
+
+__host__ __device__ constexpr packed_format format_of(tensor_type type) {
+  switch (type) {
+    case tensor_type::q4_0:
+      return packed_format::q4_0;
+    case tensor_type::q4_1:
+      return packed_format::q4;
+    case tensor_type::q4_k:
+      return packed_format::q4_k;
+    case tensor_type::q6_k:
+      return packed_format::q6_k;
+    case tensor_type::q5_0:
+    case tensor_type::q8_0:
+      return packed_format::q8;
+    default:
+      return packed_format::none;
   }
 }
 
@@ -59,42 +117,28 @@ __global__ void __launch_bounds__(256)
     pack_kernel(const std::uint8_t* raw, std::uint64_t rows, std::uint32_t columns,
                 std::uint32_t block_size, std::uint32_t block_bytes, std::uint8_t* to,
                 row_placement placement) {
-  constexpr bool kQ4 =
-      kType == tensor_type::q4_0 || kType == tensor_type::q4_1 || kType == tensor_type::q4_k;
-  const std::uint32_t groups = columns / 32;
+  constexpr packed_format kFormat = format_of(kType);
+  constexpr std::uint32_t kGroup = packed_group(kFormat);
+  const std::uint32_t parts = columns / 32;
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (index >= rows * groups) return;
-  const std::uint64_t row = index / groups, column = index % groups * 32;
+  if (index >= rows * parts) return;
+  const std::uint64_t row = index / parts;
+  const auto column = static_cast<std::uint32_t>(index % parts * 32);
   const std::uint64_t target =
       placement.interleaved ? row / 8 * 16 + row % 8 + placement.first : row + placement.first;
   const std::uint8_t* block =
       raw + row * (columns / block_size) * block_bytes + column / block_size * block_bytes;
   const int first = static_cast<int>(column % block_size);
-  const std::uint32_t tile_row = target % 64, tile_column = column % 64;
-  std::uint8_t* tile = to + (target / 64 * (columns / 64) + column / 64) * (kQ4 ? 2560 : 4608);
-  // Words are shared with the row 8 above or below, which may be of another tensor: they are completed bit by bit.
-  auto* words = reinterpret_cast<std::uint32_t*>(tile);
+  const std::uint32_t tile_row = target % 64, step = column / 64;
+  std::uint8_t* group =
+      to + (target / 64 * (columns / 64) + step / kGroup * kGroup) * packed_tile_bytes(kFormat);
   for (std::uint32_t i = 0; i < 32; ++i) {
-    const fragment_place at = place_of(tile_row, tile_column + i);
-    if constexpr (kQ4) {
-      const auto q =
-          static_cast<std::uint32_t>(q4_value<kType>(block, first + static_cast<int>(i)));
-      atomicOr(words + at.thread * 4 + at.step, q << (4 * at.pair + 16 * at.high));
-    } else {
-      const auto q =
-          static_cast<std::uint32_t>(q8_value<kType>(block, first + static_cast<int>(i)) + 128);
-      atomicOr(words + at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2,
-               q << (8 * (at.pair % 2 * 2 + at.high)));
-    }
+    put_integer<kFormat>(group + step % kGroup * packed_quant_bytes(kFormat),
+                         place_of(tile_row, column % 64 + i),
+                         integer_of<kType>(block, first + static_cast<int>(i)));
   }
-  const std::uint32_t group = tile_row * 2 + tile_column / 32;
-  if constexpr (kQ4) {
-    const float2 s = q4_scale<kType>(block, first);
-    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[group] = __floats2bfloat162_rn(s.x, s.y);
-  } else {
-    reinterpret_cast<__half2*>(tile + 4096)[group] =
-        __floats2half2_rn(q8_scale<kType>(block, first), q8_scale<kType>(block, first + 16));
-  }
+  put_scales<kType>(group + kGroup * packed_quant_bytes(kFormat), tile_row, column % 64 / 32, block,
+                    first);
 }
 
 // Block: a tile; a warp turns its 16 rows around in shared memory, so that rows leave it in whole 128 bytes.
@@ -106,13 +150,16 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
   const std::uint32_t steps = columns / 64, step = blockIdx.x, tile = blockIdx.y;
   const packed_row at = find_row(m, tile, steps);
   std::uint32_t values[16];
-  unpack_fragment(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset +
-                      step * packed_tile_bytes(at.format),
-                  at.format, threadIdx.x, values);
+  unpack_fragment(
+      at.format,
+      tile_of(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset, at.format, step),
+      threadIdx.x, values);
+  const __nv_bfloat162 gain = __float2bfloat162_rn(packed_gain(at.format));
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (std::uint32_t i = 0; i < 16; ++i) {
-    turned[warp][lane / 4 + i % 2 * 8][i / 4 * 8 + i % 4 / 2 * 4 + lane % 4] = values[i];
+    turned[warp][lane / 4 + i % 2 * 8][i / 4 * 8 + i % 4 / 2 * 4 + lane % 4] =
+        bits_of(__hmul2(as_bf162(values[i]), gain));
   }
   __syncwarp();
   wait_for_previous_kernel();  // it may still read what this overwrites
@@ -169,18 +216,7 @@ result<void> run(const std::byte* raw, std::uint64_t rows, std::uint64_t columns
 }  // namespace
 
 packed_format packed_format_of(tensor_type type) {
-  switch (type) {
-    case tensor_type::q4_0:
-    case tensor_type::q4_1:
-    case tensor_type::q4_k:
-      return packed_format::q4;
-    case tensor_type::q5_0:
-    case tensor_type::q8_0:
-    case tensor_type::q6_k:
-      return packed_format::q8;
-    default:
-      return packed_format::none;
-  }
+  return format_of(type);
 }
 
 result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, std::uint64_t columns,

@@ -34,32 +34,109 @@ __device__ inline std::uint32_t to_bf16_pair(__half2 h) {
   return bits_of(__floats2bfloat162_rn(f.x, f.y));
 }
 
-// A thread's 32 values of a tile: out[4 * step + pair], two values each. An integer n below 128 is the bf16 with the bits
-// 0x4300 | n, minus 128, and one below 1024 the f16 with 0x6400 | n, minus 1024: both exact.
-__device__ inline void unpack_q4(const uint4& quants, const uint2& upper, const uint2& lower,
+// Of a 4-bit tile: 2^133 of its values' scale is what makes them of a nibble in the lowest bits, and all is 2^-32.
+__host__ __device__ constexpr float nibble_factor(bool lower_row) {
+  return lower_row ? 0x1p97f : 0x1p101f;
+}
+
+// Pair j (of 8) of 6 bits in three words: in the lowest bits of both halves.
+__device__ inline std::uint32_t six_bits(std::uint32_t a, std::uint32_t b, std::uint32_t c, int j) {
+  constexpr std::uint32_t low = 0x000F000F, high = 0x00300030, all = low | high;
+  if (j == 6) return (a >> 12 & low) | (c >> 8 & high);
+  if (j == 7) return (b >> 12 & low) | (c >> 10 & high);
+  return (j / 2 == 0 ? a : j / 2 == 1 ? b : c) >> (6 * (j % 2)) & all;
+}
+
+// The scales of a row of a q4_k group: scale and negated minimum of 256 values, each as the sum of two bf16, which holds an
+// f16 exactly, so that products of it are rounded once.
+struct q4_k_row {
+  std::uint32_t words[3];
+  __nv_bfloat162 coarse, fine;
+  __device__ q4_k_row(const std::uint8_t* scales, std::uint32_t row, bool lower_row) {
+    const uint4 block = reinterpret_cast<const uint4*>(scales)[row];
+    words[0] = block.y;
+    words[1] = block.z;
+    words[2] = block.w;
+    float2 both = __half22float2(as_half2(block.x));
+    // 2^6: six_bits are taken for 2^-6 of what they are.
+    both.x *= nibble_factor(lower_row) * 0x1p6f;
+    both.y *= -0x1p-26f;
+    coarse = __floats2bfloat162_rn(both.x, both.y);
+    const float2 rounded = __bfloat1622float2(coarse);
+    fine = __floats2bfloat162_rn(both.x - rounded.x, both.y - rounded.y);
+  }
+  // (scale, minimum) of the 32 values from 32 j on.
+  __device__ __nv_bfloat162 pair(int j) const {
+    const __nv_bfloat162 n = __hmul2(as_bf162(six_bits(words[0], words[1], words[2], j)),
+                                     __float2bfloat162_rn(0x1p127f));
+    return __hfma2(n, coarse, __hmul2(n, fine));
+  }
+};
+
+// (scale, minimum) of 32 columns of row `row` of a 4-bit tile, the tile `sub` of its group.
+template <packed_format kFormat>
+__device__ inline void load_q4_scales(const std::uint8_t* scales, std::uint32_t row, bool lower_row,
+                                      std::uint32_t sub, __nv_bfloat162 (&out)[2]) {
+  if constexpr (kFormat == packed_format::q4) {
+    const uint2 both = reinterpret_cast<const uint2*>(scales)[row];
+    out[0] = as_bf162(both.x);
+    out[1] = as_bf162(both.y);
+  } else if constexpr (kFormat == packed_format::q4_0) {
+    const __nv_bfloat162 both = reinterpret_cast<const __nv_bfloat162*>(scales)[row];
+    const __nv_bfloat162 minima =
+        __hmul2(both, __float2bfloat162_rn(lower_row ? -0x1p-126f : -0x1p-130f));
+    out[0] = __lows2bfloat162(both, minima);
+    out[1] = __highs2bfloat162(both, minima);
+  } else {
+    static_assert(kFormat == packed_format::q4_k);
+    const q4_k_row group(scales, row, lower_row);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      out[half] = group.pair(half);
+      // Written out: an index that is not known when compiling would cost a shift a word.
+#pragma unroll
+      for (int k = 1; k < 4; ++k) {
+        if (sub == static_cast<std::uint32_t>(k)) out[half] = group.pair(2 * k + half);
+      }
+    }
+  }
+}
+
+// A thread's 32 values of a tile: out[4 * step + pair], two values each.
+template <packed_format kFormat>
+__device__ inline void unpack_q4(const std::uint8_t* quants, const std::uint8_t* scales,
+                                 std::uint32_t sub, std::uint32_t thread, std::uint32_t row,
                                  std::uint32_t (&out)[16]) {
-  const __nv_bfloat162 bias = __float2bfloat162_rn(128.0f);
-  const std::uint32_t words[4] = {quants.x, quants.y, quants.z, quants.w};
-  const std::uint32_t scales[2][2] = {{upper.x, upper.y},
-                                      {lower.x, lower.y}};  // by row and 32 columns
+  const uint4 both = reinterpret_cast<const uint4*>(quants)[thread];
+  const std::uint32_t words[4] = {both.x, both.y, both.z, both.w};
+  __nv_bfloat162 upper[2], lower[2];  // by 32 columns
+  load_q4_scales<kFormat>(scales, row, false, sub, upper);
+  load_q4_scales<kFormat>(scales, row + 8, true, sub, lower);
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      const __nv_bfloat162 scale = as_bf162(scales[pair % 2][step / 2]);
-      const __nv_bfloat162 q =
-          __hsub2(as_bf162((words[step] >> (4 * pair) & 0x000F000F) | 0x43004300), bias);
-      out[4 * step + pair] = bits_of(__hfma2(q, __low2bfloat162(scale), __high2bfloat162(scale)));
+      const __nv_bfloat162 scale = pair % 2 == 0 ? upper[step / 2] : lower[step / 2];
+      const std::uint32_t q =
+          words[step] >> (pair / 2 * 8) & (pair % 2 == 0 ? 0x000F000Fu : 0x00F000F0u);
+      out[4 * step + pair] =
+          bits_of(__hfma2(as_bf162(q), __low2bfloat162(scale), __high2bfloat162(scale)));
     }
   }
 }
-__device__ inline void unpack_q8(const uint4& first, const uint4& second, const uint2& upper,
-                                 const uint2& lower, std::uint32_t (&out)[16]) {
+
+// An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024: exact.
+__device__ inline void unpack_q8(const std::uint8_t* quants, const std::uint8_t* scales,
+                                 std::uint32_t thread, std::uint32_t row,
+                                 std::uint32_t (&out)[16]) {
   const __half2 bias = __float2half2_rn(1152.0f);
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[thread],
+              second = reinterpret_cast<const uint4*>(quants)[128 + thread];
   const std::uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
                                   second.x, second.y, second.z, second.w};
-  const std::uint32_t scales[2][2] = {{upper.x, upper.y},
-                                      {lower.x, lower.y}};  // by row and 32 columns: two of 16
+  const __half2 upper = reinterpret_cast<const __half2*>(scales)[row],
+                lower =
+                    reinterpret_cast<const __half2*>(scales)[row + 8];  // of two times 32 columns
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
@@ -67,9 +144,42 @@ __device__ inline void unpack_q8(const uint4& first, const uint4& second, const 
       const std::uint32_t word = words[2 * step + pair / 2];
       const __half2 q =
           __hsub2(as_half2(__byte_perm(word, 0x64646464, pair % 2 == 0 ? 0x4140 : 0x4342)), bias);
-      const __half2 both = as_half2(scales[pair % 2][step / 2]);
+      const __half2 both = pair % 2 == 0 ? upper : lower;
       out[4 * step + pair] =
-          to_bf16_pair(__hmul2(q, step % 2 == 0 ? __low2half2(both) : __high2half2(both)));
+          to_bf16_pair(__hmul2(q, step / 2 == 0 ? __low2half2(both) : __high2half2(both)));
+    }
+  }
+}
+
+// Scales of four times 16 columns of a row in tile `sub` of a q6_k group.
+__device__ inline void load_q6_scales(const std::uint8_t* scales, std::uint32_t row,
+                                      std::uint32_t sub, __half2 (&out)[2]) {
+  const std::uint32_t four =
+      reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub] ^ 0x80808080u;
+  const __half2 all = __half2half2(reinterpret_cast<const __half*>(scales + 1024)[row]);
+  const __half2 bias = __float2half2_rn(1152.0f);
+  out[0] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4140)), bias), all);
+  out[1] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4342)), bias), all);
+}
+__device__ inline void unpack_q6(const std::uint8_t* quants, const std::uint8_t* scales,
+                                 std::uint32_t sub, std::uint32_t thread, std::uint32_t row,
+                                 std::uint32_t (&out)[16]) {
+  const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[thread];
+  const uint2 second = reinterpret_cast<const uint2*>(quants + 2048)[thread];
+  __half2 upper[2], lower[2];
+  load_q6_scales(scales, row, sub, upper);
+  load_q6_scales(scales, row + 8, sub, lower);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+      const int j = step % 2 * 4 + pair;
+      const std::uint32_t n = step < 2 ? six_bits(first.x, first.y, first.z, j)
+                                       : six_bits(first.w, second.x, second.y, j);
+      const __half2 both = pair % 2 == 0 ? upper[step / 2] : lower[step / 2];
+      const __half2 scale = step % 2 == 0 ? __low2half2(both) : __high2half2(both);
+      out[4 * step + pair] = to_bf16_pair(__hmul2(__hsub2(as_half2(n | 0x64006400), bias), scale));
     }
   }
 }
@@ -97,37 +207,116 @@ __host__ __device__ inline std::uint32_t f8_place(std::uint32_t row, std::uint32
   return (row / 8 * 4 + column / 16) * 128 + row % 8 * 16 + k % 8 / 2 * 4 + k / 8 * 2 + k % 2;
 }
 
-// Thread `thread` (of 128)'s fragment of the tile at `tile`, in shared or global memory.
-__device__ inline void unpack_fragment(const std::uint8_t* tile, packed_format format,
-                                       std::uint32_t thread, std::uint32_t (&out)[16]) {
-  if (format == packed_format::f8) return unpack_f8(tile, thread, out);
-  const auto* quants = reinterpret_cast<const uint4*>(tile);
+// A tile in shared or global memory: its integers, its group's scales, which tile of the group it is.
+struct packed_tile {
+  const std::uint8_t *quants, *scales;
+  std::uint32_t sub;
+};
+// Tile `step` of a row of tiles at `row`.
+__device__ inline packed_tile tile_of(const std::uint8_t* row, packed_format format,
+                                      std::uint32_t step) {
+  const std::uint32_t group = packed_group(format), sub = step % group;
+  const std::uint8_t* at = row + std::size_t{step - sub} * packed_tile_bytes(format);
+  return {at + sub * packed_quant_bytes(format), at + group * packed_quant_bytes(format), sub};
+}
+
+// Thread `thread` (of 128)'s fragment of a tile, packed_gain(kFormat) times smaller.
+template <packed_format kFormat>
+__device__ inline void unpack_fragment(const packed_tile& tile, std::uint32_t thread,
+                                       std::uint32_t (&out)[16]) {
   const std::uint32_t row = thread / 32 * 16 + thread % 32 / 4;
-  const auto* scales =
-      reinterpret_cast<const uint2*>(tile + (format == packed_format::q4 ? 2048 : 4096)) + row;
-  if (format == packed_format::q4) {
-    unpack_q4(quants[thread], scales[0], scales[8], out);
+  if constexpr (kFormat == packed_format::f8) {
+    unpack_f8(tile.quants, thread, out);
+  } else if constexpr (kFormat == packed_format::q8) {
+    unpack_q8(tile.quants, tile.scales, thread, row, out);
+  } else if constexpr (kFormat == packed_format::q6_k) {
+    unpack_q6(tile.quants, tile.scales, tile.sub, thread, row, out);
   } else {
-    unpack_q8(quants[thread], quants[128 + thread], scales[0], scales[8], out);
+    unpack_q4<kFormat>(tile.quants, tile.scales, tile.sub, thread, row, out);
   }
 }
 
-// One value, with the same rounding. Not for f8, which no embedding has.
-__device__ inline float unpack_value(const std::uint8_t* tile, packed_format format,
-                                     std::uint32_t row, std::uint32_t column) {
-  const fragment_place at = place_of(row, column);
-  if (format == packed_format::q4) {
-    const std::uint32_t word =
-        reinterpret_cast<const std::uint32_t*>(tile)[at.thread * 4 + at.step];
-    const int q = word >> (4 * at.pair + 16 * at.high) & 15;
-    const __nv_bfloat162 scale =
-        reinterpret_cast<const __nv_bfloat162*>(tile + 2048)[row * 2 + column / 32];
-    return __bfloat162float(
-        __hfma(__int2bfloat16_rn(q), __low2bfloat16(scale), __high2bfloat16(scale)));
+// Calls `f` with the format as a constant.
+template <class F>
+__device__ inline void with_format(packed_format format, F&& f) {
+  using enum packed_format;
+  switch (format) {
+    case none:
+      break;
+    case q4:
+      f.template operator()<q4>();
+      break;
+    case q4_0:
+      f.template operator()<q4_0>();
+      break;
+    case q4_k:
+      f.template operator()<q4_k>();
+      break;
+    case q6_k:
+      f.template operator()<q6_k>();
+      break;
+    case q8:
+      f.template operator()<q8>();
+      break;
+    case f8:
+      f.template operator()<f8>();
+      break;
   }
-  const std::uint32_t word = at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2;
-  const int q = tile[word * 4 + at.pair % 2 * 2 + at.high] - 128;
-  const __half scale = reinterpret_cast<const __half*>(tile + 4096)[row * 4 + column / 16];
+}
+__device__ inline void unpack_fragment(packed_format format, const packed_tile& tile,
+                                       std::uint32_t thread, std::uint32_t (&out)[16]) {
+  with_format(format,
+              [&]<packed_format kFormat>() { unpack_fragment<kFormat>(tile, thread, out); });
+}
+
+template <packed_format kFormat>
+__device__ inline float q4_value(const packed_tile& tile, std::uint32_t row, std::uint32_t column) {
+  const fragment_place at = place_of(row, column);
+  const std::uint32_t word =
+      reinterpret_cast<const std::uint32_t*>(tile.quants)[at.thread * 4 + at.step];
+  const std::uint32_t q =
+      word >> (16 * at.high + at.pair / 2 * 8) & (at.pair % 2 == 0 ? 0x0Fu : 0xF0u);
+  __nv_bfloat162 scales[2];
+  load_q4_scales<kFormat>(tile.scales, row, row % 16 >= 8, tile.sub, scales);
+  const __nv_bfloat162 scale = column < 32 ? scales[0] : scales[1];
+  return __bfloat162float(__hfma(__ushort_as_bfloat16(static_cast<unsigned short>(q)),
+                                 __low2bfloat16(scale), __high2bfloat16(scale))) *
+         packed_gain(kFormat);
+}
+
+// The value in `row` of a row of tiles, with the same rounding. Not for f8, which no embedding has.
+__device__ inline float unpack_value(const std::uint8_t* tiles, packed_format format,
+                                     std::uint32_t row, std::uint32_t column) {
+  using enum packed_format;
+  const packed_tile tile = tile_of(tiles, format, column / 64);
+  column %= 64;
+  if (format == q4) return q4_value<q4>(tile, row, column);
+  if (format == q4_0) return q4_value<q4_0>(tile, row, column);
+  if (format == q4_k) return q4_value<q4_k>(tile, row, column);
+  const fragment_place at = place_of(row, column);
+  __half scale;
+  int q = 0;
+  if (format == q8) {
+    const std::uint32_t word = at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2;
+    q = tile.quants[word * 4 + at.pair % 2 * 2 + at.high] - 128;
+    scale = reinterpret_cast<const __half*>(tile.scales)[row * 2 + column / 32];
+  } else {
+    const auto* quants = reinterpret_cast<const std::uint32_t*>(tile.quants);
+    std::uint32_t words[6];
+    for (std::uint32_t i = 0; i < 6; ++i)
+      words[i] = i < 4 ? quants[at.thread * 4 + i] : quants[512 + at.thread * 2 + i - 4];
+    std::uint32_t pairs = 0;
+    for (int j = 0; j < 8; ++j) {
+      if (j != static_cast<int>(at.step % 2 * 4 + at.pair)) continue;
+      pairs = at.step < 2 ? six_bits(words[0], words[1], words[2], j)
+                          : six_bits(words[3], words[4], words[5], j);
+    }
+    q = static_cast<int>(pairs >> (16 * at.high) & 63) - 32;
+    __half2 scales[2];
+    load_q6_scales(tile.scales, row, tile.sub, scales);
+    const __half2 both = column < 32 ? scales[0] : scales[1];
+    scale = column % 32 < 16 ? __low2half(both) : __high2half(both);
+  }
   return __bfloat162float(__float2bfloat16(__half2float(__hmul(__int2half_rn(q), scale))));
 }
 

@@ -1,16 +1,31 @@
-// Quantized weights as the GPU keeps them: GGUF's blocks, at awkward addresses, become tiles of 64 rows by 64 columns that
-// one bulk copy brings to shared memory, and in which each thread of a warpgroup finds the very values that the tensor cores
-// want from its registers (PTX ISA, "wgmma", matrix fragment A of m64k16).
+// Quantized weights as the GPU keeps them, as small as in the file: GGUF's blocks, at awkward addresses, become tiles of 64
+// rows by 64 columns that bulk copies bring to shared memory, and in which each thread of a warpgroup finds the very values
+// that the tensor cores want from its registers (PTX ISA, "wgmma", matrix fragment A of m64k16). A tile has its integers,
+// then scales; of K-quants a group of four tiles, 256 columns, has four tiles' integers, then scales for all four.
 //
-//   q4: Q4_0, Q4_1, Q4_K. 128 threads x 4 words of nibbles, then [64 rows][2] (scale, minimum) of 32 values in bf16: 5 bits
-//       a value.
-//   q8: Q5_0, Q8_0, Q6_K. 2 x 128 threads x 4 words of bytes, then [64 rows][4] scales of 16 values in f16: 9 bits.
-//   f8: E4M3 made from bf16 or f16 weights when they are loaded, with one f32 scale a row, which products are multiplied
-//       with. [8 rows of 8][4 times 16 columns][8 rows][16 bytes]: the tensor cores' own order of 8-bit operands in shared
-//       memory, so that the same tile also serves products of E4M3 with E4M3 (gemm_fp8.cu). Of 16 columns the bytes
-//       4 t + {0, 1, 2, 3} are columns 2 t + {0, 1, 8, 9}.
+//   format  of          bits   integers                              scales
+//   q4      Q4_1        5      128 threads x 4 words of nibbles      [64 rows][2] bf16 (scale, minimum) of 32 values
+//   q4_0    Q4_0        4.5    the same                              [64][2] bf16 scale of 32; the minimum is -8 scales
+//   q4_k    Q4_K        4.5    the same                              [64] x 16 bytes: f16 (scale, minimum) of 256 values, 8
+//                                                                    pairs of 6 bits that they are multiplied with
+//   q6_k    Q6_K        6.5625 128 x 4, then 128 x 2 words of 6 bits [64][16] bytes, then [64] f16 that multiplies them
+//   q8      Q5_0, Q8_0  8.5    2 x 128 threads x 4 words of bytes    [64][2] f16 scale of 32
+//   f8      see below   8      4096 bytes                            one f32 a row, outside of the tiles
+//
+// Of three words, 8 pairs of 6 bits: a pair in each half word's bits 0 to 5 and 6 to 11; the other two in what is left.
+//
+// f8 is E4M3 made from bf16 or f16 weights when they are loaded; products are multiplied with the rows' scales. [8 rows of
+// 8][4 times 16 columns][8 rows][16 bytes]: the tensor cores' own order of 8-bit operands in shared memory, so that the same
+// tile also serves products of E4M3 with E4M3 (gemm_fp8.cu). Of 16 columns the bytes 4 t + {0, 1, 2, 3} are columns
+// 2 t + {0, 1, 8, 9}.
+//
 // Thread t holds rows 16 (t / 32) + t % 32 / 4 and the one 8 below, of each 16 columns 2 (t % 4) + {0, 1, 8, 9}. Tiles of 64
 // rows lie one after the other along the columns.
+//
+// 4-bit values unpack to 2^-32 of what they are (packed_gain): a nibble in a bf16's lowest bits, or in the four above them,
+// is a subnormal number of 2^-133 or 2^-129 times its value, so one instruction makes two values of it,
+// nibble * (2^133 scale) + minimum, and the factor keeps 2^133 scale finite for every f16 scale. The next four bits belong to
+// the lower row, whose scales are a sixteenth. Products are multiplied with 2^32 at the end: no bit depends on it.
 // Immutable; any thread.
 #pragma once
 
@@ -26,11 +41,35 @@
 
 namespace troupe::gpu::cuda {
 
-enum class packed_format : std::uint8_t { none, q4, q8, f8 };
+enum class packed_format : std::uint8_t { none, q4, q4_0, q4_k, q6_k, q8, f8 };
 // none: such a tensor is kept in bf16.
 packed_format packed_format_of(model::tensor_type type);
+
+// Tiles that share a block of scales; rows have a multiple of so many.
+__host__ __device__ constexpr std::uint32_t packed_group(packed_format f) {
+  return f == packed_format::q4_k || f == packed_format::q6_k ? 4 : 1;
+}
+// Of a tile's integers.
+__host__ __device__ constexpr std::uint32_t packed_quant_bytes(packed_format f) {
+  return f == packed_format::f8 || f == packed_format::q8 ? 4096
+         : f == packed_format::q6_k                       ? 3072
+                                                          : 2048;
+}
+// Of a group's scales.
+__host__ __device__ constexpr std::uint32_t packed_scale_bytes(packed_format f) {
+  return f == packed_format::q4     ? 512
+         : f == packed_format::q4_k ? 1024
+         : f == packed_format::q6_k ? 1152
+         : f == packed_format::f8   ? 0
+                                    : 256;
+}
 __host__ __device__ constexpr std::uint32_t packed_tile_bytes(packed_format f) {
-  return f == packed_format::q4 ? 2560 : f == packed_format::q8 ? 4608 : 4096;
+  return packed_quant_bytes(f) + packed_scale_bytes(f) / packed_group(f);
+}
+// What products of unpacked values are multiplied with.
+__host__ __device__ constexpr float packed_gain(packed_format f) {
+  return f == packed_format::q4 || f == packed_format::q4_0 || f == packed_format::q4_k ? 0x1p32f
+                                                                                        : 1.0f;
 }
 
 // A fused matrix may hold tensors of different formats, each a run of whole tiles (q, k and v of Q4_K_M).

@@ -237,12 +237,11 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
   if (threadIdx.x == 0) a.argmax[row] = 0;
   if (a.table == nullptr) {
     const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
-    const std::uint32_t tile_bytes = packed_tile_bytes(source.format);
     const std::uint8_t* tiles =
         reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
     for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
       a.residual[std::size_t{row} * a.hidden + i] =
-          unpack_value(tiles + i / 64 * tile_bytes, source.format, token % 64, i % 64);
+          unpack_value(tiles, source.format, token % 64, i);
     }
     return;
   }

@@ -27,23 +27,35 @@ __global__ void random_kernel(__nv_bfloat16* to, std::size_t count, std::uint64_
   }
 }
 
-// Block: a tile; thread: a slot.
-__global__ void packed_kernel(std::uint8_t* tiles, packed_format format, std::uint64_t seed,
-                              float scale) {
-  const bool q4 = format == packed_format::q4;
-  std::uint8_t* tile = tiles + std::size_t{blockIdx.x} * (q4 ? 2560 : 4608);
-  const std::uint64_t at = seed ^ (std::uint64_t{blockIdx.x} << 12 | threadIdx.x << 3);
-  for (int part = 0; part < (q4 ? 1 : 2); ++part) {
-    const std::uint64_t a = mix(at + 2 * part), b = mix(at + 2 * part + 1);
-    reinterpret_cast<uint4*>(tile)[part * 128 + threadIdx.x] =
+// Block: a group of tiles, all of whose scales are the same.
+template <packed_format kFormat>
+__global__ void packed_kernel(std::uint8_t* tiles, std::uint64_t seed, float scale) {
+  constexpr std::uint32_t kQuantBytes = packed_group(kFormat) * packed_quant_bytes(kFormat);
+  std::uint8_t* group =
+      tiles + std::size_t{blockIdx.x} * (kQuantBytes + packed_scale_bytes(kFormat));
+  for (std::uint32_t i = threadIdx.x; i < kQuantBytes / 16; i += blockDim.x) {
+    const std::uint64_t at = seed ^ (std::uint64_t{blockIdx.x} << 12 | i << 1);
+    const std::uint64_t a = mix(at), b = mix(at + 1);
+    reinterpret_cast<uint4*>(group)[i] =
         make_uint4(static_cast<unsigned>(a), static_cast<unsigned>(a >> 32),
                    static_cast<unsigned>(b), static_cast<unsigned>(b >> 32));
   }
-  if (q4) {
-    reinterpret_cast<__nv_bfloat162*>(tile + 2048)[threadIdx.x] =
-        __floats2bfloat162_rn(scale, -7.5f * scale);
+  const std::uint32_t row = threadIdx.x;
+  if (row >= 64) return;
+  std::uint8_t* scales = group + kQuantBytes;
+  if constexpr (kFormat == packed_format::q4_k) {
+    // 32 parts of the scale, 30 quarters of it: values from -7.5 to 7.5 scales.
+    constexpr std::uint32_t pair = 32 | 30 << 16, rest = pair | pair << 6;
+    constexpr std::uint32_t lows = (pair & 0x000F000F) << 12, highs = pair & 0x00300030;
+    const __half2 all = __floats2half2_rn(scale / 32.0f, scale / 4.0f);
+    reinterpret_cast<uint4*>(scales)[row] =
+        make_uint4(*reinterpret_cast<const std::uint32_t*>(&all), rest | lows, rest | lows,
+                   rest | highs << 8 | highs << 10);
   } else {
-    reinterpret_cast<__half2*>(tile + 4096)[threadIdx.x] = __floats2half2_rn(scale, scale);
+    static_assert(kFormat == packed_format::q6_k);
+    reinterpret_cast<uint4*>(scales)[row] =
+        make_uint4(0x10101010u, 0x10101010u, 0x10101010u, 0x10101010u);
+    reinterpret_cast<__half*>(scales + 1024)[row] = __float2half_rn(scale / 16.0f);
   }
 }
 
@@ -62,9 +74,12 @@ result<void> fill_random(__nv_bfloat16* to, std::size_t count, std::uint64_t see
 
 result<void> fill_random_packed(std::byte* tiles, std::size_t count, packed_format format,
                                 std::uint64_t seed, float scale, cudaStream_t stream) {
-  return launch("fill_random_packed", packed_kernel,
-                {dim3(static_cast<unsigned>(count)), dim3(128), 0}, stream, false,
-                reinterpret_cast<std::uint8_t*>(tiles), format, seed, scale);
+  TROUPE_ASSERT(format == packed_format::q4_k || format == packed_format::q6_k);
+  return launch("fill_random_packed",
+                format == packed_format::q4_k ? packed_kernel<packed_format::q4_k>
+                                              : packed_kernel<packed_format::q6_k>,
+                {dim3(static_cast<unsigned>(count / packed_group(format))), dim3(128), 0}, stream,
+                false, reinterpret_cast<std::uint8_t*>(tiles), seed, scale);
 }
 
 result<void> fill_constant(float* to, std::size_t count, float value, cudaStream_t stream) {

@@ -64,7 +64,7 @@ matrix_parts parts_of(std::initializer_list<const model::tensor*> tensors, bool 
   matrix_parts parts;
   for (const model::tensor* t : tensors) {
     const packed_format format = format_of(*t, fp8);
-    if (format == packed_format::none || t->columns % 64 != 0 ||
+    if (format == packed_format::none || t->columns % (64 * packed_group(format)) != 0 ||
         (tensors.size() > 1 && t->rows % 64 != 0))
       return {};
     parts.push_back({t->rows, format});
@@ -356,11 +356,11 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
                           f8(std::uint64_t{2} * config.intermediate_size), f8(config.hidden_size)});
   }
   if (kind == synthetic_weights::q4) {
-    const auto q4 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::q4}}; };
+    const auto q4 = [](std::uint64_t rows) { return matrix_parts{{rows, packed_format::q4_k}}; };
     const std::uint64_t q = std::uint64_t{config.num_attention_heads} * config.head_dim;
     const std::uint64_t qkv = q + std::uint64_t{2} * config.num_key_value_heads * config.head_dim;
     layout.embed = q4(config.vocab_size);
-    layout.lm_head = {{config.vocab_size, packed_format::q8}};
+    layout.lm_head = {{config.vocab_size, packed_format::q6_k}};
     layout.layers.assign(config.num_hidden_layers,
                          {q4(qkv), q4(config.hidden_size),
                           q4(std::uint64_t{2} * config.intermediate_size), q4(config.hidden_size)});
@@ -383,7 +383,7 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
     }
     const std::size_t tiles = std::size_t{(m.rows + 63) / 64} * (m.columns / 64);
     return fill_random_packed(const_cast<std::byte*>(m.packed.data), tiles, format, tensor_seed,
-                              deviation / (format == packed_format::q4 ? 4.6f : 74.0f), stream);
+                              deviation / (format == packed_format::q4_k ? 4.6f : 18.5f), stream);
   };
   const auto ones = [&](const float* v, std::size_t count) {
     return fill_constant(const_cast<float*>(v), count, 1.0f, stream);

@@ -42,7 +42,7 @@ result<device_weights> upload_weights(const model::loaded_model& model, bool fp8
                                       const std::function<void(double)>& progress,
                                       cudaStream_t stream);
 // Seeded normal weights of a scale that keeps activations near one, made on the device.
-// q4: layers and embedding as q4, the LM head as q8, like a Q4_K_M file. fp8: layers as f8, the rest bf16.
+// q4: layers and embedding as q4_k, the LM head as q6_k, like a Q4_K_M file. fp8: layers as f8, the rest bf16.
 enum class synthetic_weights : std::uint8_t { bf16, q4, fp8 };
 result<device_weights> synthesize_weights(const model::model_config& config, synthetic_weights kind,
                                           std::uint64_t seed, cudaStream_t stream);

@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -11,7 +12,6 @@
 #include <numeric>
 #include <random>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -134,19 +134,18 @@ void bench_gemm() {
   }
 }
 
-constexpr std::pair<const char*, packed_ring> rings[] = {
-    {"any", packed_ring::any}, {"deep", packed_ring::deep}, {"small", packed_ring::small}};
-
-// Products over 4-bit weights of random bits, by ring and splits: us, and the best's share of the read bandwidth.
+// Products over 4-bit weights of random bits, by bytes of the ring and splits: us, and the best's share of the read bandwidth.
 void bench_fourbit_products() {
   need(prepare_gemm());
   const auto x = random_bf16(std::size_t{128} * 14336, 1);
   const auto gated = random_bf16(std::size_t{128} * 14336, 1);
   const auto partial = need(device_buffer<float>::make(std::size_t{8} * 16 * 28672, "bench"));
-  std::printf("\n4-bit products: us by ring and splits\n");
+  std::printf("\n4-bit products: us by KiB of ring and splits\n");
   for (const auto& l : llama_layers) {
-    if (l.features > 100000) continue;
-    const std::size_t bytes = std::size_t{l.features} / 64 * (l.depth / 64) * 2560,
+    const bool head = l.features > 100000, gates = l.features == 28672;
+    const packed_format format = head ? packed_format::q6_k : packed_format::q4_k;
+    const std::size_t bytes =
+                          std::size_t{l.features} / 64 * (l.depth / 64) * packed_tile_bytes(format),
                       copies = (std::size_t{256} << 20) / bytes + 2;
     const auto memory = random_bf16(bytes * copies / 2, 0.02f);
     std::vector<weight_matrix> weights;
@@ -155,20 +154,19 @@ void bench_fourbit_products() {
       w.rows = l.features;
       w.columns = l.depth;
       w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
-      w.packed.format[0] = packed_format::q4;
+      w.packed.format[0] = format;
       w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
       weights.push_back(w);
     }
     const auto input = need(make_activation_matrix(x.data(), 128, l.depth));
-    const bool gates = l.features == 28672;
     for (const std::uint32_t rows : {1u, 8u, 16u}) {
       std::string line;
       double best = 1e9;
-      for (const auto& [name, ring] : rings) {
-        tuning_of_packed().ring = ring;
-        line += std::string(" | ") + name;
-        for (const std::uint32_t splits : {1u, 2u, 3u, 4u, 6u, 8u}) {
-          if (gates && splits > 1) continue;
+      for (const std::uint32_t ring : {27u, 40u, 54u, 72u}) {
+        tuning_of_packed().ring_bytes = ring * 1024;
+        line += " | " + std::to_string(ring);
+        for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
+          if ((gates || head) && splits > 1) continue;
           narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
           std::size_t next = 0;
           const double us = time_us(
@@ -391,16 +389,15 @@ class llama {
   std::vector<block_id> ids_;
 };
 
-// Whole decode steps of 4-bit weights, by ring, blocks a multiprocessor and the most splits.
+// Whole decode steps of 4-bit weights, by KiB of the ring, blocks a multiprocessor and the most splits.
 void bench_fourbit_steps() {
-  const std::tuple<const char*, packed_ring, std::uint32_t, std::uint32_t> tunings[] = {
-      {"any", packed_ring::any, 4, 6},     {"deep", packed_ring::deep, 4, 6},
-      {"deep", packed_ring::deep, 3, 4},   {"deep", packed_ring::deep, 2, 4},
-      {"small", packed_ring::small, 4, 6}, {"small", packed_ring::small, 6, 8},
-      {"small", packed_ring::small, 3, 4}};
-  for (const auto& [name, ring, blocks, splits] : tunings) {
-    tuning_of_packed() = {ring, blocks, splits};
-    std::printf("\nring %s, %u blocks a multiprocessor, at most %u splits", name, blocks, splits);
+  constexpr std::array<std::uint32_t, 3> tunings[] = {{54, 4, 8}, {72, 3, 8}, {40, 4, 8},
+                                                      {40, 5, 8}, {27, 4, 8}, {27, 6, 8},
+                                                      {54, 4, 4}, {27, 4, 4}};
+  for (const auto& [ring, blocks, splits] : tunings) {
+    tuning_of_packed() = {ring * 1024, blocks, splits};
+    std::printf("\nring of %u KiB, %u blocks a multiprocessor, at most %u splits", ring, blocks,
+                splits);
     llama model(false, 512, ":q4");
     for (const std::uint32_t n : {1u, 8u}) model.decode(n, 1024);
     std::fflush(stdout);

@@ -217,14 +217,14 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
         require(multiply_narrow(input, n, packed, {b.data(), nullptr}, {splits, 2, false, true},
                                 stream));
         const auto wanted = b.fetch();
-        for (const packed_ring ring : {packed_ring::any, packed_ring::deep, packed_ring::small}) {
-          tuning_of_packed().ring = ring;
+        for (const std::uint32_t ring : {tuning_of_packed().ring_bytes, 36u * 1024, 72u * 1024}) {
+          tuning_of_packed().ring_bytes = ring;
           a.poison();
           require(multiply_narrow(input, n, packed, {a.data(), nullptr}, {splits, 1, false, false},
                                   stream));
           const auto got = a.fetch();
           EXPECT_EQ(0, std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)))
-              << n << " rows, " << splits << " splits, ring " << static_cast<int>(ring);
+              << n << " rows, " << splits << " splits, ring of " << ring;
         }
         tuning_of_packed() = {};
       }
