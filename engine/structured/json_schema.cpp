@@ -13,6 +13,7 @@
 
 #include "engine/structured/answer_format.hpp"
 #include "engine/structured/integer_range.hpp"
+#include "engine/structured/schema_merge.hpp"
 
 namespace troupe::engine::structured {
 namespace {
@@ -20,25 +21,8 @@ namespace {
 using json = nlohmann::ordered_json;
 using rule = builder_rule;
 
-// Keywords that constrain and that we do not follow. Ignoring one would give answers that the schema forbids.
-constexpr std::array refused = {"not",
-                                "if",
-                                "then",
-                                "else",
-                                "dependentRequired",
-                                "dependentSchemas",
-                                "patternProperties",
-                                "propertyNames",
-                                "minProperties",
-                                "maxProperties",
-                                "contains",
-                                "uniqueItems",
-                                "multipleOf",
-                                "unevaluatedProperties",
-                                "unevaluatedItems",
-                                "$dynamicRef",
-                                "$recursiveRef",
-                                "dependencies"};
+// Alternatives within alternatives, and parts that are merged into each, multiply.
+constexpr std::uint32_t max_schemas = 10'000;
 
 class schema_compiler {
  public:
@@ -47,6 +31,10 @@ class schema_compiler {
 
   rule_result compile(const json& s, const std::string& path, int depth) {
     if (depth > max_source_depth) return wrong(path, "is nested too deeply");
+    if (++compiled_ > max_schemas)
+      return fail(ec::invalid_argument, "json schema: it unfolds to more than " +
+                                            std::to_string(max_schemas) +
+                                            " schemas: use fewer alternatives");
     rule_result exact = compile_exactly(s, path, depth);
     if (exact || !loose_ || exact.error().code != ec::unsupported) return exact;
     const json kept = loosened(s);
@@ -60,7 +48,7 @@ class schema_compiler {
       return rules_.value;
     }
     if (!s.is_object()) return wrong(path, "is neither an object nor a boolean");
-    for (const char* name : refused)
+    for (const char* name : refused_keywords)
       if (const auto at = s.find(name); at != s.end() && !(at->is_boolean() && !at->get<bool>()))
         return fail(
             ec::unsupported,
@@ -94,22 +82,6 @@ class schema_compiler {
     return to_.choice(all);
   }
 
-  // A schema without some of what could not be kept, less each time; parts inside it were loosened already.
-  static json loosened(const json& s) {
-    json kept = s;
-    for (const char* name : refused) kept.erase(name);
-    if (kept != s) return kept;
-    kept = json::object();
-    for (const char* name :
-         {"$ref", "type", "enum", "const", "properties", "required", "additionalProperties",
-          "items", "prefixItems", "minItems", "maxItems", "minLength", "maxLength"})
-      if (s.contains(name) && !kept.contains("$ref")) kept[name] = s.at(name);
-    if (kept != s) return kept;
-    kept = json::object();
-    if (s.contains("type")) kept["type"] = s.at("type");
-    return kept;
-  }
-
   static tl::unexpected<error> wrong(const std::string& path, const std::string& what) {
     return fail(ec::invalid_argument, "json schema: " + path + " " + what);
   }
@@ -124,12 +96,8 @@ class schema_compiler {
           "json schema: " + path + "/$ref: only references within the schema (#/...) are followed");
     const auto known = references_.find(name);
     if (known != references_.end()) return known->second;
-    const json* target = nullptr;
-    try {
-      target = &root_.at(json::json_pointer(name.substr(1)));
-    } catch (const json::exception&) {
-      return wrong(path + "/$ref", "names " + name + ", which is not there");
-    }
+    const json* target = find_schema(root_, name);
+    if (target == nullptr) return wrong(path + "/$ref", "names " + name + ", which is not there");
     const rule declared = to_.declare();
     references_.emplace(name, declared);
     TROUPE_TRY(const rule body, compile(*target, name, depth + 1));
@@ -152,7 +120,8 @@ class schema_compiler {
     for (std::size_t i = 0; i < list.size(); ++i) {
       json one = s;
       one.erase(name);
-      TROUPE_CHECK(merge(one, list[i], path + "/" + name));
+      one.erase("$defs");  // found in the root, and much to copy
+      TROUPE_CHECK(merge_schema(one, list[i], root_, path + "/" + name));
       TROUPE_TRY(const rule r,
                  compile(one, path + "/" + name + "/" + std::to_string(i), depth + 1));
       all.push_back(r);
@@ -164,52 +133,9 @@ class schema_compiler {
     json merged = s;
     merged.erase("allOf");
     if (!s.at("allOf").is_array()) return wrong(path + "/allOf", "is no list of schemas");
-    for (const json& part : s.at("allOf")) TROUPE_CHECK(merge(merged, part, path + "/allOf"));
+    for (const json& part : s.at("allOf"))
+      TROUPE_CHECK(merge_schema(merged, part, root_, path + "/allOf"));
     return compile(merged, path, depth + 1);
-  }
-
-  // `into` and `from` at once: objects' properties and required names unite, other keywords may stand in one of them only.
-  result<void> merge(json& into, const json& from, const std::string& path) {
-    if (from.is_boolean() && from.get<bool>()) return {};
-    if (!from.is_object()) return wrong(path, "has an entry that is no schema");
-    const json* part = &from;
-    if (from.contains("$ref") && !annotations_only(into)) {
-      if (!from.at("$ref").is_string() || from.size() != 1)
-        return wrong(path, "has a $ref with something beside it");
-      try {
-        part = &root_.at(json::json_pointer(from.at("$ref").get<std::string>().substr(1)));
-      } catch (const json::exception&) {
-        return wrong(path, "has a $ref that cannot be followed");
-      }
-    }
-    for (const auto& [key, value] : part->items()) {
-      if (!into.contains(key)) {
-        into[key] = value;
-      } else if (key == "properties" && value.is_object() && into[key].is_object()) {
-        for (const auto& [name, of] : value.items()) {
-          if (into[key].contains(name) && into[key][name] != of)
-            return fail(ec::unsupported,
-                        "json schema: " + path + " describes the property " + name + " twice");
-          into[key][name] = of;
-        }
-      } else if (key == "required" && value.is_array() && into[key].is_array()) {
-        for (const json& name : value) into[key].push_back(name);
-      } else if (into[key] != value && !is_annotation(key)) {
-        return fail(ec::unsupported,
-                    "json schema: " + path + " gives " + key + " twice: write one schema");
-      }
-    }
-    return {};
-  }
-  static bool is_annotation(std::string_view key) {
-    static constexpr std::array names = {"title",       "description", "default",   "examples",
-                                         "$comment",    "$id",         "$schema",   "$defs",
-                                         "definitions", "readOnly",    "writeOnly", "deprecated"};
-    return std::find(names.begin(), names.end(), key) != names.end();
-  }
-  static bool annotations_only(const json& s) {
-    return std::all_of(s.items().begin(), s.items().end(),
-                       [](const auto& entry) { return is_annotation(entry.key()); });
   }
 
   rule_result untyped(const json& s, const std::string& path, int depth) {
@@ -452,6 +378,7 @@ class schema_compiler {
   json_rules& rules_;
   const json& root_;
   const bool loose_;
+  std::uint32_t compiled_ = 0;
   std::map<std::string, rule> references_;
 };
 
@@ -459,7 +386,12 @@ class schema_compiler {
 
 result<json> parse_schema(std::string_view text) {
   int depth = 0;
-  for (const char c : text) {  // brackets in strings count too, which only makes the bound stricter
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') ++i;
+    if (c == '"') in_string = !in_string;
+    if (in_string) continue;
     if (c == '{' || c == '[') ++depth;
     if (c == '}' || c == ']') --depth;
     if (depth > 4 * max_source_depth)

@@ -144,7 +144,11 @@ TEST(structured, what_a_schema_cannot_be) {
         "{\"type\":\"string\",\"minLength\":3,\"maxLength\":2}", "{\"required\":[\"a\"]}",
         "{\"minimum\":1}", "{\"type\":\"integer\",\"minimum\":\"x\"}",
         "{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/a\"}}}",
-        "{\"type\":\"string\",\"maxLength\":1000000000}"})
+        "{\"type\":\"string\",\"maxLength\":1000000000}",
+        "{\"type\":\"object\",\"anyOf\":[{\"$ref\":\"\"}]}",
+        "{\"type\":\"object\",\"allOf\":[{\"$ref\":\"x\"}]}",
+        "{\"type\":\"string\",\"allOf\":[{\"$ref\":\"#/no\"}],\"no\":false}",
+        "{\"type\":\"string\",\"allOf\":[false]}"})
     EXPECT_EQ(refusal(schema, bad), ec::invalid_argument) << bad;
   for (const char* bad :
        {"{\"not\":{}}", "{\"type\":\"array\",\"uniqueItems\":true}",
@@ -156,6 +160,17 @@ TEST(structured, what_a_schema_cannot_be) {
   std::string deep;
   for (int i = 0; i < 100; ++i) deep += "{\"items\":";
   EXPECT_EQ(refusal(schema, deep + "{}" + std::string(100, '}')), ec::invalid_argument);
+  const std::string closing(2000, '}');
+  EXPECT_EQ(refusal(schema, "{\"title\":\"\\\"" + closing + "\",\"const\":" +
+                                std::string(400, '[') + std::string(400, ']') + "}"),
+            ec::invalid_argument);
+  // Each of 40 definitions is used twice by the one before.
+  std::string doubling = "{\"type\":\"object\",\"anyOf\":[{\"$ref\":\"#/$defs/a0\"}],\"$defs\":{";
+  for (int i = 0; i < 40; ++i) {
+    const std::string next = "{\"$ref\":\"#/$defs/a" + std::to_string(i + 1) + "\"}";
+    doubling += "\"a" + std::to_string(i) + "\":{\"anyOf\":[" + next + "," + next + "]},";
+  }
+  EXPECT_EQ(refusal(schema, doubling + "\"a40\":{\"required\":[]}}}"), ec::invalid_argument);
 }
 
 // A vocabulary of single bytes, some words that span JSON's tokens, and two special tokens at the end.
