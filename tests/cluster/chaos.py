@@ -30,7 +30,7 @@ import threading
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from troupe_process import BINARY, MODEL, is_alive, metric  # noqa: E402
+from troupe_process import BINARY, MODEL, Repeated, is_alive, metric  # noqa: E402
 
 NET = "10.231.77"
 PORT, CLUSTER_PORT = 8100, 7100
@@ -325,50 +325,43 @@ class Answer:
         self.seconds = time.monotonic() - self.began
 
 
-class Load:
+class Load(Repeated):
     def __init__(self, lab, clients, seed):
-        self.lab, self.kinds, self.stop = lab, prompts(), threading.Event()
+        super().__init__(self.once, clients, patience=BOUND + 10)
+        self.lab, self.kinds = lab, prompts()
         self.expected = [Answer(lab, kind) for kind in self.kinds]
         for answer in self.expected:
             assert answer.done and answer.error is None, f"without any fault: {answer.error}"
         self.lock, self.outcomes, self.wrong, self.gaps = threading.Lock(), collections.Counter(), [], []
-        self.threads = [threading.Thread(target=self.work, args=(random.Random(seed + number),)) for number in range(clients)]
+        self.choices = [random.Random(seed + number) for number in range(clients)]
 
-    def work(self, choice):
-        while not self.stop.is_set():
-            number = choice.randrange(len(self.kinds))
-            try:
-                answer = Answer(self.lab, self.kinds[number])
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                with self.lock:
-                    self.wrong.append(f"request {number}: no whole answer and no typed error: {error!r}")
-                continue
-            expected = self.expected[number].text
+    def once(self, client):
+        number = self.choices[client].randrange(len(self.kinds))
+        try:
+            answer = Answer(self.lab, self.kinds[number])
+        except (OSError, ValueError, http.client.HTTPException) as error:
             with self.lock:
-                self.gaps.append(answer.longest_gap)
-                if answer.seconds > BOUND:
-                    self.wrong.append(f"request {number}: {answer.seconds:.1f} s")
-                if answer.error is None:
-                    if not answer.done or answer.text != expected:
-                        self.wrong.append(f"request {number}: {answer.text!r} instead of {expected!r}")
-                    self.outcomes["whole answer"] += 1
-                else:
-                    if not expected.startswith(answer.text):
-                        self.wrong.append(f"request {number}: wrong before its error: {answer.text!r}")
-                    self.outcomes[str(answer.error["code"])] += 1
-            if answer.error is not None:
-                time.sleep(0.2)
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
+                self.wrong.append(f"request {number}: no whole answer and no typed error: {error!r}")
+            return
+        expected = self.expected[number].text
+        with self.lock:
+            self.gaps.append(answer.longest_gap)
+            if answer.seconds > BOUND:
+                self.wrong.append(f"request {number}: {answer.seconds:.1f} s")
+            if answer.error is None:
+                if not answer.done or answer.text != expected:
+                    self.wrong.append(f"request {number}: {answer.text!r} instead of {expected!r}")
+                self.outcomes["whole answer"] += 1
+            else:
+                if not expected.startswith(answer.text):
+                    self.wrong.append(f"request {number}: wrong before its error: {answer.text!r}")
+                self.outcomes[str(answer.error["code"])] += 1
+        if answer.error is not None:
+            time.sleep(0.2)
 
     def __exit__(self, *error):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(BOUND + 10)
-        if any(thread.is_alive() for thread in self.threads):
+        super().__exit__(*error)
+        if self.late:
             self.wrong.append("a client still waits")
 
 

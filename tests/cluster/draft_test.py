@@ -4,11 +4,10 @@ only speed. (Of another vocabulary: tests/actors/draft_test.cpp.)"""
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
-from troupe_process import MODEL, ROOT, Server, metric, run, wait_until
+from troupe_process import MODEL, ROOT, Repeated, Server, metric, run, wait_until
 
 PROMPTS = ["Tell a story about a lighthouse keeper.", "List the months of the year, one a line.",
            "Explain why the evening sky is red.", "def fibonacci(n):\n    "]
@@ -54,23 +53,17 @@ def test_answers_are_the_plain_ones(draft_model, expected):
 def test_killed_and_frozen_drafts_change_no_token(draft_model, expected):
     with Server("--draft", 1, "--draft-model", draft_model, *FORCED, prefill=0, decode=1) as server:
         wait_drafted(server, expected)
-        stop, kills = threading.Event(), []
+        kills = []
 
-        def harm():
-            while not stop.wait(0.3):
-                for pid in server.workers("draft-0"):
-                    server.kill(pid, signal.SIGSTOP)
-                    time.sleep(0.2)
-                    server.kill(pid)
-                    kills.append(pid)
-        harmer = threading.Thread(target=harm)
-        harmer.start()
-        try:
+        def harm(_):
+            for pid in server.workers("draft-0"):
+                server.kill(pid, signal.SIGSTOP)
+                time.sleep(0.2)
+                server.kill(pid)
+                kills.append(pid)
+        with Repeated(harm, pause=0.3):
             wait_until(lambda: answers(server) == expected and kills, 60, "a draft was killed")
             assert answers(server) == expected
-        finally:
-            stop.set()
-            harmer.join()
 
 
 def test_a_drained_draft_leaves(draft_model):

@@ -4,32 +4,21 @@ import contextlib
 import threading
 import time
 
-from troupe_process import MODEL, Process, Server, metric, run, wait_until
+from troupe_process import MODEL, Process, Repeated, Server, metric, run, wait_until
 
 PROMPT = "The stage manager wrote down what happened that night: "
 LENGTH = 160
 
 
-class Load:
+class Load(Repeated):
     """Clients that stream one answer after the other, and what came."""
 
     def __init__(self, server, clients=4):
-        self.server, self.stop, self.streams = server, threading.Event(), []
-        self.threads = [threading.Thread(target=self.work, args=(number,)) for number in range(clients)]
+        super().__init__(self.once, clients)
+        self.server, self.streams = server, []
 
-    def work(self, number):
-        while not self.stop.is_set():
-            self.streams.append((number, self.server.stream(f"{number} {PROMPT}", max_tokens=LENGTH, ignore_eos=True)))
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(60)
+    def once(self, number):
+        self.streams.append((number, self.server.stream(f"{number} {PROMPT}", max_tokens=LENGTH, ignore_eos=True)))
 
 
 def drain(server, *arguments):

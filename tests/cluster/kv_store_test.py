@@ -3,11 +3,10 @@
 import pathlib
 import resource
 import signal
-import threading
 import time
 
 import pytest
-from troupe_process import Server, metric, run, wait_until
+from troupe_process import Repeated, Server, metric, run, wait_until
 
 PROMPT = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 90
 
@@ -66,20 +65,14 @@ def test_killing_the_store_in_mid_run_changes_no_token():
         prompts = [f"{n}. {PROMPT[:1800]}" for n in range(6)]
         expected = [server.text(prompt, max_tokens=12) for prompt in prompts]
         wait_stored(server, 6 * 20)
-        got, stop = [], threading.Event()
+        got = []
 
-        def kill_again_and_again():
-            while not stop.wait(0.4):
-                for pid in server.workers("kv-store"):
-                    server.kill(pid)
-        killer = threading.Thread(target=kill_again_and_again)
-        killer.start()
-        try:
+        def kill_all(_):
+            for pid in server.workers("kv-store"):
+                server.kill(pid)
+        with Repeated(kill_all, pause=0.4):
             for _ in range(3):
                 got += [server.text(prompt, max_tokens=12) for prompt in prompts]
-        finally:
-            stop.set()
-            killer.join()
         assert got == expected * 3
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import httpx
@@ -189,6 +190,29 @@ class Stream:
         for choice in frame["choices"]:
             self.text += choice["text"]
             self.finish_reason = choice["finish_reason"] or self.finish_reason
+
+
+class Repeated:
+    """Calls work(number) again and again, `pause` seconds apart, on `times` threads, while the block lasts."""
+
+    def __init__(self, work, times=1, pause=0.0, patience=60.0):
+        self.patience, self.stop, self.late = patience, threading.Event(), False
+        self.threads = [threading.Thread(target=self._repeat, args=(work, number, pause)) for number in range(times)]
+
+    def _repeat(self, work, number, pause):
+        while not self.stop.wait(pause):
+            work(number)
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join(self.patience)
+        self.late = any(thread.is_alive() for thread in self.threads)
 
 
 def metric(text, name, **labels):
