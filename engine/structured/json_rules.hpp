@@ -25,6 +25,8 @@ class json_rules {
   builder_rule member(builder_rule key, builder_rule of);
   builder_rule comma;  // and the white space behind it
 
+  std::uint32_t schemas = 0;  // compiled with these rules so far
+
  private:
   grammar_builder& to_;
 };

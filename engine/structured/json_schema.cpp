@@ -21,8 +21,8 @@ namespace {
 using json = nlohmann::ordered_json;
 using rule = builder_rule;
 
-// Alternatives within alternatives, and parts that are merged into each, multiply.
-constexpr std::uint32_t max_schemas = 10'000;
+// Of a form: alternatives within alternatives, and parts that are merged into each, multiply.
+constexpr std::uint32_t max_schemas = 50'000;
 
 class schema_compiler {
  public:
@@ -31,7 +31,7 @@ class schema_compiler {
 
   rule_result compile(const json& s, const std::string& path, int depth) {
     if (depth > max_source_depth) return wrong(path, "is nested too deeply");
-    if (++compiled_ > max_schemas)
+    if (++rules_.schemas > max_schemas)
       return fail(ec::invalid_argument, "json schema: it unfolds to more than " +
                                             std::to_string(max_schemas) +
                                             " schemas: use fewer alternatives");
@@ -378,7 +378,6 @@ class schema_compiler {
   json_rules& rules_;
   const json& root_;
   const bool loose_;
-  std::uint32_t compiled_ = 0;
   std::map<std::string, rule> references_;
 };
 

@@ -123,6 +123,23 @@ TEST(tool_calls, schemas_are_kept_as_far_as_they_are_strict) {
     EXPECT_EQ(compile(to_format(with(bad, false))).error().code, ec::invalid_argument) << bad;
 }
 
+// Each would do by itself.
+TEST(tool_calls, what_many_schemas_unfold_to_is_bounded) {
+  tool_call_form form{call_syntax::hermes, true, true, {}};
+  std::string definitions;
+  for (int i = 0; i < 11; ++i) {
+    const std::string next = R"({"$ref":"#/$defs/a)" + std::to_string(i + 1) + "\"}";
+    definitions += "\"a" + std::to_string(i) + R"(":{"anyOf":[)" + next + "," + next + "]},";
+  }
+  const std::string schema = R"({"type":"object","anyOf":[{"$ref":"#/$defs/a0"}],"$defs":{)" +
+                             definitions + R"("a11":{"required":[]}}})";
+  for (int i = 0; i < 32; ++i) form.tools.push_back({"f" + std::to_string(i), schema, true});
+  const auto refused = compile(to_format(form));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ec::invalid_argument);
+  EXPECT_THAT(refused.error().detail, ::testing::HasSubstr("more than 50000 schemas"));
+}
+
 TEST(tool_calls, a_malformed_form_is_refused) {
   for (const char* bad :
        {"", "[]", "{}", R"({"syntax":"hermes","tools":[]})",
