@@ -155,9 +155,7 @@ result<void> engine_impl::run_pass(step_report& report) {
   TROUPE_CHECK(sealer_->flush());  // blocks that this pass writes
   const time_point start = options_.pass_clock();
   asked_ = sampling_.rows();
-  const bool here = sampling_.is_restricted();
-  TROUPE_TRY(output_,
-             runner_.forward({rows_, here ? std::span<const gpu::row_sampling>() : asked_}));
+  TROUPE_TRY(output_, runner_.forward({rows_, asked_}));
   const double seconds = std::chrono::duration<double>(options_.pass_clock() - start).count();
   report.worked = true;
   measure(size, report, seconds);

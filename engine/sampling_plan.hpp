@@ -42,8 +42,6 @@ class sampling_plan {
 
   // [rows added]; valid until something is added.
   std::span<const gpu::row_sampling> rows();
-  // Some rows may give only some tokens, which devices do not know of.
-  bool is_restricted() const { return !masks_.empty(); }
 
  private:
   struct edit_range {

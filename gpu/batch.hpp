@@ -22,8 +22,8 @@ struct sequence_rows {
 
 struct batch {
   std::span<const sequence_rows> sequences;
-  // What to make of each row of logits, [num_logits] in their order; empty: the caller wants logits. A device that does not
-  // sample ignores it.
+  // What to make of each row of logits, [num_logits] in their order; empty: the caller wants logits. A device may ignore it
+  // and give logits: one that does not sample, or has no room for what this batch asks.
   std::span<const row_sampling> sampling = {};
 
   std::uint32_t num_rows() const {
@@ -42,7 +42,7 @@ struct batch {
 struct step_output {
   // In host memory, [num_logits][vocab_size] in the order of the batch.
   std::span<const float> logits;
-  // [num_logits], of a device that samples itself and was asked to.
+  // [num_logits], of a device that samples itself, was asked to and could.
   std::span<const row_sample> samples = {};
   // How long the device was at it; 0 where it does not tell.
   double device_seconds = 0;

@@ -36,7 +36,7 @@ enum class sampling_way : std::uint8_t {
   score,   // no choice: the logprob of `given`
 };
 
-// Order: logprobs of the logits as they come; edits; then temperature, min_p, top_k, top_p. Thresholds keep the lower of
+// Order: logprobs of the logits as they come; edits; the mask; then temperature, min_p, top_k, top_p. Thresholds keep the lower of
 // tokens with equal logits, so top_k keeps exactly k.
 struct row_sampling {
   sampling_way way = sampling_way::greedy;
@@ -48,8 +48,7 @@ struct row_sampling {
   std::uint32_t top_k = 0;            // 0: all
   std::uint64_t random = 0;           // uniform: the token whose share of the weights holds it
   std::span<const logit_edit> edits;  // of each token one at most
-  // Bit t % 64 of word t / 64: whether token t can be chosen; empty: each can. Devices need not know it: a batch with such
-  // rows is asked for logits.
+  // Bit t % 64 of word t / 64: whether token t can be chosen; tokens behind the last word can. Rows may share a mask.
   std::span<const std::uint64_t> allowed = {};
 };
 inline constexpr std::uint32_t max_top = 20;

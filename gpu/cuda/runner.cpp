@@ -247,7 +247,7 @@ result<cudaGraphExec_t> cuda_runner::capture(const forward_shape& shape) {
 
 result<void> cuda_runner::prepare_results(const batch& b, std::uint32_t logits) {
   pending_logits_ = logits;
-  pending_samples_ = !b.sampling.empty();
+  pending_samples_ = !b.sampling.empty() && samples_.has_room(b.sampling);
   TROUPE_ASSERT(b.sampling.empty() || b.sampling.size() == logits);
   if (pending_samples_) return {};
   const std::size_t count = std::size_t{logits} * config_.vocab_size;

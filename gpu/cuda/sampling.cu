@@ -131,22 +131,22 @@ __device__ void each_token(const team& t, const float* row, u32 vocab, F f) {
 
 struct row_range {
   float least, most;  // least: of the finite
-  bool finite;        // all are
+  u32 num_finite;
 };
 __device__ row_range range_of(team& t, const float* row, u32 vocab) {
   float least = FLT_MAX, most = -INFINITY;
-  bool finite = true;
+  u32 finite = 0;
   each_token(t, row, vocab, [&](u32, float x) {
-    if (is_finite(x))
+    if (is_finite(x)) {
       least = fminf(least, x);
-    else
-      finite = false;
+      ++finite;
+    }
     most = fmaxf(most, x);
   });
   row_range r;
   r.least = combine(t, least, [](float a, float b) { return fminf(a, b); });
   r.most = combine(t, most, [](float a, float b) { return fmaxf(a, b); });
-  r.finite = sum(t, finite ? 0 : 1) == 0;
+  r.num_finite = static_cast<u32>(sum(t, finite));
   return r;
 }
 
@@ -345,9 +345,9 @@ __device__ u32 draw(team& t, const float* row, u32 vocab, const row_range& range
     return w >= how.min_p ? weight_units(w) : 0;
   };
   u64 cut = 0;
-  if (how.top_k > 0 && how.top_k < vocab)
+  if (how.top_k > 0 && how.top_k < range.num_finite)
     cut = threshold(t, row, vocab, range.most, range.least, how.top_k,
-                    [](u32, float) -> u64 { return 1; });
+                    [](u32, float x) -> u64 { return is_finite(x) ? 1 : 0; });
   const auto kept = [&](u32 token, float x) -> u64 {
     return ordered_key(x, token) >= cut ? weight(token, x) : 0;
   };
@@ -384,21 +384,29 @@ __device__ void apply(team& t, float* row, logit_edit* edits, u32 count) {
   t.sync();
 }
 
+__device__ void keep_allowed(team& t, float* row, u32 vocab, const std::uint64_t* allowed) {
+#pragma unroll 8
+  for (u32 token = t.rank(); token < vocab; token += t.size())
+    if ((allowed[token / 64] >> token % 64 & 1) == 0) row[token] = -INFINITY;
+  t.sync();
+}
+
+// allowed: nullptr where every token is.
 __device__ void sample(team& t, float* row, u32 vocab, const sampling_task& how, logit_edit* edits,
-                       row_sample& out) {
+                       const std::uint64_t* allowed, row_sample& out) {
   row_range range = range_of(t, row, vocab);
-  if (!range.finite) {
+  if (range.num_finite < vocab) {
     if (t.rank() == 0) out.status = sample_status::not_finite;
     return;
   }
   if (how.logprobs) add_logprobs(t, row, vocab, range, how.num_top, out);
-  const u32 num_edits = how.way == sampling_way::score ? 0 : how.num_edits;
-  if (num_edits > 0) {
-    apply(t, row, edits, num_edits);
-    range = range_of(t, row, vocab);
-  }
+  const bool chooses = how.way != sampling_way::score;
+  const u32 num_edits = chooses ? how.num_edits : 0;
+  if (num_edits > 0) apply(t, row, edits, num_edits);
+  if (chooses && allowed != nullptr) keep_allowed(t, row, vocab, allowed);
+  if (num_edits > 0 || (chooses && allowed != nullptr)) range = range_of(t, row, vocab);
   u32 token = how.given;
-  if (how.way != sampling_way::score) {
+  if (chooses) {
     if (!is_finite(range.most)) {
       if (t.rank() == 0) out.status = sample_status::nothing_left;
       return;
@@ -421,7 +429,9 @@ __global__ void __launch_bounds__(threads) sample_kernel(const sampling_argument
   team t{m};
   const sampling_task how = a.tasks[blockIdx.x / t.blocks];
   sample(t, a.logits + static_cast<std::size_t>(how.row - a.first_row) * a.vocab, a.vocab, how,
-         a.edits + how.first_edit, a.samples[how.sample]);
+         a.edits + how.first_edit,
+         how.mask == no_mask ? nullptr : a.masks + std::size_t{how.mask} * mask_words(a.vocab),
+         a.samples[how.sample]);
   t.sync();  // no block leaves while others look into its memory
 }
 

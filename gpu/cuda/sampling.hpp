@@ -15,7 +15,7 @@
 
 namespace troupe::gpu::cuda {
 
-// row_sampling without its span.
+// row_sampling without its spans.
 struct sampling_task {
   std::uint32_t row = 0;     // of the pass's logits
   std::uint32_t sample = 0;  // of `samples`
@@ -25,9 +25,13 @@ struct sampling_task {
   float scale = 1, top_p = 1, min_p = 0;
   std::uint64_t random = 0;
   std::uint32_t first_edit = 0, num_edits = 0;
+  std::uint32_t mask = 0;  // of `masks`, or no_mask
 };
 
-// Overwrites edited logits, and the edits.
+inline constexpr std::uint32_t no_mask = ~0u;
+__host__ __device__ constexpr std::uint32_t mask_words(std::uint32_t vocab) { return (vocab + 63) / 64; }
+
+// Overwrites edited and masked logits, and the edits.
 struct sampling_arguments {
   float* logits;  // [..][vocab], rows of the pass from first_row on
   std::uint32_t vocab, first_row;
@@ -35,6 +39,7 @@ struct sampling_arguments {
   const sampling_task* tasks;     // [num_tasks], of a row one at most
   std::uint32_t num_tasks;
   logit_edit* edits;
+  const std::uint64_t* masks;  // [..][mask_words(vocab)], row_sampling::allowed
   row_sample* samples;
 };
 result<void> sample_rows(const sampling_arguments& a, cudaStream_t stream);

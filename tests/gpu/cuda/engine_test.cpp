@@ -1,5 +1,5 @@
 // Promise 1 on the GPU, under `exact`: a request's tokens and logprobs are those it has alone, whatever is in the batch, however
-// prompts are cut, and with drafts, for every way to sample; and they are those of the host's sampler over the same logits.
+// prompts are cut, and with drafts, for every way to sample and answers of a form; and they are those of the host's sampler over the same logits.
 #include <functional>
 #include <map>
 
@@ -10,6 +10,8 @@
 
 namespace troupe::gpu::cuda {
 namespace {
+
+namespace structured = engine::structured;
 
 // Hides that the device samples.
 class logits_only final : public model_runner {
@@ -73,8 +75,14 @@ class engine_test : public gpu_test {
     if (i % 6 == 3) p.logit_bias = {{3, 2.0f}, {400, -5.0f}};
     if (i % 4 == 1) p.logprobs = i % 20;
     if (i % 7 == 4) p.prompt_logprobs = 3;
+    if (i % 5 == 4) {
+      p.format = {structured::format_kind::json_object, ""};
+    } else if (i % 5 == 0) {
+      p.format = {structured::format_kind::regex, "[a-z]+([0-9]{2}[a-zA-Z ]*)*"};
+    } else {
+      p.min_tokens = i % 2 == 0 ? 5 : 0;
+    }
     p.seed = 1000 + i;
-    p.min_tokens = i % 2 == 0 ? 5 : 0;
     p.max_tokens = 40;
     return r;
   }
@@ -87,6 +95,17 @@ class engine_test : public gpu_test {
     o.max_model_len = 1024;
     o.max_num_batched_tokens = 1024;
     o.end_of_generation = {11};
+    o.vocabulary = [size = o.vocab_size] {
+      const token_id ends[] = {11};
+      return std::make_shared<const structured::vocabulary>(
+          size,
+          [](token_id t) {
+            if (t < 32) return std::string();
+            const std::string one(1, static_cast<char>(t % 95 + 32));
+            return t < 127 ? one : one + static_cast<char>('a' + t % 26);
+          },
+          ends);
+    };
     if (change) change(o);
     auto made = engine::engine::make(runner, arena_, o);
     EXPECT_TRUE(made.has_value()) << to_string(made.error());

@@ -37,6 +37,7 @@ struct kernel_case {
   const char* name;
   row_sampling row;
   std::uint32_t edits = 0;
+  std::span<const std::uint64_t> allowed = {};
 };
 
 void bench_kernel(std::uint32_t multiprocessors) {
@@ -48,6 +49,13 @@ void bench_kernel(std::uint32_t multiprocessors) {
   cases[4].row.min_p = 0.05f;
   cases[6].row.logprobs = true;
   cases[6].row.num_top = 20;
+  // A string's inside allows nearly every token, the place behind a key a few.
+  const std::vector<std::uint64_t> most(mask_words(vocab), ~std::uint64_t{1});
+  cases.push_back({"greedy, most allowed", {}, 0, most});
+  cases.push_back({"top_p 0.95, most allowed", drawn(0.8f, 0.95f), 0, most});
+  std::vector<std::uint64_t> ten(mask_words(vocab), 0);
+  ten[500] = 0x3ff;
+  cases.push_back({"top_k 50, 10 allowed", drawn(0.8f, 1, 50), 0, ten});
   std::vector<logit_edit> edits;
   for (std::uint32_t i = 0; i < 1000; ++i) edits.push_back({i * 128, 0, 1.1f, 0.2f});
   for (const float width : {3.0f, 0.5f}) {
@@ -68,6 +76,7 @@ void bench_kernel(std::uint32_t multiprocessors) {
       cudaEventCreate(&end);
       for (kernel_case& c : cases) {
         c.row.edits = std::span(edits).first(c.edits);
+        c.row.allowed = c.allowed;
         auto batch = need(sample_batch::make(rows, vocab, multiprocessors));
         const std::vector<row_sampling> wanted(rows, c.row);
         std::vector<float> times;
@@ -140,11 +149,16 @@ std::vector<engine_case> engine_cases() {
   };
   auto logprobs = with(0, 1, 1);
   logprobs.logprobs = 5;
+  auto formed = with(0.8f, 0.95f, 1);
+  formed.format = {engine::structured::format_kind::json_schema,
+                   R"({"type":"array","items":{"type":"string","minLength":9}})"};
   return {{"greedy", with(0, 1, 1)},
           {"temperature", with(0.8f, 1, 1)},
           {"top_p 0.95", with(0.8f, 0.95f, 1)},
           {"top_p 0.95, penalties", with(0.8f, 0.95f, 1.1f)},
           {"5 logprobs", logprobs},
+          {"top_p 0.95, a form", formed},
+          {"top_p 0.95, a form, by the host", formed, false},
           {"greedy, sampled by the host", with(0, 1, 1), false},
           {"top_p 0.95, sampled by the host", with(0.8f, 0.95f, 1), false}};
 }
@@ -159,6 +173,17 @@ void bench_engine(std::uint32_t sequences, std::uint32_t context) {
   const auto arena = need(runner.allocate_kv(o.num_blocks));
   need(runner.attach_kv(arena, o.num_blocks));
   o.vocab_size = vocab;
+  o.vocabulary = [] {  // words of up to four letters, and JSON's signs
+    return std::make_shared<const engine::structured::vocabulary>(
+        vocab,
+        [](token_id t) {
+          std::string word;
+          for (token_id rest = t; rest > 0; rest /= 27)
+            word += static_cast<char>('a' + std::min(rest % 27, 25u));
+          return t % 50 == 0 ? word + "\",\"" : t % 50 == 1 ? "[\"" + word : word;
+        },
+        std::span<const token_id>());
+  };
   o.max_model_len = 4096;
   o.max_num_seqs = sequences;
   o.max_num_batched_tokens = 8192;

@@ -55,15 +55,30 @@ class sampling_test : public gpu_test {
     return r;
   }
 
+  // Of some tokens, of nearly all, of one, of none; and one that ends before the vocabulary does.
+  std::vector<std::uint64_t> random_mask(std::uint32_t vocab) {
+    const std::uint32_t kind = random() % 5;
+    std::vector<std::uint64_t> mask(mask_words(vocab), kind == 1 ? ~std::uint64_t{0} : 0);
+    const auto flip = [&](token_id t) { mask[t / 64] ^= std::uint64_t{1} << t % 64; };
+    if (kind == 0 || kind == 4)
+      for (auto& w : mask) w = std::uint64_t{random()} << 32 | random();
+    if (kind == 1 || kind == 2) flip(random() % vocab);
+    if (kind == 4) mask.resize(mask.size() / 2 + 1);
+    return mask;
+  }
+
   void compare_random(std::uint32_t vocab, int rounds) {
     for (int round = 0; round < rounds && !HasFailure(); ++round) {
       std::vector<std::vector<float>> logits;
       std::vector<row_sampling> rows;
       std::vector<std::vector<logit_edit>> edits;
+      std::vector<std::vector<std::uint64_t>> masks;
+      for (int i = 0; i < 10; ++i) masks.push_back(random_mask(vocab));
       for (int i = 0; i < 4 * num_shapes; ++i) {
         logits.push_back(logits_of(i % num_shapes, vocab));
         edits.emplace_back();
         rows.push_back(random_row(vocab, edits.back()));
+        if (random() % 2 == 0) rows.back().allowed = masks[random() % masks.size()];
       }
       compare(logits, rows, edits, vocab);
     }
@@ -99,7 +114,8 @@ class sampling_test : public gpu_test {
       ASSERT_FALSE(HasFailure()) << "row " << i << ", vocabulary " << vocab << ", scale "
                                  << rows[i].scale << ", top_k " << rows[i].top_k << ", top_p "
                                  << rows[i].top_p << ", min_p " << rows[i].min_p << ", "
-                                 << rows[i].edits.size() << " edits";
+                                 << rows[i].edits.size() << " edits, mask of "
+                                 << rows[i].allowed.size() << " words";
     }
   }
 };
@@ -129,6 +145,21 @@ TEST_F(sampling_test, thresholds_among_ties_keep_the_lower_tokens) {
     logits.push_back(x);
   }
   compare(logits, rows, std::vector<std::vector<logit_edit>>(rows.size()), vocab);
+}
+
+// Then the runner gives logits. A mask counts once, whatever number of rows has it.
+TEST_F(sampling_test, more_masks_than_there_is_room_for_are_told) {
+  const std::uint32_t vocab = 2'000'000, most_rows = 500;  // 67 masks fit into 16 MiB
+  auto batch = sample_batch::make(most_rows, vocab, device.multiprocessors);
+  require(batch);
+  std::vector<std::vector<std::uint64_t>> masks(100, std::vector<std::uint64_t>(1, 1));
+  std::vector<row_sampling> rows(most_rows);
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].allowed = masks[i % 67];
+  EXPECT_TRUE(batch->has_room(rows));
+  rows[200].allowed = masks[67];
+  EXPECT_FALSE(batch->has_room(rows));
+  rows.resize(67);
+  EXPECT_TRUE(batch->has_room(rows));
 }
 
 TEST_F(sampling_test, nothing_left_and_no_numbers_are_told) {
