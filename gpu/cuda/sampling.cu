@@ -385,9 +385,28 @@ __device__ void apply(team& t, float* row, logit_edit* edits, u32 count) {
 }
 
 __device__ void keep_allowed(team& t, float* row, u32 vocab, const std::uint64_t* allowed) {
-#pragma unroll 8
-  for (u32 token = t.rank(); token < vocab; token += t.size())
-    if ((allowed[token / 64] >> token % 64 & 1) == 0) row[token] = -INFINITY;
+  constexpr u32 ahead = 8;
+  const u32 fours = (vocab + 3) / 4, step = t.size();
+  for (u32 base = t.rank(); base < fours; base += ahead * step) {
+    u32 masked[ahead];
+#pragma unroll
+    for (u32 i = 0; i < ahead; ++i) {
+      const u32 at = base + i * step;
+      masked[i] = at < fours ? ~static_cast<u32>(allowed[at / 16] >> at % 16 * 4) & 15 : 0;
+    }
+#pragma unroll
+    for (u32 i = 0; i < ahead; ++i) {
+      const u32 token = 4 * (base + i * step);
+      if (masked[i] == 15 && vocab % 4 == 0) {
+        *reinterpret_cast<float4*>(row + token) =
+            make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+        continue;
+      }
+#pragma unroll
+      for (u32 k = 0; k < 4; ++k)
+        if ((masked[i] >> k & 1) != 0 && token + k < vocab) row[token + k] = -INFINITY;
+    }
+  }
   t.sync();
 }
 

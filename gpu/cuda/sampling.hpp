@@ -29,7 +29,9 @@ struct sampling_task {
 };
 
 inline constexpr std::uint32_t no_mask = ~0u;
-__host__ __device__ constexpr std::uint32_t mask_words(std::uint32_t vocab) { return (vocab + 63) / 64; }
+__host__ __device__ constexpr std::uint32_t mask_words(std::uint32_t vocab) {
+  return (vocab + 63) / 64;
+}
 
 // Overwrites edited and masked logits, and the edits.
 struct sampling_arguments {
