@@ -107,7 +107,7 @@ result<void> node_runtime::make_device(const node_options& options,
   auto runner_options = options.runner;
   runner_options.max_batch_tokens =
       std::max(options.engine.max_num_batched_tokens, runner_options.block_tokens);
-  runner_options.max_batch_sequences = options.engine.max_num_seqs;
+  runner_options.max_batch_sequences = options.engine.max_num_seqs + engine::most_branches;
   TROUPE_TRY(runner_, platform_.make_runner(model, runner_options));
   const auto& layout = runner_->layout();
   kv_identity_ = kv_identity_of(*model, layout, runner_options.quantization);

@@ -25,7 +25,7 @@ class block_sealer {
   virtual void invalidate(block_id block) = 0;
   // After the last one. When the next flush returns, a peer's pull of the block can verify.
   virtual void seal(block_id block, const transport::block_tag& tag) = 0;
-  // The payload of a block into one that is being written. False: this device does not copy.
+  // The payload of a block, as it is now, into one that is being written. False: there is no way to copy.
   virtual bool copy(block_id, block_id) { return false; }
   virtual bool copies() const { return false; }
   // Before blocks are written by a pass or a pull, and before seals are announced.
@@ -70,9 +70,17 @@ class device_block_sealer final : public block_sealer {
   void seal(block_id block, const transport::block_tag& tag) override {
     seals_.push_back({bytes(block), tag});
   }
+  bool copies() const override { return true; }
+  bool copy(block_id from, block_id to) override {
+    copies_.push_back(
+        {bytes(to).data(), bytes(from).data(), sealed_bytes_ - transport::fence_bytes});
+    return true;
+  }
   result<void> flush() override {
     if (!invalid_.empty()) TROUPE_CHECK(device_->invalidate(invalid_));
     invalid_.clear();
+    if (!copies_.empty()) TROUPE_CHECK(device_->copy_here(copies_));
+    copies_.clear();
     if (!seals_.empty()) TROUPE_CHECK(device_->seal(seals_));
     seals_.clear();
     return {};
@@ -86,6 +94,7 @@ class device_block_sealer final : public block_sealer {
   std::span<std::byte> arena_;
   std::size_t block_bytes_, sealed_bytes_;
   std::vector<std::span<std::byte>> invalid_;
+  std::vector<transport::device_copy> copies_;
   std::vector<transport::seal_order> seals_;
 };
 

@@ -16,6 +16,8 @@ struct speculation_options {
   std::uint64_t history_bytes = 0;
   bool branches = true;  // where guesses differ, more than one is checked (if blocks can be copied)
 };
+// Of all sequences of a pass: each is one more group of rows for the device.
+inline constexpr std::uint32_t most_branches = 32;
 
 struct speculation_stats {
   std::uint64_t drafted = 0, accepted = 0;  // tokens

@@ -8,6 +8,7 @@ namespace {
 constexpr double margin = 1.04;              // by which drafting must be predicted to win
 constexpr std::uint32_t catch_up = 512;      // tokens taken into the automaton in one pass
 constexpr std::uint32_t max_rows_more = 64;  // of a pass: their logits need memory
+static_assert(2 * most_branches >= max_rows_more, "a branch has two rows at least");
 constexpr std::size_t most_sequences_to_branch = 16;
 constexpr std::uint32_t prompt_remembered = 32;  // tokens before an answer that are kept with it
 

@@ -2,7 +2,7 @@
 // work, sums over blocks, fences, and a name by which another process on the host opens the memory. The seam that keeps
 // CUDA out of these rooms: gpu/cuda implements it, tests with host memory.
 //
-// Threads: `invalidate` and `seal` from the engine's thread; everything else from the fabric's progress thread; each may
+// Threads: `invalidate`, `copy_here` and `seal` from the engine's thread; everything else from the fabric's progress thread; each may
 // run beside the other. `done` comes on any thread, must return within microseconds and may call nothing of the device.
 #pragma once
 
@@ -71,6 +71,9 @@ class device_memory {
 
   // Whatever the device does after this call, in a pass or in a batch, finds these blocks' fences invalid.
   virtual result<void> invalidate(std::span<const std::span<std::byte>> blocks) = 0;
+  // The same for copies within the device's memory, one after the other; they come after the invalidations before.
+  // REQUIRES: the passes and batches that wrote `from` have ended.
+  virtual result<void> copy_here(std::span<const device_copy> copies) = 0;
   // When it returns, pulls of these blocks can verify. REQUIRES: the passes that wrote them were collected.
   virtual result<void> seal(std::span<const seal_order> orders) = 0;
 };

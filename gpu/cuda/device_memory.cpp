@@ -76,6 +76,7 @@ class gpu_memory_impl final : public gpu_memory {
   void poll() override;
   std::size_t polled() const override;
   result<void> invalidate(std::span<const std::span<std::byte>> blocks) override;
+  result<void> copy_here(std::span<const device_copy> copies) override;
   result<void> seal(std::span<const transport::seal_order> orders) override;
   result<std::span<std::byte>> allocate(std::size_t bytes, const char* purpose) override;
   result<void> wait_for_fences(cudaStream_t stream) override;
@@ -96,7 +97,7 @@ class gpu_memory_impl final : public gpu_memory {
   std::array<char, 16> uuid_{};
   std::vector<std::unique_ptr<lane>> lanes_;
   cudaStream_t fences_ = nullptr;
-  cudaEvent_t invalidated_ = nullptr, sealed_ = nullptr;
+  cudaEvent_t changed_ = nullptr, sealed_ = nullptr;
   std::vector<owned_memory> owned_;
   std::map<const std::byte*, owned_memory> opened_own_;  // keeps it while it is read
   std::vector<const std::byte*> opened_;                 // by IPC
@@ -119,7 +120,7 @@ result<void> gpu_memory_impl::start() {
   };
   TROUPE_CHECK(checked(cudaStreamCreateWithPriority(&fences_, cudaStreamNonBlocking, high),
                        "making a stream"));
-  TROUPE_CHECK(make_event(invalidated_));
+  TROUPE_CHECK(make_event(changed_));
   TROUPE_CHECK(make_event(sealed_));
   for (unsigned i = 0; i < options_.lanes; ++i) {
     lane& l = *lanes_.emplace_back(std::make_unique<lane>());
@@ -142,7 +143,7 @@ gpu_memory_impl::~gpu_memory_impl() {
   }
   for (const std::byte* opened : opened_) cudaIpcCloseMemHandle(const_cast<std::byte*>(opened));
   if (fences_ != nullptr) cudaStreamDestroy(fences_);
-  if (invalidated_ != nullptr) cudaEventDestroy(invalidated_);
+  if (changed_ != nullptr) cudaEventDestroy(changed_);
   if (sealed_ != nullptr) cudaEventDestroy(sealed_);
 }
 
@@ -401,11 +402,20 @@ result<void> gpu_memory_impl::invalidate(std::span<const std::span<std::byte>> b
   marks_.clear();
   for (auto block : blocks) marks_.push_back(block.data() + block.size() - transport::fence_bytes);
   TROUPE_CHECK(store_marks(marks_, transport::fence_invalid_mark, fences_));
-  return checked(cudaEventRecord(invalidated_, fences_), "invalidating fences");
+  return checked(cudaEventRecord(changed_, fences_), "invalidating fences");
+}
+
+result<void> gpu_memory_impl::copy_here(std::span<const device_copy> copies) {
+  TROUPE_CHECK(use());
+  for (const device_copy& c : copies) {
+    TROUPE_CHECK(checked(cudaMemcpyAsync(c.to, c.from, c.bytes, cudaMemcpyDeviceToDevice, fences_),
+                         "copying a KV block"));
+  }
+  return checked(cudaEventRecord(changed_, fences_), "copying KV blocks");
 }
 
 result<void> gpu_memory_impl::wait_for_fences(cudaStream_t stream) {
-  return checked(cudaStreamWaitEvent(stream, invalidated_, 0), "waiting for fences");
+  return checked(cudaStreamWaitEvent(stream, changed_, 0), "waiting for fences");
 }
 
 result<void> gpu_memory_impl::seal(std::span<const transport::seal_order> orders) {

@@ -39,7 +39,7 @@ class gpu_memory : public transport::device_memory {
 
   // Memory that peers may read, until the last of owner and readers in this process lets it go.
   virtual result<std::span<std::byte>> allocate(std::size_t bytes, const char* purpose) = 0;
-  // What the stream does from here on comes after every invalidation asked for so far.
+  // What the stream does from here on comes after every invalidation and copy_here asked for so far.
   virtual result<void> wait_for_fences(cudaStream_t stream) = 0;
 };
 

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "tests/engine/harness.hpp"
+#include "tests/transport/fake_device.hpp"
 
 namespace troupe::engine::testing {
 namespace {
@@ -13,12 +14,19 @@ constexpr std::uint32_t vocab_size = 6;
 
 // Engines in which the text, earlier answers and a draft model guess, each sometimes wrong.
 struct branching {
-  explicit branching(std::uint32_t blocks = 128, std::uint32_t block_tokens = 4, bool copies = true)
+  enum class memory { host, device, without_copies };
+  explicit branching(std::uint32_t blocks = 128, std::uint32_t block_tokens = 4,
+                     memory where = memory::host)
       : fixture(blocks, device(block_tokens), [&](engine_options& o) {
           o.speculation.always = true;
           o.speculation.max_tokens = 5;
           o.speculation.history_bytes = 1 << 20;
-          if (!copies) o.sealer = std::make_shared<without_copies>();
+          const auto& layout = fixture.runner.layout();
+          if (where == memory::without_copies) o.sealer = std::make_shared<no_copies>();
+          if (where == memory::device)
+            o.sealer = std::make_shared<device_block_sealer>(
+                std::make_shared<transport::testing::fake_device>(), fixture.runner.arena(),
+                layout.block_bytes(), layout.payload_bytes());
         }) {}
 
   static fake_runner_options device(std::uint32_t block_tokens) {
@@ -27,7 +35,7 @@ struct branching {
     o.vocab_size = vocab_size;
     return o;
   }
-  struct without_copies final : block_sealer {
+  struct no_copies final : block_sealer {
     void invalidate(block_id) override {}
     void seal(block_id, const transport::block_tag&) override {}
   };
@@ -91,6 +99,20 @@ TEST(branches, the_right_guess_wins_wherever_a_block_ends) {
   EXPECT_GT(won, 60u);
 }
 
+// There the device copies what a step asked for at once, before the pass. Prompts that are known but for the end of a block,
+// too, go on in a copy of it.
+TEST(branches, work_in_the_memory_of_a_device) {
+  std::uint64_t won = 0, within_a_block = 0;
+  for (std::uint32_t prompt = 5; prompt < 13; ++prompt) {
+    branching b(256, 4, branching::memory::device);
+    b.run(long_answer(prompt, prompt, 90), 1 + static_cast<int>(prompt % 4));
+    won += b.stats().branches_won;
+    within_a_block += b.fixture.of(prompt).end->usage.cached_tokens % 4 != 0;
+  }
+  EXPECT_GT(won, 10u);
+  EXPECT_EQ(within_a_block, 6u);  // a prompt of 4 n + 1 tokens has n known blocks
+}
+
 TEST(branches, work_under_every_way_to_sample) {
   std::mt19937 random(12);
   std::uint64_t won = 0;
@@ -149,7 +171,7 @@ TEST(branches, are_checked_where_rows_are_nearly_free_and_not_where_they_cost) {
 }
 
 TEST(branches, need_a_device_that_copies) {
-  branching b(128, 4, false);
+  branching b(128, 4, branching::memory::without_copies);
   b.run(long_answer(5, 9, 40), 2);
   EXPECT_EQ(b.stats().branches, 0u);
   EXPECT_GT(b.stats().accepted, 0u);

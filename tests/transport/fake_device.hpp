@@ -97,6 +97,11 @@ class fake_device final : public device_memory {
     for (auto b : blocks) transport::invalidate(b);
     return {};
   }
+  result<void> copy_here(std::span<const device_copy> copies) override {
+    if (lost_) return fail(ec::device_lost, "the fake device is gone");
+    for (const auto& c : copies) std::memcpy(c.to, c.from, c.bytes);
+    return {};
+  }
   result<void> seal(std::span<const seal_order> orders) override {
     if (lost_) return fail(ec::device_lost, "the fake device is gone");
     for (const auto& o : orders) transport::seal(o.block, o.tag);

@@ -223,6 +223,29 @@ TEST_F(device_memory_test, a_batch_comes_after_the_invalidations_before_it) {
   }
 }
 
+// Each copy sees what the one before it brought, and a batch what all of them did; fences stay as they are.
+TEST_F(device_memory_test, blocks_are_copied_within_the_memory_in_their_order) {
+  const std::size_t payload = 368640, stride = payload + fence_bytes;
+  const auto blocks = arena(4 * stride), out = arena(2 * stride);
+  const auto bytes = random_bytes(4 * stride);
+  put(blocks, bytes);
+  const auto at = [&](std::size_t i) { return blocks.data() + i * stride; };
+  const std::span<std::byte> third[] = {{at(2), stride}};
+  ASSERT_TRUE(memory->invalidate(third).has_value());
+  const transport::device_copy copies[] = {
+      {at(1), at(0), payload}, {at(2), at(1), payload}, {at(0), at(3), payload}};
+  ASSERT_TRUE(memory->copy_here(copies).has_value());
+  device_batch batch;
+  batch.copies = {{out.data(), at(2), stride}, {out.data() + stride, at(0), stride}};
+  ASSERT_TRUE(run(std::move(batch)).outcome.has_value());
+  const auto got = fetch(out);
+  const auto part = [&](std::size_t i) { return bytes.data() + i * stride; };
+  EXPECT_EQ(0, std::memcmp(got.data(), part(0), payload));
+  EXPECT_NE(0, std::memcmp(got.data() + payload, part(2) + payload, fence_bytes));
+  EXPECT_EQ(0, std::memcmp(got.data() + stride, part(3), payload));
+  EXPECT_EQ(0, std::memcmp(got.data() + stride + payload, part(0) + payload, fence_bytes));
+}
+
 TEST_F(device_memory_test, refuses_batches_beyond_its_lanes_and_tells_each_end) {
   const std::size_t bytes = 64u << 20;
   const auto from = arena(bytes), to = arena(bytes);

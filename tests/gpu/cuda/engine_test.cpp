@@ -87,8 +87,8 @@ class engine_test : public gpu_test {
     return r;
   }
 
-  answers serve(model_runner& runner, const std::vector<engine::generation_request>& requests,
-                const std::function<void(engine::engine_options&)>& change = {}) {
+  std::unique_ptr<engine::engine> make_engine(
+      model_runner& runner, const std::function<void(engine::engine_options&)>& change) {
     engine::engine_options o;
     o.num_blocks = num_blocks;
     o.vocab_size = model_->config.vocab_size;
@@ -109,7 +109,12 @@ class engine_test : public gpu_test {
     if (change) change(o);
     auto made = engine::engine::make(runner, arena_, o);
     EXPECT_TRUE(made.has_value()) << to_string(made.error());
-    engine::engine& e = **made;
+    return std::move(*made);
+  }
+  answers serve(model_runner& runner, const std::vector<engine::generation_request>& requests,
+                const std::function<void(engine::engine_options&)>& change = {}) {
+    const auto made = make_engine(runner, change);
+    engine::engine& e = *made;
     for (auto r : requests) EXPECT_TRUE(e.add(std::move(r), engine::clock::now()).has_value());
     answers out;
     for (int steps = 0; e.has_work() && steps < 5000; ++steps) {
@@ -172,6 +177,49 @@ TEST_F(engine_test, exact_sampled_answers_are_the_same_in_any_batch_chunk_and_dr
   EXPECT_GT(accepted_, 0u);
   logits_only host(*runner_);
   expect_same(serve(host, requests_, plain), alone, "sampled by the host");
+}
+
+// Prompts that part in the middle of a block go on in a copy of it, and so does a second guess in one of the last block.
+TEST_F(engine_test, exact_answers_are_the_same_out_of_copied_blocks) {
+  const auto plain = [](engine::engine_options& o) {
+    o.speculation.enabled = false;
+    o.prefix_caching = false;
+  };
+  const auto e = make_engine(*runner_, [](engine::engine_options& o) {
+    o.speculation.always = true;
+    o.speculation.history_bytes = 1 << 20;
+  });
+  std::uint32_t partial_hits = 0;
+  for (auto r : requests_) {
+    if (r.sampling.prompt_logprobs) continue;
+    const answers wanted = serve(*runner_, {r}, plain);
+    const auto& tokens = wanted.at(r.id);
+    std::vector<token_id> offered;
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+      offered.push_back(i % 3 == 0 ? (tokens[i].token + 1) % 500 : tokens[i].token);
+    const auto first = static_cast<std::uint32_t>(r.prompt.size());
+    for (const std::uint64_t more :
+         {1000u, 2000u}) {  // the second answer is guessed from the first
+      auto again = r;
+      again.id = request_id{raw(r.id) + more};
+      ASSERT_TRUE(e->add(again, engine::clock::now()).has_value());
+      answers got;
+      for (int steps = 0; e->has_work() && steps < 500; ++steps) {
+        const std::size_t done = got[r.id].size();
+        if (done < offered.size())
+          e->offer_draft(again.id, 0, first + static_cast<std::uint32_t>(done),
+                         {offered.begin() + static_cast<std::ptrdiff_t>(done), offered.end()});
+        auto step = e->step(engine::clock::now());
+        ASSERT_TRUE(step.has_value()) << to_string(step.error());
+        for (auto& x : step->happened.tokens) append(got[r.id], x.tokens);
+        for (auto& x : step->happened.finished) partial_hits += x.usage.cached_tokens % 16 != 0;
+      }
+      expect_same(got, wanted, "in copied blocks");
+      if (HasFailure()) return;
+    }
+  }
+  EXPECT_GT(partial_hits, num_requests / 4);
+  EXPECT_GT(e->stats().speculation.branches, 0u);
 }
 
 }  // namespace
