@@ -88,7 +88,9 @@ result<void> forward_pass::allocate_activations() {
   const std::uint32_t narrow_rows = limits_.exact ? rows : std::min(rows, small_rows);
   for (const auto& layer : weights_.layers) {
     for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
-      partial = std::max(partial, std::size_t{splits(*w)} * narrow_rows * w->rows);
+      const std::uint32_t most =
+          fp8 && !limits_.exact ? std::max(splits(*w), most_fp8_splits) : splits(*w);
+      partial = std::max(partial, std::size_t{most} * narrow_rows * w->rows);
     }
   }
   TROUPE_CHECK(take(partial_, partial, "partial sums"));
@@ -205,27 +207,45 @@ result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows
   return true;
 }
 
-result<bool> forward_pass::linear_fp8(const activation_matrix& x, const weight_matrix& w,
-                                      const activation_matrix& y, bool gated, std::uint32_t rows,
-                                      cudaStream_t stream) const {
-  if (limits_.exact || rows <= fp8_rows || !is_fp8(w)) return false;
+bool forward_pass::takes_fp8(const weight_matrix& w, std::uint32_t rows) const {
+  return !limits_.exact && rows > fp8_rows && is_fp8(w);
+}
+
+// Few rows are few tiles, which would leave multiprocessors idle.
+std::uint32_t forward_pass::fp8_splits(const weight_matrix& w, std::uint32_t rows) const {
+  if (rows > small_rows) return 1;
+  const std::uint32_t tiles = (rows + 127) / 128 * ((w.rows + 127) / 128);
+  return std::clamp(limits_.multiprocessors / tiles, 1u,
+                    std::min(most_fp8_splits, std::max(w.columns / 1024, 1u)));
+}
+
+// What `normed_` would hold has been quantized by add_and_normalize.
+result<layer_output> forward_pass::linear_fp8(const activation_matrix& x, const weight_matrix& w,
+                                              const activation_matrix& y, bool gated,
+                                              std::uint32_t rows, cudaStream_t stream) const {
   TROUPE_TRY(const quantized_rows quantized,
              make_quantized_rows(quantized_values_.data(), quantized_scales_.data(), x.capacity,
                                  x.columns));
-  TROUPE_CHECK(quantize_rows(x, rows, quantized, stream));
-  TROUPE_CHECK(multiply_fp8(quantized, rows, w, y, gated, stream));
-  return true;
+  if (x.data != normed_.data) TROUPE_CHECK(quantize_rows(x, rows, quantized, stream));
+  fp8_output to{y, gated};
+  layer_output out;
+  if (!gated) to.splits = fp8_splits(w, rows);
+  if (to.splits > 1) {
+    TROUPE_ASSERT(std::size_t{to.splits} * rows * w.rows <= partial_.size());
+    out.partial = to.partial = partial_.data();
+    out.splits = to.splits;
+  } else {
+    out.values = y.data;
+  }
+  TROUPE_CHECK(multiply_fp8(quantized, rows, w, to, stream));
+  return out;
 }
 
 result<layer_output> forward_pass::linear(const activation_matrix& x, const weight_matrix& w,
                                           const activation_matrix& y, std::uint32_t rows,
                                           cudaStream_t stream) const {
+  if (takes_fp8(w, rows)) return linear_fp8(x, w, y, false, rows, stream);
   layer_output out;
-  TROUPE_TRY(const bool done, linear_fp8(x, w, y, false, rows, stream));
-  if (done) {
-    out.values = y.data;
-    return out;
-  }
   TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
   if (!narrow(rows)) {
     TROUPE_CHECK(multiply_wide(x, rows, w, y, false, true, stream));
@@ -272,6 +292,12 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   norm_arguments norm{residual_.data(),    before,  shape.rows, w.attn_norm,
                       normed_.data,        nullptr, shape.rows, config_.hidden_size,
                       config_.rms_norm_eps};
+  const auto quantize_for = [&](const weight_matrix& next) {
+    const bool fp8 = takes_fp8(next, shape.rows);
+    norm.quantized = fp8 ? quantized_values_.data() : nullptr;
+    norm.scales = fp8 ? quantized_scales_.data() : nullptr;
+  };
+  quantize_for(w.qkv);
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
 
   const step_pointers step = on_device(shape.rows);
@@ -300,9 +326,12 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
 
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;
+  quantize_for(w.gate_up);
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
-  TROUPE_TRY(const bool done, linear_fp8(normed_, w.gate_up, gated_, true, shape.rows, stream));
-  if (done) return linear(gated_, w.down, out_, shape.rows, stream);
+  if (takes_fp8(w.gate_up, shape.rows)) {
+    TROUPE_CHECK(linear_fp8(normed_, w.gate_up, gated_, true, shape.rows, stream));
+    return linear(gated_, w.down, out_, shape.rows, stream);
+  }
   TROUPE_TRY(const bool unpacked, unpack_for(w.gate_up, shape.rows, stream));
   if (narrow(shape.rows)) {
     TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data},

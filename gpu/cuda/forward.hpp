@@ -57,7 +57,7 @@ class forward_pass {
   // Batches of at most this many rows have their metadata in fixed places, as a graph needs.
   static constexpr std::uint32_t small_rows = 256;
   // Beyond this many, rows go over FP8 weights in FP8 themselves.
-  static constexpr std::uint32_t fp8_rows = 64;
+  static constexpr std::uint32_t fp8_rows = 32;
 
  private:
   forward_pass() = default;
@@ -65,6 +65,7 @@ class forward_pass {
     std::uint32_t *tokens, *positions, *slots, *gather, *num_items;
     std::size_t bytes;
   };
+  static constexpr std::uint32_t most_fp8_splits = 4;
   static constexpr std::uint32_t max_rounds = 64, max_items = 65536;
   static step_pointers place(std::byte* base, std::uint32_t rows);
   step_pointers on_device(std::uint32_t rows) const;
@@ -75,10 +76,13 @@ class forward_pass {
   // Blocks of 64 features spread better; of 128 they read many rows' activations less often.
   static std::uint32_t tile_groups(std::uint32_t rows) { return rows <= 128 ? 1 : 2; }
   bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
-  // y = x w^T in E4M3, if that is how many rows go over these weights; false: it is not.
-  result<bool> linear_fp8(const activation_matrix& x, const weight_matrix& w,
-                          const activation_matrix& y, bool gated, std::uint32_t rows,
-                          cudaStream_t stream) const;
+  // Whether that many rows go over these weights in E4M3.
+  bool takes_fp8(const weight_matrix& w, std::uint32_t rows) const;
+  std::uint32_t fp8_splits(const weight_matrix& w, std::uint32_t rows) const;
+  // As linear. REQUIRES: takes_fp8.
+  result<layer_output> linear_fp8(const activation_matrix& x, const weight_matrix& w,
+                                  const activation_matrix& y, bool gated, std::uint32_t rows,
+                                  cudaStream_t stream) const;
   result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.
   result<layer_output> linear(const activation_matrix& x, const weight_matrix& w,

@@ -82,9 +82,15 @@ result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const
                            cudaStream_t stream);
 // Whether multiply_fp8 takes these weights: f8 as a whole.
 bool is_fp8(const weight_matrix& w);
-// multiply_wide of them. The rounding of activations to E4M3 makes its error some 2 % of the result.
+struct fp8_output {
+  const activation_matrix& values;
+  bool gated = false;        // as of narrow_output
+  float* partial = nullptr;  // instead of the values, as of narrow_output
+  std::uint32_t splits = 1;  // of the partial
+};
+// The rounding of activations to E4M3 makes its error some 2 % of the result.
 result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
-                          const activation_matrix& y, bool gated, cudaStream_t stream);
+                          const fp8_output& y, cudaStream_t stream);
 
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.

@@ -1,7 +1,6 @@
 // Products of many rows in E4M3: activations quantized row by row, weights as packed.hpp's f8 tiles. Sums are f32 of the
 // tensor cores' precision for E4M3, scaled by the row's and the feature's scale when they are stored.
-#include <cuda_fp8.h>
-
+#include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_units.cuh"
 #include "gpu/cuda/gemm_wide.cuh"
@@ -12,7 +11,6 @@ namespace {
 
 using namespace wide;
 
-constexpr float f8_largest = 448.0f;
 constexpr std::uint32_t tile_bytes = packed_tile_bytes(packed_format::f8);
 constexpr std::uint32_t depth_step =
     128;  // values of the reduced dimension a stage: two tiles of weights
@@ -22,15 +20,33 @@ struct f8_tile {
   static constexpr int stages = kWidth == 256 ? 4 : 6;
   static constexpr std::uint32_t column_bytes = kWidth / 64 * tile_bytes;  // 64 columns of weights
   static constexpr std::uint32_t stage_bytes = row_bytes + 2 * column_bytes;
-  static constexpr std::size_t shared_bytes = stages * stage_bytes + staging_bytes + 256;
+  static constexpr std::uint32_t scale_bytes = kWidth * sizeof(float);  // a group
+  static constexpr std::size_t shared_bytes =
+      stages * stage_bytes + staging_bytes + groups * scale_bytes + 256;
 };
 
 struct f8_parameters {
   wide_parameters shape;
   const std::byte* weights;
   const float *row_scales, *feature_scales;
-  std::uint32_t features, depth_tiles;  // depth_tiles: of 64 columns
+  float* partial;  // [splits][rows][features], or the output's map is used
+  std::uint32_t rows, features, depth_tiles;  // depth_tiles: of 64 columns
+  std::uint32_t splits;
 };
+
+// What a block works on in its turn: some of the depth of one tile.
+struct f8_work {
+  tile_position tile;
+  std::uint32_t split, begin, end;  // in stages
+};
+__host__ __device__ inline std::uint32_t count_work(const f8_parameters& p) {
+  return p.shape.row_tiles * p.shape.feature_tiles * p.splits;
+}
+__device__ inline f8_work find_work(std::uint32_t index, const f8_parameters& p) {
+  const std::uint32_t split = index % p.splits;
+  return {locate(index / p.splits, p.shape), split, p.shape.depth_steps * split / p.splits,
+          p.shape.depth_steps * (split + 1) / p.splits};
+}
 
 // Block: a row of at most kRuns times 4096 columns. Of 16 columns the order is that of the weights' tiles.
 template <std::uint32_t kRuns>
@@ -62,7 +78,7 @@ __global__ void __launch_bounds__(256)
   __syncthreads();
 #pragma unroll
   for (int w = 0; w < 8; ++w) most = fmaxf(most, highest[w]);
-  const float scale = most > 0.0f ? most / f8_largest : 1.0f, inverse = 1.0f / scale;
+  const float scale = f8_scale(most), inverse = 1.0f / scale;
   if (threadIdx.x == 0) scales[blockIdx.x] = scale;
 #pragma unroll
   for (std::uint32_t r = 0; r < kRuns; ++r) {
@@ -77,9 +93,7 @@ __global__ void __launch_bounds__(256)
       for (int h = 0; h < 2; ++h) {
         const float2 v =
             __bfloat1622float2(reinterpret_cast<const __nv_bfloat162*>(&values[r][h])[t]);
-        const std::uint32_t two = __nv_cvt_float2_to_fp8x2(
-            make_float2(v.x * inverse, v.y * inverse), __NV_SATFINITE, __NV_E4M3);
-        word |= two << (16 * h);
+        word |= f8_pair(v.x * inverse, v.y * inverse) << (16 * h);
       }
       words[t] = word;
     }
@@ -87,54 +101,85 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+// By a warp, whose lanes have a copy each: one thread that asks for all of them one after the other does not keep up with
+// the tensor cores.
 template <int kWidth>
 __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std::uint8_t* tiles,
                             std::uint64_t* full, std::uint64_t* empty) {
   using shape = f8_tile<kWidth>;
   const std::uint64_t policy = evict_normal_policy();
-  const std::uint32_t num_tiles = p.shape.row_tiles * p.shape.feature_tiles;
   const std::uint32_t all_columns = (p.features + 63) / 64;  // tiles of 64 features
+  constexpr std::uint32_t all = kWidth / 64, row_lane = 16;
+  const std::uint32_t lane = threadIdx.x % 32, f = lane / 2, d = lane % 2;
+  const bool has_rows = lane >= row_lane && lane < row_lane + groups;
   ring_position<shape::stages> at;
-  for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
-    const tile_position tile = locate(t, p.shape);
-    const std::uint32_t first = tile.feature_tile * (kWidth / 64);
-    const std::uint32_t present = min(static_cast<std::uint32_t>(kWidth / 64), all_columns - first);
-    for (std::uint32_t s = 0; s < p.shape.depth_steps; ++s, at.advance()) {
+  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
+    const f8_work work = find_work(t, p);
+    const std::uint32_t first = work.tile.feature_tile * all;
+    const std::uint32_t present = min(all, all_columns - first);
+    const std::byte* weights =
+        p.weights + (std::size_t{first + f} * p.depth_tiles + d) * tile_bytes;
+    const auto row = static_cast<int>(work.tile.row_tile * 128 + (lane - row_lane) * 64);
+    for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
       const std::uint32_t depth = min(2u, p.depth_tiles - 2 * s);
-      barrier_wait(empty + at.stage, at.phase ^ 1);
-      barrier_expect(full + at.stage, row_bytes + present * depth * tile_bytes);
       std::uint8_t* to = tiles + at.stage * shape::stage_bytes;
-      for (int g = 0; g < groups; ++g) {
-        copy_tile_2d(to + g * panel_bytes, &rows, full + at.stage, static_cast<int>(s * depth_step),
-                     static_cast<int>(tile.row_tile * 128 + g * 64));
-      }
-      for (std::uint32_t f = 0; f < present; ++f) {
-        const std::byte* from =
-            p.weights + (std::size_t{first + f} * p.depth_tiles + 2 * s) * tile_bytes;
-        for (std::uint32_t d = 0; d < depth; ++d) {
-          copy_bulk(to + row_bytes + d * shape::column_bytes + f * tile_bytes,
-                    from + d * tile_bytes, tile_bytes, full + at.stage, policy);
-        }
+      barrier_wait(empty + at.stage, at.phase ^ 1);
+      if (lane == 0) barrier_expect(full + at.stage, row_bytes + present * depth * tile_bytes);
+      __syncwarp();
+      if (has_rows) {
+        copy_tile_2d(to + (lane - row_lane) * panel_bytes, &rows, full + at.stage,
+                     static_cast<int>(s * depth_step), row);
+      } else if (f < present && d < depth) {
+        copy_bulk(to + row_bytes + d * shape::column_bytes + f * tile_bytes,
+                  weights + std::size_t{2 * s} * tile_bytes, tile_bytes, full + at.stage, policy);
       }
     }
   }
 }
 
+// The features' scales of a tile on their way into shared memory while the products run.
 template <int kWidth>
-__device__ inline void scale_sums(float (&sum)[kWidth / 2], const f8_parameters& p,
-                                  std::uint32_t row, std::uint32_t feature0) {
+__device__ inline void fetch_scales(const f8_parameters& p, std::uint32_t feature0, float* to) {
+  for (std::uint32_t i = threadIdx.x % 128; i < kWidth; i += 128) {
+    const std::uint32_t feature = feature0 + i;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to + i)),
+                 "l"(p.feature_scales + min(feature, p.features - 1)),
+                 "r"(feature < p.features ? 4 : 0)
+                 : "memory");
+  }
+}
+
+template <int kWidth>
+__device__ inline void scale_sums(float (&sum)[kWidth / 2], float upper, float lower,
+                                  const float* feature_scales) {
   const std::uint32_t lane = threadIdx.x % 32;
-  const float upper = p.row_scales[row + lane / 4], lower = p.row_scales[row + lane / 4 + 8];
 #pragma unroll
   for (int j = 0; j < kWidth / 8; ++j) {
-    const std::uint32_t feature = feature0 + 8 * j + lane % 4 * 2;
-    const float2 w = feature < p.features
-                         ? *reinterpret_cast<const float2*>(p.feature_scales + feature)
-                         : make_float2(0.0f, 0.0f);
+    const float2 w = *reinterpret_cast<const float2*>(feature_scales + 8 * j + lane % 4 * 2);
     sum[4 * j] *= upper * w.x;
     sum[4 * j + 1] *= upper * w.y;
     sum[4 * j + 2] *= lower * w.x;
     sum[4 * j + 3] *= lower * w.y;
+  }
+}
+
+template <int kWidth>
+__device__ inline void store_partial(const float (&sum)[kWidth / 2], const f8_parameters& p,
+                                     std::uint32_t split, std::uint32_t row,
+                                     std::uint32_t feature0) {
+  const std::uint32_t lane = threadIdx.x % 32;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const std::uint32_t r = row + lane / 4 + 8 * h;
+    if (r >= p.rows) continue;
+    float* to = p.partial + (std::size_t{split} * p.rows + r) * p.features;
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+      const std::uint32_t feature = feature0 + 8 * j + lane % 4 * 2;
+      if (feature < p.features)
+        *reinterpret_cast<float2*>(to + feature) =
+            make_float2(sum[4 * j + 2 * h], sum[4 * j + 2 * h + 1]);
+    }
   }
 }
 
@@ -145,8 +190,9 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   using shape = f8_tile<kWidth>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
-  auto* full =
-      reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
+  auto* scales =
+      reinterpret_cast<float*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
+  auto* full = reinterpret_cast<std::uint64_t*>(scales + groups * kWidth);
   auto* empty = full + shape::stages;
   if (threadIdx.x == 0) {
     for (int s = 0; s < shape::stages; ++s) {
@@ -160,16 +206,22 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   wait_for_previous_kernel();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp == groups * 4) {
-    if (threadIdx.x % 32 == 0) feed<kWidth>(rows, p, tiles, full, empty);
+    feed<kWidth>(rows, p, tiles, full, empty);
     return;
   }
   const int group = warp / 4;
-  const std::uint32_t num_tiles = p.shape.row_tiles * p.shape.feature_tiles;
   std::uint8_t* staging = tiles + shape::stages * shape::stage_bytes + group * 2 * panel_bytes;
+  float* of_features = scales + group * kWidth;
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
-  for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
-    const tile_position tile = locate(t, p.shape);
+  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
+    const f8_work work = find_work(t, p);
+    const tile_position tile = work.tile;
+    const std::uint32_t y = tile.row_tile * 128 + group * 64;
+    const std::uint32_t row = y + warp % 4 * 16 + threadIdx.x % 32 / 4;
+    fetch_scales<kWidth>(p, tile.feature_tile * kWidth, of_features);
+    const float upper = row < p.rows ? p.row_scales[row] : 0.0f,
+                lower = row + 8 < p.rows ? p.row_scales[row + 8] : 0.0f;
     std::uint32_t previous = 0;
     // The last stage may hold one tile of weights only. It is taken behind the loop: a branch around products in it would
     // make the compiler wait for each product before the next (ptxas' C7520).
@@ -183,43 +235,60 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
 #pragma unroll
       for (int k = 0; k < 2 * kTiles; ++k) {
         multiply_f8(sum, a + 2 * k, b + k / 2 * (shape::column_bytes / 16) + 16 * (k % 2),
-                    s > 0 || k > 0);
+                    s > work.begin || k > 0);
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+      if (s > work.begin && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
       previous = at.stage;
       at.advance();
     };
-    for (std::uint32_t s = 0; s < p.depth_tiles / 2; ++s) stage.template operator()<2>(s);
-    if (p.depth_tiles % 2 != 0) stage.template operator()<1>(p.depth_tiles / 2);
+    const std::uint32_t whole = min(work.end, p.depth_tiles / 2);
+    for (std::uint32_t s = work.begin; s < whole; ++s) stage.template operator()<2>(s);
+    if (whole < work.end) stage.template operator()<1>(whole);
     wgmma_wait<0>();
     hold(sum);
     if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
-    const std::uint32_t y = tile.row_tile * 128 + group * 64;
-    scale_sums<kWidth>(sum, p, y + warp % 4 * 16, tile.feature_tile * kWidth);
-    store_panels<kGated>(sum, &output, staging, group,
-                         static_cast<int>(tile.feature_tile * (kGated ? kWidth / 2 : kWidth)),
-                         static_cast<int>(y));
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    sync_threads(1 + group, 128);
+    scale_sums<kWidth>(sum, upper, lower, of_features);
+    if (!kGated && p.partial != nullptr) {
+      store_partial<kWidth>(sum, p, work.split, y + warp % 4 * 16, tile.feature_tile * kWidth);
+      sync_threads(1 + group, 128);  // the scales may be overwritten
+    } else {
+      store_panels<kGated>(sum, &output, staging, group,
+                           static_cast<int>(tile.feature_tile * (kGated ? kWidth / 2 : kWidth)),
+                           static_cast<int>(y));
+    }
   }
   if (threadIdx.x % 128 == 0) store_wait();
 }
 
+struct f8_run {
+  const quantized_rows& x;
+  std::uint32_t rows;
+  const weight_matrix& w;
+  const activation_matrix& y;
+  float* partial;
+  std::uint32_t splits, multiprocessors;
+};
+
 template <bool kGated, int kWidth>
-result<void> run(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
-                 const activation_matrix& y, std::uint32_t multiprocessors, cudaStream_t stream) {
-  const f8_parameters p{{(rows + 127) / 128, (w.rows + kWidth - 1) / kWidth,
-                         (w.columns + depth_step - 1) / depth_step},
-                        w.packed.data,
-                        x.scales,
-                        w.packed.row_scales,
-                        w.rows,
-                        w.columns / 64};
-  const launch_shape shape{
-      dim3(std::min(p.shape.row_tiles * p.shape.feature_tiles, multiprocessors)),
-      dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes};
-  return launch("multiply_fp8", f8_kernel<kGated, kWidth>, shape, stream, true, x.map, y.box(64),
-                p);
+result<void> run(const f8_run& r, cudaStream_t stream) {
+  const f8_parameters p{{(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
+                         (r.w.columns + depth_step - 1) / depth_step},
+                        r.w.packed.data,
+                        r.x.scales,
+                        r.w.packed.row_scales,
+                        r.partial,
+                        r.rows,
+                        r.w.rows,
+                        r.w.columns / 64,
+                        r.splits};
+  const launch_shape shape{dim3(std::min(count_work(p), r.multiprocessors)),
+                           dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes};
+  return launch("multiply_fp8", f8_kernel<kGated, kWidth>, shape, stream, true, r.x.map,
+                r.y.box(64), p);
 }
 
 template <int kWidth>
@@ -253,20 +322,20 @@ result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const
 }
 
 result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
-                          const activation_matrix& y, bool gated, cudaStream_t stream) {
-  TROUPE_ASSERT(is_fp8(w) && x.columns == w.columns && y.columns == (gated ? w.rows / 2 : w.rows));
+                          const fp8_output& y, cudaStream_t stream) {
+  TROUPE_ASSERT(is_fp8(w) && x.columns == w.columns);
+  TROUPE_ASSERT(y.partial != nullptr || y.values.columns == (y.gated ? w.rows / 2 : w.rows));
+  TROUPE_ASSERT(y.splits > 0 && (y.partial == nullptr ? y.splits == 1 : !y.gated));
   int device = 0, multiprocessors = 0;
   TROUPE_CHECK(checked(cudaGetDevice(&device), "asking for the device"));
   TROUPE_CHECK(
       checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
               "asking for the multiprocessors"));
-  const auto count = static_cast<std::uint32_t>(multiprocessors);
-  if (half_width_pays(rows, w.rows, count)) {
-    return gated ? run<true, 128>(x, rows, w, y, count, stream)
-                 : run<false, 128>(x, rows, w, y, count, stream);
-  }
-  return gated ? run<true, 256>(x, rows, w, y, count, stream)
-               : run<false, 256>(x, rows, w, y, count, stream);
+  const f8_run r{
+      x, rows, w, y.values, y.partial, y.splits, static_cast<std::uint32_t>(multiprocessors)};
+  if (y.splits > 1 || half_width_pays(rows, w.rows, r.multiprocessors))
+    return y.gated ? run<true, 128>(r, stream) : run<false, 128>(r, stream);
+  return y.gated ? run<true, 256>(r, stream) : run<false, 256>(r, stream);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -1,8 +1,7 @@
 #include "gpu/cuda/packed.cuh"
 
-#include <cuda_fp8.h>
-
 #include "gpu/cuda/dequantize.cuh"
+#include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
 
@@ -10,8 +9,6 @@ namespace troupe::gpu::cuda {
 namespace {
 
 using model::tensor_type;
-
-constexpr float f8_largest = 448.0f;  // of E4M3
 
 // Value i of a block as the integer that its tile keeps.
 template <tensor_type kType>
@@ -191,7 +188,7 @@ __global__ void __launch_bounds__(256)
   __syncthreads();
 #pragma unroll
   for (int w = 0; w < 8; ++w) largest = fmaxf(largest, highest[w]);
-  const float scale = largest > 0.0f ? largest / f8_largest : 1.0f;
+  const float scale = f8_scale(largest);
   if (threadIdx.x == 0) scales[target] = scale;
   std::uint8_t* tiles =
       to + std::size_t{target / 64} * (columns / 64) * packed_tile_bytes(packed_format::f8);

@@ -1,5 +1,6 @@
 #include "gpu/cuda/rows.hpp"
 
+#include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/ordered.cuh"
@@ -32,6 +33,12 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
+__device__ inline float warp_most(float x) {
+#pragma unroll
+  for (int i = 16; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, i));
+  return x;
+}
+
 // x[i] += the four values from at + i * step on of each split, in order; several are on their way at a time. present:
 // how many of the x there are.
 template <std::uint32_t kAtOnce = 4, int kCount>
@@ -59,14 +66,50 @@ __device__ inline void add_splits(float4 (&x)[kCount], const layer_output& from,
   }
 }
 
-// A row of at most kPairs times 4096 values, by norm_threads threads. parts: shared memory for norm_threads / 32 values.
+// A row of E4M3 in the order of quantized_rows: thread t holds values 4 t, of chunk c those 2048 c further. parts: shared
+// memory for norm_threads / 32 values.
+template <int kChunks>
+__device__ inline void store_quantized(const norm_arguments& a, std::uint32_t row,
+                                       const float4 (&x)[kChunks], float* parts) {
+  const std::uint32_t chunks = a.hidden / 4;
+  float most = 0.0f;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    if (threadIdx.x + c * norm_threads >= chunks) continue;
+    most = fmaxf(most,
+                 fmaxf(fmaxf(fabsf(x[c].x), fabsf(x[c].y)), fmaxf(fabsf(x[c].z), fabsf(x[c].w))));
+  }
+  most = warp_most(most);
+  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = most;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < norm_threads / 32; ++w) most = fmaxf(most, parts[w]);
+  const float scale = f8_scale(most), inverse = 1.0f / scale;
+  if (threadIdx.x == 0) a.scales[row] = scale;
+  // Of 16 values word t has 2 t, 2 t + 1 and, 8 further, the same: two threads have two halves of two words.
+  const bool upper = threadIdx.x % 4 >= 2;
+#pragma unroll
+  for (int c = 0; c < kChunks; ++c) {
+    const std::uint32_t i = threadIdx.x + c * norm_threads;
+    const std::uint32_t first = f8_pair(x[c].x * inverse, x[c].y * inverse),
+                        second = f8_pair(x[c].z * inverse, x[c].w * inverse);
+    const std::uint32_t other = __shfl_xor_sync(~0u, upper ? first : second, 2);
+    if (i >= chunks) continue;
+    const std::uint32_t word = upper ? other | second << 16 : first | other << 16;
+    reinterpret_cast<std::uint32_t*>(
+        a.quantized + std::size_t{row} * a.hidden)[i / 4 * 4 + i % 2 * 2 + (upper ? 1 : 0)] = word;
+  }
+}
+
+// A row of at most kPairs times 4096 values, by norm_threads threads. parts: shared memory for twice norm_threads / 32
+// values.
 // Without splits fewer registers do, and more rows are under way.
 template <int kPairs, bool kSplits>
 __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t row, std::uint32_t to,
                                        float* parts) {
   constexpr std::size_t step = norm_threads * 4;
   const std::uint32_t chunks = a.hidden / 4;
-  float4 x[kPairs][2], weight[2];
+  float4 x[kPairs][2] = {}, weight[2];
   float squares = 0.0f;
 #pragma unroll
   for (int c = 0; c < kPairs; ++c) {
@@ -104,12 +147,14 @@ __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t ro
   for (int c = 0; c < 2 * kPairs; ++c) {
     const std::uint32_t i = threadIdx.x + c * norm_threads;
     if (i >= chunks) continue;
-    const float4 v = x[c / 2][c % 2],
-                 w = kPairs == 1 ? weight[c % 2] : reinterpret_cast<const float4*>(a.weight)[i];
-    store_bf16x4(
-        a.normed + std::size_t{to} * a.hidden + i * 4,
-        make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w));
+    float4& v = x[c / 2][c % 2];
+    const float4 w = kPairs == 1 ? weight[c % 2] : reinterpret_cast<const float4*>(a.weight)[i];
+    v = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
+    if (a.quantized == nullptr) store_bf16x4(a.normed + std::size_t{to} * a.hidden + i * 4, v);
   }
+  if (a.quantized != nullptr)
+    store_quantized(a, to, reinterpret_cast<const float4(&)[2 * kPairs]>(x),
+                    parts + norm_threads / 32);
 }
 // Values outside f16's range would make 0 * inf in attention; the comparison also turns NaN into a number.
 __device__ inline __half finite_half(float x) {
@@ -254,7 +299,7 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
 
 template <int kPairs, bool kSplits>
 __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
-  __shared__ float parts[norm_threads / 32];
+  __shared__ float parts[2 * norm_threads / 32];
   let_next_kernel_start();
   wait_for_previous_kernel();
   const std::uint32_t row = a.gather != nullptr ? a.gather[blockIdx.x] : blockIdx.x;
@@ -307,6 +352,7 @@ result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
 
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream) {
   TROUPE_ASSERT(a.hidden % 4 == 0 && a.hidden <= norm_threads * norm_chunks * 4);
+  TROUPE_ASSERT(a.quantized == nullptr || a.hidden % 16 == 0);
   const auto run = [&](auto* kernel) {
     return launch("add_and_normalize", kernel, {dim3(a.rows), dim3(norm_threads), 0}, stream, early,
                   a);

@@ -45,6 +45,9 @@ struct norm_arguments {
   const std::uint32_t* gather;  // nullptr: row i
   std::uint32_t rows, hidden;   // hidden <= 16384, a multiple of 4
   float epsilon;
+  // If there, what gemm.hpp's quantized_rows has, instead of `normed`; hidden is a multiple of 16.
+  std::uint8_t* quantized = nullptr;
+  float* scales = nullptr;
 };
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream);
 

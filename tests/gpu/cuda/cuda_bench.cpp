@@ -435,9 +435,9 @@ void bench_fp8() {
           need(make_activation_matrix(y.data(), capacity, gated ? l.features / 2 : l.features));
       const auto quantized =
           need(make_quantized_rows(bytes.data(), scales.data(), capacity, l.depth));
-      for (const std::uint32_t rows : {512u, 2048u, 8192u}) {
+      for (const std::uint32_t rows : {128u, 256u, 512u, 2048u, 8192u}) {
         const auto product = [&] {
-          need(multiply_fp8(quantized, rows, w, output, gated, cudaStreamPerThread));
+          need(multiply_fp8(quantized, rows, w, {output, gated}, cudaStreamPerThread));
         };
         const double quantizing = time_us(
             [&] { need(quantize_rows(input, rows, quantized, cudaStreamPerThread)); }, 5, 5);
@@ -448,7 +448,7 @@ void bench_fp8() {
     }
   }
   llama model(false, 16384, ":fp8");
-  for (const std::uint32_t n : {1u, 8u, 64u, 256u}) model.decode(n, 1024);
+  for (const std::uint32_t n : {1u, 8u, 32u, 64u, 128u, 256u}) model.decode(n, 1024);
   for (const std::uint32_t n : {512u, 2048u, 8192u}) model.prefill(n);
 }
 

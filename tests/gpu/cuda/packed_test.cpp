@@ -107,7 +107,7 @@ TEST_F(packed_test, f8_values_are_within_half_of_the_last_bit) {
 TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
   require(prepare_gemm());
   for (const std::uint32_t columns : {576u, 1024u}) {
-    const std::uint32_t features = 960, capacity = 512;
+    const std::uint32_t features = 960, capacity = 1152;
     const auto values =
         random_values<__nv_bfloat16>(std::size_t{features} * columns, random, 0.03f);
     const f8_matrix m(values, features, columns, {}, features, stream);
@@ -148,13 +148,14 @@ TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
     const auto quantized =
         make_quantized_rows(bytes.data(), row_scales.data(), capacity, columns).value();
     for (const bool gated : {false, true}) {
-      for (const std::uint32_t n : {257u, 300u, 512u}) {
+      // Tiles of 128 rows: one, two, some alone, some in pairs, and a pair of which one has no rows.
+      for (const std::uint32_t n : {65u, 256u, 300u, 512u, 1100u}) {
         const std::uint32_t width = gated ? features / 2 : features;
         device_array<__nv_bfloat16> y(std::size_t{capacity} * width);
         y.poison();
         const auto output = make_activation_matrix(y.data(), capacity, width).value();
         require(quantize_rows(input, n, quantized, stream));
-        require(multiply_fp8(quantized, n, w, output, gated, stream));
+        require(multiply_fp8(quantized, n, w, {output, gated}, stream));
         const auto got = y.fetch();
         for (std::size_t i = 0; i < std::size_t{n} * width; ++i)
           ASSERT_FALSE(std::isnan(to_float(got[i]))) << i;
@@ -172,6 +173,21 @@ TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
         // where two sums are multiplied.
         EXPECT_LT(error.value(), gated ? 0.06 : 0.035) << n << " rows of " << columns;
         EXPECT_GT(error.value(), 0.005) << "activations were not quantized";
+        for (const std::uint32_t splits : {1u, 2u, 4u}) {
+          if (gated || n > 300) continue;
+          device_array<float> partial(std::size_t{splits} * n * features);
+          partial.poison();
+          require(multiply_fp8(quantized, n, w, {output, false, partial.data(), splits}, stream));
+          const auto parts = partial.fetch();
+          relative_error difference;
+          for (std::size_t i = 0; i < std::size_t{n} * features; ++i) {
+            double sum = 0;
+            for (std::uint32_t s = 0; s < splits; ++s)
+              sum += parts[std::size_t{s} * n * features + i];
+            difference.add(sum, to_float(got[i]));
+          }
+          EXPECT_LT(difference.value(), 5e-3) << splits << " splits of " << n << " rows";
+        }
       }
     }
   }

@@ -1,5 +1,7 @@
 #include "gpu/cuda/rows.hpp"
 
+#include <cuda_fp8.h>
+
 #include "tests/gpu/cuda/gpu_fixture.hpp"
 
 namespace troupe::gpu::cuda {
@@ -52,6 +54,47 @@ TEST_F(rows_test, norm_adds_partials_and_gathers) {
     }
     EXPECT_LT(sum_error.value(), 1e-6) << hidden;
     EXPECT_LT(error.value(), 3e-3) << hidden;
+  }
+}
+
+// In E4M3, of 16 values in the order of words {2 t, 2 t + 1, 2 t + 8, 2 t + 9}; each row by its own scale.
+TEST_F(rows_test, norm_quantizes_what_it_would_store) {
+  for (const std::uint32_t hidden : {576u, 4096u, 5120u, 16384u}) {
+    const std::uint32_t rows = 5;
+    auto residual = random_values<float>(rows * hidden, random);
+    std::fill_n(residual.begin() + 2 * hidden, hidden, 0.0f);
+    const auto update = random_values<__nv_bfloat16>(rows * hidden, random, 1e-3f);
+    const auto weight = random_values<float>(hidden, random);
+    const device_array<float> first(residual), second(residual), weights(weight), scales(rows);
+    const device_array<__nv_bfloat16> updates(update), normed(rows * hidden);
+    const device_array<std::uint8_t> quantized(rows * hidden);
+    norm_arguments a{first.data(),  {nullptr, updates.data(), 0},
+                     rows,          weights.data(),
+                     normed.data(), nullptr,
+                     rows,          hidden,
+                     1e-5f};
+    require(add_and_normalize(a, false, stream));
+    a.residual = second.data();
+    a.normed = nullptr;
+    a.quantized = quantized.data();
+    a.scales = scales.data();
+    require(add_and_normalize(a, false, stream));
+    EXPECT_EQ(first.fetch(), second.fetch());
+    const auto wanted = normed.fetch();
+    const auto bytes = quantized.fetch();
+    const auto scale = scales.fetch();
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      float largest = 0;
+      for (std::uint32_t i = 0; i < hidden; ++i) {
+        const float value = to_float(wanted[r * hidden + i]);
+        const std::uint32_t within = i % 16, place = within % 8 / 2 * 4 + within / 8 * 2 + i % 2;
+        const auto byte = bytes[r * hidden + i / 16 * 16 + place];
+        const float got = __half2float(__half(__nv_cvt_fp8_to_halfraw(byte, __NV_E4M3))) * scale[r];
+        largest = std::max(largest, std::abs(value));
+        ASSERT_NEAR(got, value, std::abs(value) / 14 + scale[r] * 0x1p-9f) << r << "," << i;
+      }
+      EXPECT_NEAR(scale[r], largest / 448, largest / 448 / 100) << r;
+    }
   }
 }
 

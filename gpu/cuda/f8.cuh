@@ -1,0 +1,21 @@
+// E4M3: a value is a byte times a scale that it shares with its row. Device code only.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+namespace troupe::gpu::cuda {
+
+inline constexpr float f8_largest = 448.0f;
+
+// Of a row whose largest absolute value is `most`.
+__device__ inline float f8_scale(float most) {
+  return most > 0.0f ? most / f8_largest : 1.0f;
+}
+// Two scaled values, the first in the lower byte.
+__device__ inline std::uint32_t f8_pair(float first, float second) {
+  return __nv_cvt_float2_to_fp8x2(make_float2(first, second), __NV_SATFINITE, __NV_E4M3);
+}
+
+}  // namespace troupe::gpu::cuda
