@@ -1,5 +1,5 @@
 // Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [attention] [decode] [prefill] [exact]
-// [quantized] [fourbit] [fp8] [decode:SEQUENCESxCONTEXT] [prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
+// [quantized] [fourbit] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
 // Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
 
@@ -484,8 +484,11 @@ int main(int argc, char** argv) {
            }) != argv + argc;
   };
   std::uint32_t numbers[2] = {0, 1024};
-  if (single("decode:", "decode:%ux%u", numbers)) llama(false, 2048).decode(numbers[0], numbers[1]);
-  if (single("prefill:", "prefill:%u", numbers)) llama(false, 16384).prefill(numbers[0]);
+  // Of these, `:fp8` and `:q4` choose the weights.
+  const std::string weights = argc > 1 && argv[1][0] == ':' ? argv[1] : "";
+  if (single("decode:", "decode:%ux%u", numbers))
+    llama(false, 2048, weights).decode(numbers[0], numbers[1]);
+  if (single("prefill:", "prefill:%u", numbers)) llama(false, 16384, weights).prefill(numbers[0]);
   if (wants("quantized")) {
     llama model(false, 8192, ":q4");
     for (const std::uint32_t n : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) model.decode(n, 1024);

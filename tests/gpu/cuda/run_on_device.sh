@@ -35,7 +35,7 @@ for phase in "$@"; do
         # racecheck does not end (in 75 s) on kernels with clusters, and those of sampling are such.
         [ $tool = racecheck ] && sampled= || sampled=:sampling_test.every_choice_and*:sampling_test.nothing*:runner_test.samples*
         timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 "$here/test_gpu_cuda" \
-          --gtest_filter="rows_test.*:attention_test.exact*:gemm_test.gate*:packed_test.unpacked*$sampled" >"$out/$tool.log" 2>&1
+          --gtest_filter="rows_test.*:attention_test.exact*:gemm_test.gate*:packed_test.unpacked*:packed_test.f8_products*$sampled" >"$out/$tool.log" 2>&1
         code=$?
         echo "$tool: exit code $code; $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.log" | tail -1)"
         [ $code = 0 ] || { failed=1; grep -m5 -A6 '=========' "$out/$tool.log"; }
@@ -43,7 +43,7 @@ for phase in "$@"; do
     figures) timeout 300 "$here/bench_gpu_cuda" ${BENCH:-} 2>&1 | tee "$out/figures.txt" ;;
     profile)  # microseconds a kernel, in the pass; PROFILE names what to run
       timeout 200 ncu --clock-control none --cache-control none --metrics gpu__time_duration.sum --csv \
-        --kernel-name 'regex:wide|narrow|packed|unpack|attention|norm|rotary|embed|argmax' --launch-skip "${SKIP:-228}" --launch-count "${COUNT:-228}" \
+        --kernel-name 'regex:f8_kernel|quantize|wide|narrow|packed|unpack|attention|norm|rotary|embed|argmax' --launch-skip "${SKIP:-228}" --launch-count "${COUNT:-228}" \
         "$here/bench_gpu_cuda" ${PROFILE:-prefill:8192} >"$out/profile.csv" 2>&1
       python3 - "$out/profile.csv" <<'PY'
 import collections, csv, re, sys
