@@ -6,6 +6,8 @@
 namespace troupe::engine::structured {
 namespace {
 
+constexpr std::size_t most_expanded = std::size_t{1} << 18;  // for one state
+
 std::uint64_t key_of(std::uint32_t at, std::int32_t below) {
   return (std::uint64_t{at} << 32) | static_cast<std::uint32_t>(below);
 }
@@ -33,6 +35,11 @@ automaton::node automaton::make_node(std::uint32_t at, node below) {
 void automaton::expand(std::uint32_t first, node under, std::vector<node>& out) {
   todo_.emplace_back(first, under);
   while (!todo_.empty()) {
+    // What may be empty, twice in a row, again and again, leads to more stacks than anybody could count.
+    if (bytes_ >= 2 * max_bytes_ || visited_.size() >= most_expanded) {
+      overflowed_ = true;
+      return todo_.clear();
+    }
     auto [at, below] = todo_.back();
     todo_.pop_back();
     if (!visited_.insert(key_of(at, below)).second) continue;

@@ -3,7 +3,8 @@
 // A state is the set of stacks that the text so far leads to. Stacks are linked nodes, each made once, so equal states are
 // one number, and what a byte leads to is found once and remembered: after a few answers a step is a look into a table.
 // What is remembered is bounded: from max_bytes on full() tells that a new automaton should take this one's place, at twice as
-// much `dead` is the answer where a new state would be needed, and overflowed() tells that it may be a wrong one.
+// much `dead` is the answer where a new state would be needed, and overflowed() tells that it may be a wrong one. So it is
+// where a single state would have more stacks than can be followed.
 //
 // Owner and thread: one engine.
 #pragma once
@@ -42,7 +43,7 @@ class automaton {
     return accepts(s) && stacks_[static_cast<std::size_t>(s)].size() == 1;
   }
   std::size_t bytes() const { return bytes_; }
-  bool full() const { return bytes_ >= max_bytes_; }
+  bool full() const { return overflowed_ || bytes_ >= max_bytes_; }
   bool overflowed() const { return overflowed_; }
 
  private:

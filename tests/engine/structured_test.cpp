@@ -272,5 +272,20 @@ TEST(structured, what_is_remembered_is_bounded) {
   EXPECT_LT(a.bytes(), 2 * 70u * 1024);
 }
 
+// Each rule is the next one twice, and the last may be empty: 2^60 stacks before the first byte.
+TEST(structured, stacks_of_one_state_are_bounded) {
+  std::string rules = "root ::= a0\n";
+  for (int i = 0; i < 60; ++i) {
+    const std::string next = " a" + std::to_string(i + 1);
+    rules += "a" + std::to_string(i) + " ::=" + next + next + "\n";
+  }
+  auto g = compile({format_kind::grammar, rules + "a60 ::= \"x\"?\n"});
+  ASSERT_TRUE(g);
+  automaton a(std::move(*g));
+  EXPECT_TRUE(a.overflowed());
+  EXPECT_TRUE(a.full());
+  EXPECT_LT(a.bytes(), 4 * automaton::usual_bytes);
+}
+
 }  // namespace
 }  // namespace troupe::engine::structured
