@@ -23,7 +23,8 @@ void draft_state::follow(const draft_follow& m) {
     sequences.emplace(known->second, sequence{reader, m.id, m.try_number});
     if (readers[reader.address()]++ == 0) self->monitor(reader);
   }
-  auto told = [me = draft_actor(self), key = known->second, m](engine::draft_engine& e) {
+  auto told = [me = draft_actor(self), key = known->second, m](engine::draft_engine& e,
+                                                               engine::time_point) {
     const engine::draft_engine::beginning start{m.num_prompt, from_wire(m.sampling)};
     const auto need = e.follow(key, m.first, m.tokens, m.first == 0 ? &start : nullptr);
     if (!need) {
@@ -32,13 +33,16 @@ void draft_state::follow(const draft_follow& m) {
     }
     if (*need) caf::anon_send(me, draft_happened{{}, {draft_behind{key, 0, **need}}});
   };
+  // What a full queue refuses is found missing with the next one.
   context->loop->post(std::move(told));
 }
 
 void draft_state::drop(const caf::actor_addr& reader, std::uint64_t id, std::uint32_t try_number) {
   auto known = keys.find({reader, id, try_number});
   if (known == keys.end()) return;
-  context->loop->post([key = known->second](engine::draft_engine& e) { e.drop(key); });
+  // Never refused: a sequence that nobody asks for would keep its blocks.
+  context->loop->post_completion(
+      [key = known->second](engine::draft_engine& e, engine::time_point) { e.drop(key); });
   sequences.erase(known->second);
   keys.erase(known);
   if (auto r = readers.find(reader); r != readers.end() && --r->second == 0) {

@@ -16,8 +16,8 @@
 #include <memory>
 #include <tuple>
 
-#include "actors/draft_driver.hpp"
 #include "actors/draft_metrics.hpp"
+#include "actors/driver.hpp"
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
 

@@ -4,8 +4,7 @@
 #include <caf/io/middleman.hpp>
 #include <random>
 
-#include "actors/draft_loop.hpp"
-#include "actors/engine_loop.hpp"
+#include "actors/driver_loop.hpp"
 #include "actors/system.hpp"
 #include "transport/ucx/fabric.hpp"
 

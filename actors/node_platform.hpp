@@ -10,8 +10,7 @@
 
 #include "actors/cluster.hpp"
 #include "actors/connect.hpp"
-#include "actors/draft_driver.hpp"
-#include "actors/engine_driver.hpp"
+#include "actors/driver.hpp"
 #include "actors/interfaces.hpp"
 #include "transport/device_memory.hpp"
 #include "transport/fabric.hpp"

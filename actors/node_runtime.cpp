@@ -193,21 +193,19 @@ result<void> node_runtime::make_engine(const node_options& options,
       if (auto strong = weak.lock())
         caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
   };
-  auto on_events = [actor = caf::actor_cast<engine_listener>(role_), client, drafts,
-                    services = services_.get()](engine::events&& happened_now) {
-    const bool computed = !happened_now.computed.empty();
-    const engine_happened happened{std::make_shared<const engine::events>(std::move(happened_now))};
+  engine_driver::hooks hooks;
+  hooks.on_step = [actor = caf::actor_cast<engine_listener>(role_), client, drafts,
+                   services = services_.get()](engine::step_report&& r,
+                                               std::chrono::nanoseconds took) {
+    if (r.worked) services->metrics->on_step(r, std::chrono::duration<double>(took).count());
+    if (r.happened.empty()) return;
+    const bool computed = !r.happened.computed.empty();
+    const engine_happened happened{std::make_shared<const engine::events>(std::move(r.happened))};
     if (computed) caf::anon_send(client, happened);
     // Ends always: its client may have heard of the beginning while there was a draft.
     if (drafts && (services->drafts_ready || !happened.events->finished.empty()))
       caf::anon_send(drafts, happened);
     caf::anon_send(actor, happened);
-  };
-  engine_driver::hooks hooks;
-  hooks.on_events = std::move(on_events);
-  hooks.on_step = [metrics = services_->metrics.get()](const engine::step_report& r,
-                                                       std::chrono::nanoseconds t) {
-    metrics->on_step(r, std::chrono::duration<double>(t).count());
   };
   hooks.on_failure = [this](const error& why) { fail_with(why); };
   services_->loop = platform_.make_driver(std::move(engine), std::move(hooks));

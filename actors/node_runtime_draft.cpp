@@ -32,15 +32,15 @@ result<void> node_runtime::make_draft(const node_options& options,
   draft_actor actor = system_.spawn(draft, draft_);
   role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
   draft_driver::hooks hooks;
-  hooks.on_runs =
-      [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](std::vector<engine::draft_run>&& runs) {
-        const auto strong = weak.lock();
-        if (!strong) return;
-        draft_happened m;
-        for (auto& r : runs)
-          m.guesses.push_back({r.key, 0, r.first, std::move(r.tokens), std::move(r.sureness)});
-        caf::anon_send(caf::actor_cast<draft_actor>(strong), std::move(m));
-      };
+  hooks.on_step = [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](
+                      std::vector<engine::draft_run>&& runs, auto) {
+    const auto strong = weak.lock();
+    if (!strong || runs.empty()) return;
+    draft_happened m;
+    for (auto& r : runs)
+      m.guesses.push_back({r.key, 0, r.first, std::move(r.tokens), std::move(r.sureness)});
+    caf::anon_send(caf::actor_cast<draft_actor>(strong), std::move(m));
+  };
   hooks.on_failure = [this](const error& why) { fail_with(why); };
   draft_->loop = platform_.make_draft_driver(std::move(engine), std::move(hooks));
   services_->load_of_store = [context = std::weak_ptr(draft_), total = info.num_blocks] {

@@ -10,7 +10,7 @@
 
 #include "actors/block_puller.hpp"
 #include "actors/connect.hpp"
-#include "actors/engine_driver.hpp"
+#include "actors/driver.hpp"
 #include "actors/messages.hpp"
 #include "actors/metrics.hpp"
 

@@ -40,7 +40,7 @@ result<std::unique_ptr<draft_companion>> draft_companion::make(
   TROUPE_CHECK(d->runner_->attach_kv(arena, o.num_blocks));
   TROUPE_TRY(auto engine, engine::draft_engine::make(*d->runner_, o));
   actors::draft_loop::hooks hooks;
-  hooks.on_runs = [self = d.get()](std::vector<engine::draft_run>&& runs) {
+  hooks.on_step = [self = d.get()](std::vector<engine::draft_run>&& runs, auto) {
     const auto due = std::chrono::steady_clock::now() + self->delay_;
     std::lock_guard lock(self->mutex_);
     for (auto& r : runs) self->inbox_.push_back({due, std::move(r)});
@@ -63,10 +63,11 @@ void draft_companion::begin(const engine::generation_request& r) {
 
 void draft_companion::follow(std::uint64_t id, sequence& s) {
   std::vector<token_id> news(s.tokens.begin() + s.told, s.tokens.end());
-  send([id, first = s.told, news = std::move(news), start = s.start](engine::draft_engine& e) {
-    // Messages come in order here, so nothing is ever found missing.
-    if (!e.follow(id, first, news, first == 0 ? &start : nullptr)) e.drop(id);
-  });
+  send(
+      [id, first = s.told, news = std::move(news), start = s.start](engine::draft_engine& e, auto) {
+        // Messages come in order here, so nothing is ever found missing.
+        if (!e.follow(id, first, news, first == 0 ? &start : nullptr)) e.drop(id);
+      });
   s.told = static_cast<std::uint32_t>(s.tokens.size());
 }
 
@@ -79,12 +80,12 @@ void draft_companion::exchange(engine::engine& e, const engine::events& happened
     if (wanted) follow(at->first, at->second);
   }
   for (const auto& f : happened.finished) {
-    send([id = raw(f.id)](engine::draft_engine& d) { d.drop(id); });
+    send([id = raw(f.id)](engine::draft_engine& d, auto) { d.drop(id); });
     sequences_.erase(raw(f.id));
   }
   const auto now = std::chrono::steady_clock::now();
   for (; !on_the_way_.empty() && on_the_way_.front().due <= now; on_the_way_.pop_front())
-    loop_->post(std::move(on_the_way_.front().command));
+    loop_->post_completion(std::move(on_the_way_.front().command));
   std::vector<engine::draft_run> runs;
   {
     std::lock_guard lock(mutex_);

@@ -11,7 +11,7 @@
 #include <mutex>
 #include <vector>
 
-#include "actors/draft_loop.hpp"
+#include "actors/driver_loop.hpp"
 #include "base/result.hpp"
 #include "engine/engine.hpp"
 #include "model/model.hpp"

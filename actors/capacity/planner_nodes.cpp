@@ -85,7 +85,7 @@ planner::flight* planner::current(flight_index f, attempt t) {
   return q.over || q.try_number != t ? nullptr : &q;
 }
 
-// -- engines' turns, as in engine_driver and engine_loop -------------------------------------------------------------------
+// -- engines' turns, as in driver and driver_loop ------------------------------------------------------------------------
 
 void planner::post(node& n, command c) {
   n.queue.push_back(std::move(c));

@@ -44,12 +44,11 @@ struct draft_client_test : ::testing::Test {
     node->metrics = std::make_unique<node_metrics>("decode", "decode");
     client = system.spawn(draft_client, node);
     engine_driver::hooks hooks;
-    hooks.on_step = [](const engine::step_report&, std::chrono::nanoseconds) {};
     hooks.on_failure = [](const error& e) { ADD_FAILURE() << e.detail; };
-    hooks.on_events = [this](engine::events&& e) {  // as node_runtime does
-      if (node->drafts_ready)
-        caf::anon_send(client,
-                       engine_happened{std::make_shared<const engine::events>(std::move(e))});
+    hooks.on_step = [this](engine::step_report&& r, auto) {  // as node_runtime does
+      if (node->drafts_ready && !r.happened.empty())
+        caf::anon_send(
+            client, engine_happened{std::make_shared<const engine::events>(std::move(r.happened))});
     };
     auto driver = std::make_unique<stepped>(std::move(*made), std::move(hooks));
     loop = driver.get();

@@ -105,6 +105,21 @@ time_point world::to_true(std::uint32_t index, time_point t) const {
                              static_cast<double>((t - begin_ - s.offset).count()) / s.rate));
 }
 
+turn_context world::turn_context_of(node& n) {
+  return {[this] { return events_.now(); },
+          [this, index = n.index](time_point t) { return to_local(index, t); },
+          [this, index = n.index](time_point t) { return to_true(index, t); },
+          [this, p = n.process](time_point t, std::function<void()> action) {
+            network_.at_process(p, t, std::move(action));
+          },
+          &chance_};
+}
+
+// What a slow device, a busy machine adds to a turn.
+nanoseconds world::hiccup(const node& n, nanoseconds longest) {
+  return n.slow_until <= events_.now() ? nanoseconds(0) : chance_.between(nanoseconds(0), longest);
+}
+
 actors::node_platform world::platform_of(node& n) {
   actors::node_platform p;
   const auto index = n.index;
@@ -128,13 +143,7 @@ actors::node_platform world::platform_of(node& n) {
   p.make_driver = [this, &n](
                       std::unique_ptr<engine::engine> e,
                       actors::engine_driver::hooks h) -> std::unique_ptr<actors::engine_driver> {
-    driver_context c;
-    c.now = [this] { return events_.now(); };
-    c.to_local = [this, index = n.index](time_point t) { return to_local(index, t); };
-    c.to_true = [this, index = n.index](time_point t) { return to_true(index, t); };
-    c.at = [this, p = n.process](time_point t, std::function<void()> action) {
-      network_.at_process(p, t, std::move(action));
-    };
+    stepped_engine::context c{turn_context_of(n), {}, {}, {}};
     c.turned = [this, &n] {
       trace_.mark(events_.now(), 3, n.index);
       check_node(n);
@@ -157,12 +166,15 @@ actors::node_platform world::platform_of(node& n) {
         return text;
       });
     };
-    c.chance = &chance_;
-    auto driver = std::make_unique<stepped_engine>(std::move(e), std::move(h), std::move(c));
-    driver->hiccup = [this, &n] {
-      if (n.slow_until <= events_.now()) return nanoseconds(0);
-      return chance_.between(nanoseconds(0), nanoseconds(300'000'000));
+    c.cost = [this, &n](const engine::step_report& r) -> nanoseconds {
+      using std::chrono::microseconds;
+      if (!r.worked) return microseconds(2);
+      auto took =
+          microseconds(300) + (r.prefill_rows + r.decode_rows + r.draft_rows) * microseconds(40);
+      took += microseconds(chance_.below(static_cast<std::uint64_t>(took.count())));
+      return took + hiccup(n, nanoseconds(300'000'000));
     };
+    auto driver = std::make_unique<stepped_engine>(std::move(e), std::move(h), std::move(c));
     n.driver = driver.get();
     return driver;
   };

@@ -20,8 +20,7 @@
 #include "actors/server_actors.hpp"
 #include "tests/simulation/client.hpp"
 #include "tests/simulation/scenario.hpp"
-#include "tests/simulation/stepped_draft.hpp"
-#include "tests/simulation/stepped_engine.hpp"
+#include "tests/simulation/stepped_driver.hpp"
 
 namespace troupe::simulation {
 
@@ -93,6 +92,8 @@ class world {
   void watch_nodes();
   void cut_all(std::uint32_t index, time_point until);
   process_id process_of(std::uint32_t index) const;
+  turn_context turn_context_of(node& n);
+  nanoseconds hiccup(const node& n, nanoseconds longest);
 
   // -- KV stores (world_stores.cpp)
   void check_store(const node& n);

@@ -75,20 +75,16 @@ engine::speculation_options world::speculation() const {
 std::unique_ptr<actors::draft_driver> world::make_drafter(node& n,
                                                           std::unique_ptr<engine::draft_engine> e,
                                                           actors::draft_driver::hooks h) {
-  stepped_draft::context c;
-  c.now = [this] { return events_.now(); };
-  c.at = [this, p = n.process](time_point t, std::function<void()> action) {
-    network_.at_process(p, t, std::move(action));
-  };
+  stepped_draft::context c{turn_context_of(n), {}, {}, {}};
   c.turned = [this, &n] {
     trace_.mark(events_.now(), 4, n.index);
     check_draft_engine(n);
   };
-  c.delay = [this, &n] {
-    if (n.slow_until <= events_.now()) return nanoseconds(0);
-    return chance_.between(nanoseconds(0), nanoseconds(100'000'000));
+  c.cost = [this, &n](const std::vector<engine::draft_run>& runs) {
+    using std::chrono::microseconds;
+    return microseconds(20 + chance_.below(40)) + microseconds(10) * runs.size() +
+           hiccup(n, nanoseconds(100'000'000));
   };
-  c.chance = &chance_;
   auto driver = std::make_unique<stepped_draft>(std::move(e), std::move(h), std::move(c));
   n.drafter = driver.get();
   return driver;
