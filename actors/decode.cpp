@@ -55,7 +55,7 @@ void decode_state::generate(const generate_request& r) {
 
   // The prefill node starts while the engine reserves: blocks announced early wait in the engine's queue behind it.
   if (r.has_prefill) {
-    connect_peer(r.prefill);
+    peers.connect(r.prefill);
     ask_prefill(r.id);
   }
   auto request = to_engine(r, node->now());
@@ -135,9 +135,7 @@ void decode_state::on_events(const engine::events& e) {
 }
 
 void decode_state::on_down(const caf::down_msg& down) {
-  if (auto it = peer_of.find(down.source); it != peer_of.end())
-    return drop_peer(it->second, "its connection ended");
-  if (sinks.erase(down.source) == 0) return;
+  if (peers.down(down.source) || sinks.erase(down.source) == 0) return;
   std::vector<std::uint64_t> orphans;
   for (auto& [id, e] : entries)
     if (e.sink.address() == down.source) orphans.push_back(id);
@@ -164,6 +162,15 @@ void decode_state::hand_over() {
 
 decode_actor::behavior_type decode_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) { on_down(down); });
+  peers.start(self, {node->connector, node->options.connect_timeout, node->neighbours,
+                     [this](const node_info& n) {
+                       return node->puller->connect(incarnation{n.start}, n.transport_address);
+                     },
+                     [this](std::uint64_t, peer_table::peer& p) {
+                       for (auto id : std::exchange(p.waiting, {})) ask_prefill(id);
+                     },
+                     [this](std::uint64_t start, const peer_table::peer& lost,
+                            const peer_table::loss& why) { on_peer_lost(start, lost, why.why); }});
   self->delayed_send(self, tick_interval, caf::tick_atom_v);
   return {
       [this](const generate_request& r) { generate(r); },
@@ -175,7 +182,9 @@ decode_actor::behavior_type decode_state::make_behavior() {
         if (it != entries.end() && it->second.try_number == m.try_number)
           end_remote(m.id, true, to_string(error{m.code, m.detail}));
       },
-      [this](const membership& m) { on_membership(m); },
+      [this](const membership& m) {
+        peers.update(m, [](const member& n) { return n.info.kind == role::prefill; });
+      },
       [this](const metrics_request&) { return node->metrics_text(); },
       [this](const prefix_events_request& r) {
         if (auto to = caf::actor_cast<prefix_listener>(self->current_sender()))
@@ -184,7 +193,7 @@ decode_actor::behavior_type decode_state::make_behavior() {
       [this](const drain_request& d) { drain(d); },
       [this](const engine_happened& h) { on_events(*h.events); },
       [this](const pull_happened& m) { on_pull(m); },
-      [this](const link_lost& l) { drop_peer(l.start, to_string(l.why)); },
+      [this](const link_lost& l) { peers.drop(l.start, {to_string(l.why)}); },
       [this](const request_refused& r) { on_refused(r); },
       [this](const request_admitted& a) {
         auto it = entries.find(a.id);

@@ -17,6 +17,7 @@
 
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
+#include "actors/peer_set.hpp"
 #include "actors/wire.hpp"
 
 namespace troupe::actors {
@@ -26,13 +27,11 @@ struct decode_state {
   explicit decode_state(decode_actor::pointer selfptr) : self(selfptr) {}
   decode_actor::behavior_type make_behavior();
 
-  // A prefill node as this node sees it.
-  struct peer {
-    node_info info;
-    prefill_actor actor;                 // null while connecting
+  // Of a prefill node.
+  struct peer_data {
     std::vector<std::uint64_t> waiting;  // requests to send once connected
-    bool seen = false;  // in a membership: its absence from the next one means that it left
   };
+  using peer_table = peer_set<prefill_actor, peer_data>;
   // The remote prefill of a request, from asking until the blocks there are released.
   struct remote_part {
     std::uint64_t peer = 0;
@@ -63,20 +62,17 @@ struct decode_state {
 
   // -- remote prefill (decode_remote.cpp) ----------------------------------------------------------------------------------
   void ask_prefill(std::uint64_t id);
-  void connect_peer(const node_info& info);
-  void drop_peer(std::uint64_t start, const std::string& why);
+  void on_peer_lost(std::uint64_t start, const peer_table::peer& lost, const std::string& why);
   void on_blocks(const blocks_ready& m);
   void on_first_token(const first_token& m);
   void on_pull(const pull_happened& m);
   void end_remote(std::uint64_t id, bool compute_rest, const std::string& why);
   void check_silence();
-  void on_membership(const membership& m);
 
   decode_actor::pointer self;
   std::shared_ptr<node_services> node;
   std::map<std::uint64_t, entry> entries;
-  std::map<std::uint64_t, peer> peers;                                // by incarnation
-  std::map<caf::actor_addr, std::uint64_t> peer_of;                   // connected prefill actors
+  peer_table peers;
   std::set<caf::actor_addr> sinks;                                    // monitored
   std::optional<std::chrono::steady_clock::time_point> hand_over_at;  // while draining
 };

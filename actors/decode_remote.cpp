@@ -1,60 +1,32 @@
 // The decode actor's dealings with prefill nodes.
-#include "actors/connect.hpp"
 #include "actors/decode.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
 
-void decode_state::connect_peer(const node_info& info) {
-  if (peers.count(info.start) != 0) return;
-  auto& p = peers[info.start];
-  p.info = info;
-  auto connected = [this, start = info.start](const prefill_actor& actor) {
-    auto it = peers.find(start);
-    if (it == peers.end()) return;  // lost while connecting
-    it->second.actor = actor;
-    peer_of[actor.address()] = start;
-    self->monitor(actor);
-    for (auto id : std::exchange(it->second.waiting, {})) ask_prefill(id);
-  };
-  if (auto linked = node->puller->connect(incarnation{info.start}, info.transport_address); !linked)
-    return drop_peer(info.start, to_string(linked.error()));
-  if (auto neighbour = node->neighbours->find(info.start))
-    return connected(caf::actor_cast<prefill_actor>(neighbour));
-  connect_to<prefill_actor>(
-      self, node->connector, info.host, info.port, node->options.connect_timeout, connected,
-      [this, start = info.start](const error& e) { drop_peer(start, e.detail); });
-}
-
 void decode_state::ask_prefill(std::uint64_t id) {
   auto it = entries.find(id);
   if (it == entries.end() || !it->second.remote) return;
   auto& part = *it->second.remote;
-  auto p = peers.find(part.peer);
-  if (p == peers.end()) return end_remote(id, true, "prefill node is not reachable");
-  if (!p->second.actor) {
-    p->second.waiting.push_back(id);
-    return;
-  }
+  auto* p = peers.find(part.peer);
+  if (p == nullptr) return end_remote(id, true, "prefill node is not reachable");
+  if (!p->actor) return p->waiting.push_back(id);
   part.asked = true;
   part.last_progress = self->clock().now();
-  self->send(p->second.actor, std::move(part.message));
+  self->send(p->actor, std::move(part.message));
 }
 
-void decode_state::drop_peer(std::uint64_t start, const std::string& why) {
-  auto p = peers.find(start);
-  if (p == peers.end()) return;
-  spdlog::warn("prefill node {} is lost: {}", p->second.info.name, why);
-  // Its requests first: where only the transport is lost, its actor hears the release and need not wait for the lease.
+void decode_state::on_peer_lost(std::uint64_t start, const peer_table::peer& lost,
+                                const std::string& why) {
+  spdlog::warn("prefill node {} is lost: {}", lost.info.name, why);
   std::vector<std::uint64_t> affected;
-  for (auto& [id, e] : entries)
-    if (e.remote && e.remote->peer == start) affected.push_back(id);
-  for (auto id : affected) end_remote(id, true, why);
-  if (p->second.actor) {
-    peer_of.erase(p->second.actor.address());
-    self->demonitor(p->second.actor.address());
+  for (auto& [id, e] : entries) {
+    if (!e.remote || e.remote->peer != start) continue;
+    affected.push_back(id);
+    // Where only the transport is lost its actor hears this and need not wait for the lease.
+    if (lost.actor && e.remote->asked) self->send(lost.actor, release_request{id, e.try_number});
   }
-  peers.erase(p);
+  for (auto id : affected) end_remote(id, true, why);
   node->puller->disconnect(incarnation{start});
 }
 
@@ -134,8 +106,8 @@ void decode_state::end_remote(std::uint64_t id, bool compute_rest, const std::st
   const auto part = std::move(*it->second.remote);
   it->second.remote.reset();
   // A pull under way may still read there: its fence would fail after the release, and its blocks be computed here.
-  if (auto p = peers.find(part.peer); p != peers.end() && p->second.actor && part.asked)
-    self->send(p->second.actor, release_request{id, it->second.try_number});
+  if (const auto actor = peers.actor_of(part.peer); actor && part.asked)
+    self->send(actor, release_request{id, it->second.try_number});
   if (!compute_rest) return;
   spdlog::info("request {:x}: the rest of the prompt is computed here: {}", id, why);
   post(id, [id, try_number = it->second.try_number](engine::engine& e, engine::time_point now) {
@@ -150,20 +122,6 @@ void decode_state::check_silence() {
     if (e.remote && now - e.remote->last_progress > node->options.prefill_silence)
       silent.push_back(id);
   for (auto id : silent) end_remote(id, true, "the prefill node is silent");
-}
-
-void decode_state::on_membership(const membership& m) {
-  std::set<std::uint64_t> alive;
-  for (const auto& n : m.members) {
-    if (n.info.kind != role::prefill || n.state == node_state::lost) continue;
-    alive.insert(n.info.start);
-    if (n.state == node_state::ready) connect_peer(n.info);
-    if (auto it = peers.find(n.info.start); it != peers.end()) it->second.seen = true;
-  }
-  std::vector<std::uint64_t> gone;
-  for (auto& [start, p] : peers)
-    if (p.seen && alive.count(start) == 0) gone.push_back(start);
-  for (auto start : gone) drop_peer(start, "it left the cluster");
 }
 
 }  // namespace troupe::actors

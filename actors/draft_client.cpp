@@ -1,9 +1,7 @@
 #include "actors/draft_client.hpp"
 
 #include <algorithm>
-#include <set>
 
-#include "actors/connect.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 
@@ -24,8 +22,8 @@ void draft_client_state::begin(const draft_begin& m) {
   const auto known = sequences.find(m.id);
   if (known != sequences.end() && known->second.try_number == m.try_number &&
       known->second.tokens.size() >= size)
-    return;                 // told by the decode actor and by the engine
-  end(m.id, m.try_number);  // an earlier try
+    return;   // told by the decode actor and by the engine
+  end(m.id);  // an earlier try
   sequence s;
   s.try_number = m.try_number;
   s.tokens = m.request->prompt;
@@ -72,22 +70,21 @@ void draft_client_state::on_events(const engine::events& e) {
   }
   for (const auto& f : e.finished) {
     auto at = sequences.find(raw(f.id));
-    if (at != sequences.end() && at->second.try_number == f.try_number)
-      end(raw(f.id), f.try_number);
+    if (at != sequences.end() && at->second.try_number == f.try_number) end(raw(f.id));
   }
 }
 
-void draft_client_state::end(std::uint64_t id, std::uint32_t) {
+void draft_client_state::end(std::uint64_t id) {
   auto at = sequences.find(id);
   if (at == sequences.end()) return;
-  if (auto p = peers.find(at->second.draft); p != peers.end() && p->second.actor)
-    self->send(p->second.actor, draft_drop{id, at->second.try_number});
+  if (const auto draft = peers.actor_of(at->second.draft))
+    self->send(draft, draft_drop{id, at->second.try_number});
   sequences.erase(at);
 }
 
 // The sequence's draft; another one is told from the beginning.
 draft_client_state::peer* draft_client_state::draft_of(std::uint64_t id, sequence& s) {
-  if (auto p = peers.find(s.draft); p != peers.end() && p->second.actor) return &p->second;
+  if (auto* p = peers.find(s.draft); p != nullptr && p->actor) return p;
   std::vector<std::uint64_t> ready;
   for (const auto& [start, p] : peers)
     if (p.actor) ready.push_back(start);
@@ -113,13 +110,12 @@ void draft_client_state::tell(std::uint64_t id, sequence& s) {
 }
 
 void draft_client_state::on_guesses(const draft_guesses& m) {
-  auto from = peer_of.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
-  if (from == peer_of.end()) return;
-  peers.at(from->second).unheard = 0;
+  const auto from = peers.start_of(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+  if (from == 0) return;
+  peers.at(from).unheard = 0;
   for (const draft_guess& g : m.all) {
     auto at = sequences.find(g.id);
-    if (at == sequences.end() || at->second.try_number != g.try_number ||
-        at->second.draft != from->second)
+    if (at == sequences.end() || at->second.try_number != g.try_number || at->second.draft != from)
       continue;
     const sequence& s = at->second;
     const bool malformed = g.tokens.empty() || g.tokens.size() > longest_guess ||
@@ -136,70 +132,28 @@ void draft_client_state::on_guesses(const draft_guesses& m) {
 
 // Told with the next token, so that a draft that knows nothing cannot make us talk faster than we decode.
 void draft_client_state::on_behind(const draft_behind& m) {
-  auto from = peer_of.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
-  if (from == peer_of.end()) return;
-  peers.at(from->second).unheard = 0;
+  const auto from = peers.start_of(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+  if (from == 0) return;
+  peers.at(from).unheard = 0;
   auto at = sequences.find(m.id);
-  if (at == sequences.end() || at->second.try_number != m.try_number ||
-      at->second.draft != from->second)
+  if (at == sequences.end() || at->second.try_number != m.try_number || at->second.draft != from)
     return;
   at->second.told = std::min(at->second.told, m.known);
 }
 
 // -- drafts ----------------------------------------------------------------------------------------------------------------
 
-void draft_client_state::on_membership(const membership& m) {
-  std::set<std::uint64_t> alive;
-  for (const auto& n : m.members) {
-    if (n.info.kind != role::draft || n.state == node_state::lost ||
-        n.state == node_state::draining)
-      continue;
-    alive.insert(n.info.start);
-    if (n.state == node_state::ready) connect(n.info);
-    if (auto it = peers.find(n.info.start); it != peers.end()) it->second.seen = true;
-  }
-  std::vector<std::uint64_t> gone;
-  for (auto& [start, p] : peers)
-    if (p.seen && !alive.contains(start)) gone.push_back(start);
-  for (auto start : gone) drop(start, "it left the cluster");
-}
-
-void draft_client_state::connect(const node_info& info) {
-  if (peers.contains(info.start) || info.vocabulary != node->info.vocabulary) return;
-  peers[info.start].info = info;
-  auto connected = [this, start = info.start](const draft_actor& actor) {
-    auto it = peers.find(start);
-    if (it == peers.end()) return;  // lost while connecting
-    it->second.actor = actor;
-    peer_of[actor.address()] = start;
-    self->monitor(actor);
-    update_expected();
-  };
-  if (auto neighbour = node->neighbours->find(info.start))
-    return connected(caf::actor_cast<draft_actor>(neighbour));
-  connect_to<draft_actor>(self, node->connector, info.host, info.port,
-                          node->options.connect_timeout, connected,
-                          [this, start = info.start](const error& e) { drop(start, e.detail); });
-}
-
-void draft_client_state::drop(std::uint64_t start, const std::string& why) {
-  auto it = peers.find(start);
-  if (it == peers.end()) return;
-  spdlog::warn("draft {} is lost: {}", it->second.info.name, why);
-  if (it->second.actor) {
-    // Where it lives on and only the directory lost sight of it, it would follow them for as long as this node lives.
+void draft_client_state::on_lost(std::uint64_t start, const peer& lost, const std::string& why) {
+  spdlog::warn("draft {} is lost: {}", lost.info.name, why);
+  // Where it lives on and only the directory lost sight of it, it would follow them for as long as this node lives.
+  if (lost.actor)
     for (const auto& [id, s] : sequences)
-      if (s.draft == start) self->send(it->second.actor, draft_drop{id, s.try_number});
-    peer_of.erase(it->second.actor.address());
-    self->demonitor(it->second.actor.address());
-  }
-  peers.erase(it);
+      if (s.draft == start) self->send(lost.actor, draft_drop{id, s.try_number});
   update_expected();
 }
 
 void draft_client_state::update_expected() {
-  const bool any =
-      std::any_of(peers.begin(), peers.end(), [](const auto& p) { return bool(p.second.actor); });
+  const bool any = peers.connected() > 0;
   if (any == expected) return;
   expected = any;
   node->drafts_ready = any;
@@ -210,12 +164,19 @@ void draft_client_state::update_expected() {
 }
 
 draft_client_actor::behavior_type draft_client_state::make_behavior() {
-  self->set_down_handler([this](caf::down_msg& down) {
-    auto it = peer_of.find(down.source);
-    if (it != peer_of.end()) drop(it->second, "its connection ended");
-  });
+  self->set_down_handler([this](caf::down_msg& down) { peers.down(down.source); });
+  peers.start(self, {node->connector, node->options.connect_timeout, node->neighbours, nullptr,
+                     [this](std::uint64_t, peer&) { update_expected(); },
+                     [this](std::uint64_t start, const peer& lost, const peer_table::loss& why) {
+                       on_lost(start, lost, why.why);
+                     }});
   return {
-      [this](const membership& m) { on_membership(m); },
+      [this](const membership& m) {
+        peers.update(m, [this](const member& n) {
+          return n.info.kind == role::draft && n.state != node_state::draining &&
+                 n.info.vocabulary == node->info.vocabulary;
+        });
+      },
       [this](const draft_guesses& m) { on_guesses(m); },
       [this](const draft_behind& m) { on_behind(m); },
       [this](const draft_begin& m) {

@@ -22,6 +22,7 @@
 
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
+#include "actors/peer_set.hpp"
 
 namespace troupe::actors {
 
@@ -31,13 +32,12 @@ struct draft_client_state {
   draft_client_actor::behavior_type make_behavior();
 
   using time_point = std::chrono::steady_clock::time_point;
-  struct peer {
-    node_info info;
-    draft_actor actor;          // null while connecting
-    bool seen = false;          // in a membership: its absence from the next one means that it left
+  struct peer_data {            // of a draft
     std::uint32_t unheard = 0;  // messages to it since it last answered
     time_point retry_at{};      // while there are too many of them
   };
+  using peer_table = peer_set<draft_actor, peer_data>;
+  using peer = peer_table::peer;
   // A request of the engine here.
   struct sequence {
     std::uint32_t try_number = 0;
@@ -54,18 +54,15 @@ struct draft_client_state {
   void tell(std::uint64_t id, sequence& s);
   void on_guesses(const draft_guesses& m);
   void on_behind(const draft_behind& m);
-  void end(std::uint64_t id, std::uint32_t try_number);
+  void end(std::uint64_t id);
 
-  void on_membership(const membership& m);
-  void connect(const node_info& info);
-  void drop(std::uint64_t start, const std::string& why);
+  void on_lost(std::uint64_t start, const peer& lost, const std::string& why);
   void update_expected();
   peer* draft_of(std::uint64_t id, sequence& s);
 
   draft_client_actor::pointer self;
   std::shared_ptr<node_services> node;
-  std::map<std::uint64_t, peer> peers;  // by incarnation
-  std::map<caf::actor_addr, std::uint64_t> peer_of;
+  peer_table peers;
   std::map<std::uint64_t, sequence> sequences;  // by request
   bool expected = false;                        // the engine knows that there is a draft
   bool asking = false;                          // the engine, what runs there

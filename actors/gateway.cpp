@@ -147,7 +147,7 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
   q->message.has_prefill = plan.has_prefill;
   q->message.prefill = plan.prefill;
   q->message.route_reason = plan.reason;
-  connect_node(plan.decode);
+  nodes.connect(plan.decode);
   dispatch(id);
 }
 
@@ -155,12 +155,9 @@ void gateway_state::dispatch(std::uint64_t id) {
   auto it = requests.find(id);
   if (it == requests.end()) return;
   auto& q = it->second;
-  auto n = nodes.find(q.decode);
-  if (n == nodes.end()) return;  // connecting failed at once: the request was routed anew
-  if (!n->second.actor) {
-    n->second.waiting.push_back(id);
-    return;
-  }
+  auto* n = nodes.find(q.decode);
+  if (n == nullptr) return;  // connecting failed at once: the request was routed anew
+  if (!n->actor) return n->waiting.push_back(id);
   auto message = q.message;
   message.try_number = q.try_number;
   q.output_at_dispatch = q.message.output.size();
@@ -168,7 +165,7 @@ void gateway_state::dispatch(std::uint64_t id) {
       std::chrono::duration_cast<std::chrono::milliseconds>(q.deadline - self->clock().now())
           .count();
   message.timeout_ms = left > 0 ? static_cast<std::uint64_t>(left) : 0;
-  self->send(caf::actor_cast<decode_actor>(n->second.actor), std::move(message));
+  self->send(decoder(q.decode), std::move(message));
 }
 
 void gateway_state::on_tokens(const generation_tokens& m) {
@@ -225,8 +222,7 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
   spdlog::warn("request {:x}: attempt {} ended after {} tokens ({}): trying another node", id,
                q.try_number, q.message.output.size(), to_string(why));
   // The old node may still be at work on it: what it says from now on is of an old attempt and is dropped.
-  if (auto n = nodes.find(q.decode); n != nodes.end() && n->second.actor)
-    self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
+  if (const auto old = decoder(q.decode)) self->send(old, cancel_request{id});
   q.excluded.push_back(q.decode);
   ++q.try_number;
   route(id);
@@ -265,10 +261,8 @@ void gateway_state::cancel(std::uint64_t id) {
   if (it == requests.end()) return;
   auto& q = it->second;
   q.canceled = true;
-  auto n = nodes.find(q.decode);
-  if (n != nodes.end() && n->second.actor)
-    self->send(caf::actor_cast<decode_actor>(n->second.actor),
-               cancel_request{id});  // it answers with abort
+  if (const auto decode = decoder(q.decode))
+    self->send(decode, cancel_request{id});  // it answers with abort
   else
     fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
 }
@@ -290,16 +284,14 @@ void gateway_state::check_deadlines() {
   for (auto id : late) {
     auto it = requests.find(id);
     if (it == requests.end()) continue;  // the end of another one let the admission queue drop it
-    if (auto n = nodes.find(it->second.decode); n != nodes.end() && n->second.actor)
-      self->send(caf::actor_cast<decode_actor>(n->second.actor), cancel_request{id});
+    if (const auto decode = decoder(it->second.decode)) self->send(decode, cancel_request{id});
     fail(id, {ec::deadline_exceeded, "the answer was not complete within the request's time"});
   }
 }
 
 gateway_actor::behavior_type gateway_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
-    if (auto it = node_of.find(down.source); it != node_of.end())
-      return drop_node(it->second, "its connection ended", !leaves(it->second));
+    if (nodes.down(down.source)) return;
     subscribers.erase(down.source);
     if (clients.erase(down.source) == 0) return;
     std::vector<std::uint64_t> orphans;
@@ -307,6 +299,11 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
       if (q.client.address() == down.source) orphans.push_back(id);
     for (auto id : orphans) cancel(id);
   });
+  nodes.start(self,
+              {context->connector, context->options.connect_timeout, context->neighbours, nullptr,
+               [this](std::uint64_t start, node_table::peer& n) { on_connected(start, n); },
+               [this](std::uint64_t start, const node_table::peer& lost,
+                      const node_table::loss& why) { on_lost(start, lost, why); }});
   self->delayed_send(self, tick_interval, caf::tick_atom_v);
   self->send(context->directory, subscribe_request{});
   return {
@@ -353,8 +350,7 @@ caf::result<std::string> gateway_state::collect_metrics() {
     if (text != nullptr) all->texts.push_back(*text);
     if (--all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
   };
-  for (auto& [start, n] : nodes)
-    if (n.actor) ++all->outstanding;
+  all->outstanding = nodes.connected();
   if (all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
   for (auto& [start, n] : nodes) {
     if (!n.actor) continue;

@@ -24,6 +24,7 @@
 #include "actors/interfaces.hpp"
 #include "actors/metrics.hpp"
 #include "actors/node_services.hpp"
+#include "actors/peer_set.hpp"
 #include "actors/poison_list.hpp"
 
 namespace troupe::actors {
@@ -61,12 +62,10 @@ struct gateway_state {
   gateway_actor::behavior_type make_behavior();
 
   using time_point = std::chrono::steady_clock::time_point;
-  struct node {  // a decode or prefill node as the gateway sees it
-    node_info info;
-    caf::strong_actor_ptr actor;  // null while connecting
-    std::vector<std::uint64_t> waiting;
-    bool seen = false;  // in a membership
+  struct node_data {
+    std::vector<std::uint64_t> waiting;  // requests to send once it is connected
   };
+  using node_table = peer_set<caf::strong_actor_ptr, node_data>;
   struct request {
     generate_request
         message;  // as the client sent it; message.output grows with what was delivered
@@ -110,11 +109,11 @@ struct gateway_state {
   std::vector<kv_store_actor> stores() const;  // that are reached
   caf::result<std::uint64_t> clear_stores();
   caf::result<pin_reply> pin_in_stores(const pin_request& r);
-  void connect_node(const node_info& info);
-  // died: it had a connection that ended, which a node that is merely cut off or slow keeps longer than its heartbeat.
-  void drop_node(std::uint64_t start, const std::string& why, bool died);
-  bool leaves(std::uint64_t start) const;  // it is being drained
-  void track();                            // how many requests there are
+  void on_connected(std::uint64_t start, node_table::peer& n);
+  void on_lost(std::uint64_t start, const node_table::peer& lost, const node_table::loss& why);
+  decode_actor decoder(std::uint64_t start) const;  // null: not connected
+  bool leaves(std::uint64_t start) const;           // it is being drained
+  void track();                                     // how many requests there are
   void suspect(const std::vector<std::uint64_t>& on_lost_node);
   void on_membership(const membership& m);
   void beat();  // joins the directory, then heartbeats, so that programs find the gateway
@@ -124,8 +123,7 @@ struct gateway_state {
   std::map<std::uint64_t, request> requests;
   std::optional<admission_queue> admission;  // from the options, once there is a context
   poison_list poison;
-  std::map<std::uint64_t, node> nodes;  // by incarnation
-  std::map<caf::actor_addr, std::uint64_t> node_of;
+  node_table nodes;
   std::set<caf::actor_addr> clients;  // monitored
   std::map<caf::actor_addr, membership_listener> subscribers;
   membership latest;

@@ -1,87 +1,39 @@
 // The gateway actor's connections to decode and prefill nodes.
 #include <algorithm>
 
-#include "actors/connect.hpp"
 #include "actors/gateway.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
 
-void gateway_state::connect_node(const node_info& info) {
-  if (nodes.count(info.start) != 0) return;
-  nodes[info.start].info = info;
-  auto connected = [this, start = info.start](const caf::strong_actor_ptr& actor) {
-    auto it = nodes.find(start);
-    if (it == nodes.end()) return;  // lost while connecting
-    const auto addr = caf::actor_cast<caf::actor_addr>(actor);
-    // A node that was started again answers at the address of the one before, and a plan may still name that one.
-    if (auto other = node_of.find(addr); other != node_of.end() && other->second != start) {
-      const auto ended = it->second.seen ? other->second : start;
-      drop_node(ended, "it was started again", false);
-      if (ended == start) return;
-    }
-    it->second.actor = actor;
-    node_of[addr] = start;
-    self->monitor(addr);
-    const auto kind = it->second.info.kind;
-    if (kind == role::decode || kind == role::prefill || kind == role::kv_store)
-      self->send(context->router, node_reached{start, actor});
-    for (auto id : std::exchange(it->second.waiting, {})) dispatch(id);
-  };
-  auto failed = [this, start = info.start](const error& e) { drop_node(start, e.detail, false); };
-  if (auto neighbour = context->neighbours->find(info.start)) return connected(neighbour);
-  if (info.kind == role::decode)
-    connect_to<decode_actor>(
-        self, context->connector, info.host, info.port, context->options.connect_timeout,
-        [connected](const decode_actor& a) {
-          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
-        },
-        failed);
-  else if (info.kind == role::kv_store)
-    connect_to<kv_store_actor>(
-        self, context->connector, info.host, info.port, context->options.connect_timeout,
-        [connected](const kv_store_actor& a) {
-          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
-        },
-        failed);
-  else if (info.kind == role::draft)
-    connect_to<draft_actor>(
-        self, context->connector, info.host, info.port, context->options.connect_timeout,
-        [connected](const draft_actor& a) { connected(caf::actor_cast<caf::strong_actor_ptr>(a)); },
-        failed);
-  else
-    connect_to<prefill_actor>(
-        self, context->connector, info.host, info.port, context->options.connect_timeout,
-        [connected](const prefill_actor& a) {
-          connected(caf::actor_cast<caf::strong_actor_ptr>(a));
-        },
-        failed);
+void gateway_state::on_connected(std::uint64_t start, node_table::peer& n) {
+  const auto kind = n.info.kind;
+  if (kind == role::decode || kind == role::prefill || kind == role::kv_store)
+    self->send(context->router, node_reached{start, n.actor});
+  for (auto id : std::exchange(n.waiting, {})) dispatch(id);
 }
 
-void gateway_state::drop_node(std::uint64_t start, const std::string& why, bool died) {
-  auto n = nodes.find(start);
-  if (n == nodes.end()) return;
-  const node lost = std::move(n->second);
-  const std::string& node_name = lost.info.name;
-  if (lost.actor) {
-    const auto addr = caf::actor_cast<caf::actor_addr>(lost.actor);
-    node_of.erase(addr);
-    self->demonitor(addr);
-  }
-  nodes.erase(n);
+void gateway_state::on_lost(std::uint64_t start, const node_table::peer& lost,
+                            const node_table::loss& why) {
+  const auto decode = caf::actor_cast<decode_actor>(lost.actor);
   std::vector<std::uint64_t> affected;
   for (auto& [id, q] : requests) {
     if (q.decode != start) continue;
     affected.push_back(id);
     // One that is only slow would go on with it when it wakes up.
-    if (lost.actor) self->send(caf::actor_cast<decode_actor>(lost.actor), cancel_request{id});
+    if (decode) self->send(decode, cancel_request{id});
   }
   if (!affected.empty()) {
-    spdlog::warn("{} is lost ({}) with {} requests", node_name, why, affected.size());
-    if (died) suspect(affected);
+    spdlog::warn("{} is lost ({}) with {} requests", lost.info.name, why.why, affected.size());
+    if (why.ended && !leaves(start)) suspect(affected);
   }
-  for (auto id : affected) retry(id, {ec::peer_lost, "decode node " + node_name + " was lost"});
+  for (auto id : affected)
+    retry(id, {ec::peer_lost, "decode node " + lost.info.name + " was lost"});
+}
+
+decode_actor gateway_state::decoder(std::uint64_t start) const {
+  return caf::actor_cast<decode_actor>(nodes.actor_of(start));
 }
 
 // Whoever had got tokens from the node had done it no harm so far: the others are suspected first.
@@ -120,12 +72,11 @@ drain_reply gateway_state::drain_node(const drain_node_request& r) {
   if (context->single_process && r.how.restart)
     return {ec::invalid_argument, r.node + " is a part of the server's own process " +
                                       "(--single-process), where nothing starts it again"};
-  auto n = nodes.find(found->info.start);
-  if (n == nodes.end() || !n->second.actor)
-    return {ec::peer_lost, r.node + " is not connected to this gateway"};
+  const auto actor = nodes.actor_of(found->info.start);
+  if (!actor) return {ec::peer_lost, r.node + " is not connected to this gateway"};
   // Every node's actor takes drain_request, whatever its role.
   using drained = caf::typed_actor<caf::reacts_to<drain_request>>;
-  self->send(caf::actor_cast<drained>(n->second.actor), r.how);
+  self->send(caf::actor_cast<drained>(actor), r.how);
   spdlog::info("{} is drained{}", r.node, r.how.restart ? " and started again" : "");
   return {};
 }
@@ -150,24 +101,16 @@ void gateway_state::on_membership(const membership& m) {
     member = member || (n.info.start == context->info.start && n.state != node_state::lost);
   self->send(context->router, m);
   for (auto& [addr, listener] : subscribers) self->send(listener, m);
-  std::set<std::uint64_t> alive;
   std::map<std::pair<std::string, std::string>, int> workers;
   std::map<std::string, double> heartbeat_ages;
   for (const auto& n : m.members) {
     if (n.info.kind == role::gateway) continue;
     ++workers[{std::string(to_string(n.info.kind)), std::string(to_string(n.state))}];
     heartbeat_ages[n.info.name] = static_cast<double>(n.heartbeat_age_ms) * 1e-3;
-    if (n.state == node_state::lost) continue;
-    alive.insert(n.info.start);
-    if (n.state == node_state::ready) connect_node(n.info);
-    if (auto it = nodes.find(n.info.start); it != nodes.end()) it->second.seen = true;
   }
   context->metrics->set_workers(workers);
   context->metrics->set_heartbeat_ages(heartbeat_ages);
-  std::vector<std::uint64_t> gone;
-  for (auto& [start, n] : nodes)
-    if (n.seen && alive.count(start) == 0) gone.push_back(start);
-  for (auto start : gone) drop_node(start, "no heartbeat", false);
+  nodes.update(m, [](const actors::member& n) { return n.info.kind != role::gateway; });
   reroute_waiting();  // a decode node may have come
   admit();
 }

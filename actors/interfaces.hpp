@@ -257,4 +257,21 @@ using service_actor =
 using node_agent_actor = caf::typed_actor<caf::reacts_to<membership>, caf::reacts_to<drain_request>,
                                           caf::reacts_to<caf::tick_atom>>;  // INTERNAL
 
+// f(a null handle of the actor that a node of that role has): for what is the same but for the type.
+template <class F>
+auto with_handle_of(role kind, F&& f) {
+  switch (kind) {
+    case role::decode:
+      return f(decode_actor());
+    case role::kv_store:
+      return f(kv_store_actor());
+    case role::draft:
+      return f(draft_actor());
+    case role::prefill:
+    case role::gateway:
+      break;
+  }
+  return f(prefill_actor());
+}
+
 }  // namespace troupe::actors

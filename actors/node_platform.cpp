@@ -19,13 +19,10 @@ std::uint64_t random_incarnation() {
 
 result<std::uint16_t> publish(caf::actor_system& system, role kind,
                               const caf::strong_actor_ptr& actor, const network_settings& network) {
-  auto as = [&](auto typed) {
-    return system.middleman().publish(typed, network.port, network.host.c_str(), reuse_address);
-  };
-  auto port = kind == role::decode     ? as(caf::actor_cast<decode_actor>(actor))
-              : kind == role::draft    ? as(caf::actor_cast<draft_actor>(actor))
-              : kind == role::kv_store ? as(caf::actor_cast<kv_store_actor>(actor))
-                                       : as(caf::actor_cast<prefill_actor>(actor));
+  auto port = with_handle_of(kind, [&](auto typed) {
+    return system.middleman().publish(caf::actor_cast<decltype(typed)>(actor), network.port,
+                                      network.host.c_str(), reuse_address);
+  });
   if (!port)
     return fail(ec::address_in_use, "cannot listen on " + network.host + ":" +
                                         std::to_string(network.port) + ": choose another --port");

@@ -111,10 +111,10 @@ void store_client_state::on_found(const store_found& m) {
   if (it == fetches.end()) return;
   fetch& f = it->second;
   if (self->current_sender() != nullptr) {  // an answer of a store that was given up
-    const auto from = store_by_actor.find(caf::actor_cast<caf::actor_addr>(self->current_sender()));
-    if (from == store_by_actor.end() || from->second != f.store) return;
+    const auto from = stores.start_of(caf::actor_cast<caf::actor_addr>(self->current_sender()));
+    if (from != f.store) return;
   }
-  if (auto s = stores.find(f.store); s != stores.end()) s->second.penalty = milliseconds(0);
+  if (auto* s = stores.find(f.store)) s->penalty = milliseconds(0);
   learn_copies(f.first, m.copies);
   if (!std::exchange(f.answered, true))
     node->metrics->store_lookup_seconds.Observe(seconds(self->clock().now() - f.started));
@@ -127,15 +127,15 @@ void store_client_state::on_found(const store_found& m) {
 
 void store_client_state::pull_next(key id) {
   fetch& f = fetches.at(id);
-  auto s = stores.find(f.store);
-  if (s == stores.end()) return end(id, "store_lost");
+  auto* s = stores.find(f.store);
+  if (s == nullptr) return end(id, "store_lost");
   // A link that was slow is tried again, seldom: nothing else would tell that it is fast now.
-  if (self->clock().now() - s->second.measured > measurement_lasts) s->second.bytes_per_second = 0;
+  if (self->clock().now() - s->measured > measurement_lasts) s->bytes_per_second = 0;
   if (f.found.empty()) {
     if (f.all_found) end(id, f.blocks_fetched > 0 ? "fetched" : "miss");
     return;  // more is being read from the disk
   }
-  const double speed = s->second.bytes_per_second;
+  const double speed = s->bytes_per_second;
   const auto most = speed == 0 ? first_range : later_range;
   const auto n = std::min<std::uint32_t>(most, static_cast<std::uint32_t>(f.found.size()));
   const double computing = compute_seconds(std::uint64_t{n} * node->info.block_tokens);
@@ -176,13 +176,13 @@ void store_client_state::on_pulled(const store_pulled& m) {
   if (it == fetches.end()) return;
   fetch& f = it->second;
   f.pulling = false;
-  auto s = stores.find(f.store);
-  if (s != stores.end() && m.duration.count() > 0) {
+  auto* s = stores.find(f.store);
+  if (s != nullptr && m.duration.count() > 0) {
     // A pull that failed moved less than it was asked for: its speed is at most this.
     const double speed = static_cast<double>(f.range * block_bytes()) / seconds(m.duration);
-    auto& known = s->second.bytes_per_second;
+    auto& known = s->bytes_per_second;
     const bool too_slow = m.failure.code == ec::deadline_exceeded;
-    s->second.measured = self->clock().now();
+    s->measured = self->clock().now();
     if (m.failure.code == ec::none) known = known == 0 ? speed : 0.7 * known + 0.3 * speed;
     if (too_slow) known = known == 0 ? speed : std::min(known, speed);
   }
@@ -204,16 +204,15 @@ void store_client_state::on_pulled(const store_pulled& m) {
 }
 
 void store_client_state::leave_store(fetch& f, const key& id, std::string_view outcome) {
-  auto s = stores.find(f.store);
-  if (s == stores.end() || !s->second.actor) return;
-  s->second.fetches -= std::min(s->second.fetches, 1u);
-  self->send(s->second.actor, release_request{id.first});
+  auto* s = stores.find(f.store);
+  if (s == nullptr || !s->actor) return;
+  s->fetches -= std::min(s->fetches, 1u);
+  self->send(s->actor, release_request{id.first});
   if (outcome != "silent") return;
-  auto& penalty = s->second.penalty;
+  auto& penalty = s->penalty;
   penalty = std::clamp(penalty * 2, milliseconds(first_penalty), milliseconds(longest_penalty));
-  s->second.quiet_until = self->clock().now() + penalty;
-  spdlog::warn("store {} does not answer: not asked for {} ms", s->second.info.name,
-               penalty.count());
+  s->quiet_until = self->clock().now() + penalty;
+  spdlog::warn("store {} does not answer: not asked for {} ms", s->info.name, penalty.count());
 }
 
 // Another store may have it; else the engine computes what has not come.
@@ -235,10 +234,15 @@ void store_client_state::end(key id, const char* outcome) {
 }
 
 store_client_actor::behavior_type store_client_state::make_behavior() {
-  self->set_down_handler([this](caf::down_msg& down) {
-    auto it = store_by_actor.find(down.source);
-    if (it != store_by_actor.end()) drop(it->second, "its connection ended");
-  });
+  self->set_down_handler([this](caf::down_msg& down) { stores.down(down.source); });
+  stores.start(self, {node->connector, node->options.connect_timeout, node->neighbours,
+                      [this](const node_info& n) {
+                        return node->puller->connect(incarnation{n.start}, n.transport_address);
+                      },
+                      [this](std::uint64_t, store&) { update_ready(); },
+                      [this](std::uint64_t start, const store& lost, const store_table::loss& why) {
+                        on_lost(start, lost, why.why);
+                      }});
   return {
       [this](const membership& m) { on_membership(m); },
       [this](const store_offer_done& m) {
@@ -252,7 +256,7 @@ store_client_actor::behavior_type store_client_state::make_behavior() {
       [this](const prefix_wanted& w) { look_up(w); },
       [this](const engine_happened& h) { offer(*h.events); },
       [this](const store_pulled& m) { on_pulled(m); },
-      [this](const link_lost& l) { drop(l.start, to_string(l.why)); },
+      [this](const link_lost& l) { stores.drop(l.start, {to_string(l.why)}); },
       [this](caf::tick_atom) { tick(); },
   };
 }

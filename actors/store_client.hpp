@@ -24,6 +24,7 @@
 
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
+#include "actors/peer_set.hpp"
 #include "actors/store_order.hpp"
 
 namespace troupe::actors {
@@ -34,10 +35,8 @@ struct store_client_state {
   store_client_actor::behavior_type make_behavior();
 
   using time_point = std::chrono::steady_clock::time_point;
-  struct store {
-    node_info info;
-    kv_store_actor actor;  // null while connecting
-    bool seen = false, leaving = false;
+  struct store_data {
+    bool leaving = false;
     double bytes_per_second = 0;  // of pulls from it, smoothed; 0: not measured of late
     time_point measured{};
     time_point quiet_until{};  // it did not answer: not asked before
@@ -47,6 +46,8 @@ struct store_client_state {
     std::uint64_t offer_number = 0;  // of the offer under way; 0: none
     time_point offer_deadline{};
   };
+  using store_table = peer_set<kv_store_actor, store_data>;
+  using store = store_table::peer;
   // A prompt that is looked up or fetched.
   struct fetch {
     std::uint32_t try_number = 0;
@@ -77,8 +78,7 @@ struct store_client_state {
 
   // -- stores and offers (store_client_offers.cpp) ---------------------------------------------------------------------
   void on_membership(const membership& m);
-  void connect(const node_info& info);
-  void drop(std::uint64_t start, const std::string& why);
+  void on_lost(std::uint64_t start, const store& lost, const std::string& why);
   void offer(const engine::events& e);
   void send_offer(store& s);
   void tick();
@@ -91,8 +91,7 @@ struct store_client_state {
   store_client_actor::pointer self;
   std::shared_ptr<node_services> node;
   hash128_t kv_identity;
-  std::map<std::uint64_t, store> stores;  // by incarnation
-  std::map<caf::actor_addr, std::uint64_t> store_by_actor;
+  store_table stores;
   std::map<key, fetch> fetches;
   std::map<hash128_t, std::uint32_t> copies;  // more than replicas: by first block, as stores told
   std::uint64_t next_offer = 1, turn = 0;

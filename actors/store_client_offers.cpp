@@ -1,8 +1,6 @@
 // The store client's connections to stores, which store a prompt belongs to, and what it offers them.
 #include <algorithm>
-#include <set>
 
-#include "actors/connect.hpp"
 #include "actors/store_client.hpp"
 #include "base/log.hpp"
 
@@ -18,66 +16,32 @@ constexpr std::size_t copies_limit = 4096;  // prompts
 }  // namespace
 
 void store_client_state::on_membership(const membership& m) {
-  std::set<std::uint64_t> alive;
-  for (const auto& n : m.members) {
-    if (n.info.kind != role::kv_store || n.state == node_state::lost) continue;
-    alive.insert(n.info.start);
-    if (n.state == node_state::ready) connect(n.info);
-    if (auto it = stores.find(n.info.start); it != stores.end()) {
-      it->second.seen = true;
-      it->second.leaving = n.state == node_state::draining;
-      it->second.readers = n.load.running;
+  stores.update(m, [this](const member& n) {
+    return n.info.kind == role::kv_store && n.info.kv_identity == node->info.kv_identity;
+  });
+  for (const auto& n : m.members)
+    if (auto* s = stores.find(n.info.start)) {
+      s->leaving = n.state == node_state::draining;
+      s->readers = n.load.running;
     }
-  }
-  std::vector<std::uint64_t> gone;
-  for (auto& [start, s] : stores)
-    if (s.seen && !alive.contains(start)) gone.push_back(start);
-  for (auto start : gone) drop(start, "it left the cluster");
 }
 
-void store_client_state::connect(const node_info& info) {
-  if (stores.contains(info.start) || info.kv_identity != node->info.kv_identity) return;
-  stores[info.start].info = info;
-  auto connected = [this, start = info.start](const kv_store_actor& actor) {
-    auto it = stores.find(start);
-    if (it == stores.end()) return;  // lost while connecting
-    it->second.actor = actor;
-    store_by_actor[actor.address()] = start;
-    self->monitor(actor);
-    update_ready();
-  };
-  if (auto linked = node->puller->connect(incarnation{info.start}, info.transport_address); !linked)
-    return drop(info.start, to_string(linked.error()));
-  if (auto neighbour = node->neighbours->find(info.start))
-    return connected(caf::actor_cast<kv_store_actor>(neighbour));
-  connect_to<kv_store_actor>(self, node->connector, info.host, info.port,
-                             node->options.connect_timeout, connected,
-                             [this, start = info.start](const error& e) { drop(start, e.detail); });
-}
-
-void store_client_state::drop(std::uint64_t start, const std::string& why) {
-  auto it = stores.find(start);
-  if (it == stores.end()) return;
-  spdlog::warn("store {} is lost: {}", it->second.info.name, why);
-  if (it->second.actor) {
+void store_client_state::on_lost(std::uint64_t start, const store& lost, const std::string& why) {
+  spdlog::warn("store {} is lost: {}", lost.info.name, why);
+  std::vector<key> affected;
+  for (const auto& [id, f] : fetches) {
+    if (f.store != start) continue;
     // Where only the link to it is lost it would hold their blocks' leases for as long as this node lives.
-    for (const auto& [id, f] : fetches)
-      if (f.store == start) self->send(it->second.actor, release_request{id.first});
-    store_by_actor.erase(it->second.actor.address());
-    self->demonitor(it->second.actor.address());
+    if (lost.actor) self->send(lost.actor, release_request{id.first});
+    if (!f.pulling) affected.push_back(id);  // a pull ends by itself
   }
-  stores.erase(it);
   node->puller->disconnect(incarnation{start});
   update_ready();
-  std::vector<key> affected;
-  for (auto& [id, f] : fetches)
-    if (f.store == start && !f.pulling) affected.push_back(id);  // a pull ends by itself
   for (const auto& id : affected) end(id, "store_lost");
 }
 
 void store_client_state::update_ready() {
-  bool any = false;
-  for (auto& [start, s] : stores) any = any || s.actor;
+  const bool any = stores.connected() > 0;
   node->store_ready = any;
   if (any == offering) return;
   offering = any;

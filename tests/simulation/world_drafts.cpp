@@ -158,13 +158,11 @@ void world::check_quiet_draft_client(const node& n) {
   const auto* c = client_state_of(*n.runtime);
   if (c == nullptr) return violated(name + ": its draft client is gone");
   if (!c->sequences.empty()) return violated(name + ": its draft client keeps a sequence");
-  std::size_t connected = 0;
-  for (const auto& [start, p] : c->peers) connected += p.actor ? 1 : 0;
+  const auto connected = c->peers.connected();
   if (connected != scenario_.drafts.num_drafts || c->peers.size() != connected)
     return violated(name + ": it is connected to " + std::to_string(connected) + " of " +
                     std::to_string(scenario_.drafts.num_drafts) + " drafts and knows " +
                     std::to_string(c->peers.size()));
-  if (c->peer_of.size() != connected) return violated(name + ": a dead draft is left");
 }
 
 }  // namespace troupe::simulation

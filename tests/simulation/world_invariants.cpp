@@ -180,9 +180,9 @@ void world::check_quiet_server() {
   const auto nodes = scenario_.num_nodes(), clients = scenario_.num_clients;
   const auto* g = state_of<actors::gateway_state, actors::gateway_actor>(
       caf::actor_cast<caf::strong_actor_ptr>(server_actors_.gateway));
-  if (g->nodes.size() > nodes || g->node_of.size() > nodes)
+  if (g->nodes.size() > nodes || g->nodes.connected() > nodes)
     return violated("the gateway knows " + std::to_string(g->nodes.size()) + " nodes and " +
-                    std::to_string(g->node_of.size()) + " actors of " + std::to_string(nodes));
+                    std::to_string(g->nodes.connected()) + " actors of " + std::to_string(nodes));
   if (g->clients.size() > clients || g->subscribers.size() > clients)
     return violated("the gateway knows more clients than there are");
   const auto* d = state_of<actors::directory_state, actors::directory_actor>(
