@@ -51,14 +51,9 @@ class remote_client : public client {
                               std::chrono::milliseconds timeout) {
     caf::scoped_actor self{system_};
     std::optional<Handle> reached;
-    self->request(connector_, timeout, caf::connect_atom_v, host, port)
-        .receive(
-            [&](const caf::node_id&, const caf::strong_actor_ptr& ptr,
-                const std::set<std::string>& interface) {
-              if (ptr && system_.assignable<Handle>(interface))
-                reached = caf::actor_cast<Handle>(ptr);
-            },
-            [](const caf::error&) {});
+    connect_to<Handle>(
+        self.ptr(), connector_, host, port, timeout, [&](const Handle& h) { reached = h; },
+        [](const error&) {});
     return reached;
   }
 

@@ -4,6 +4,7 @@
 
 #include <caf/actor_cast.hpp>
 #include <caf/actor_system.hpp>
+#include <caf/blocking_actor.hpp>
 #include <caf/replies_to.hpp>
 #include <caf/typed_actor.hpp>
 #include <set>
@@ -20,27 +21,30 @@ using connector_actor =
         caf::node_id, caf::strong_actor_ptr, std::set<std::string>>>;
 connector_actor product_connector(caf::actor_system& system);
 
-// Calls `ok(Handle)` or `failed(error)` on the actor `self`, always later, within `timeout`.
+// Calls `ok(Handle)` or `failed(error)` on the actor `self` within `timeout`: later, or where it is a blocking one before
+// this returns.
 template <class Handle, class Self, class Ok, class Failed>
 void connect_to(Self* self, const connector_actor& connector, const std::string& host,
                 std::uint16_t port, std::chrono::milliseconds timeout, Ok ok, Failed failed) {
   const std::string where = host + ":" + std::to_string(port);
-  self->request(connector, timeout, caf::connect_atom_v, host, port)
-      .then(
-          [=](const caf::node_id&, const caf::strong_actor_ptr& ptr,
-              const std::set<std::string>& interface) mutable {
-            if (!ptr || !self->system().template assignable<Handle>(interface))
-              failed(error{ec::identity_mismatch,
-                           where + " is not a Troupe node of the expected role and version"});
-            else
-              ok(caf::actor_cast<Handle>(ptr));
-          },
-          [=](const caf::error&) mutable {
-            failed(error{ec::peer_lost, "cannot connect to " + where +
-                                            ": does a Troupe process listen there (its cluster "
-                                            "port, not the one for HTTP), with the same "
-                                            "--cluster-secret-file?"});
-          });
+  auto reached = [=](const caf::node_id&, const caf::strong_actor_ptr& ptr,
+                     const std::set<std::string>& interface) mutable {
+    if (!ptr || !self->system().template assignable<Handle>(interface))
+      failed(error{ec::identity_mismatch,
+                   where + " is not a Troupe node of the expected role and version"});
+    else
+      ok(caf::actor_cast<Handle>(ptr));
+  };
+  auto unreachable = [=](const caf::error&) mutable {
+    failed(error{ec::peer_lost, "cannot connect to " + where +
+                                    ": does a Troupe process listen there (its cluster port, not "
+                                    "the one for HTTP), with the same --cluster-secret-file?"});
+  };
+  auto asked = self->request(connector, timeout, caf::connect_atom_v, host, port);
+  if constexpr (std::is_base_of_v<caf::blocking_actor, Self>)
+    asked.receive(reached, unreachable);
+  else
+    asked.then(reached, unreachable);
 }
 
 }  // namespace troupe::actors
