@@ -188,11 +188,7 @@ result<void> node_runtime::make_engine(const node_options& options,
               : caf::actor_cast<caf::strong_actor_ptr>(system_.spawn(prefill, services_));
   std::vector<caf::weak_actor_ptr> hear_links{caf::actor_cast<caf::weak_actor_ptr>(client)};
   if (info.kind == role::decode) hear_links.push_back(caf::actor_cast<caf::weak_actor_ptr>(role_));
-  services_->puller->on_peer_down = [hear_links](incarnation peer, const error& why) {
-    for (const auto& weak : hear_links)
-      if (auto strong = weak.lock())
-        caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
-  };
+  tell_of_links(std::move(hear_links));
   engine_driver::hooks hooks;
   hooks.on_step = [actor = caf::actor_cast<engine_listener>(role_), client, drafts,
                    services = services_.get()](engine::step_report&& r,
@@ -210,6 +206,17 @@ result<void> node_runtime::make_engine(const node_options& options,
   hooks.on_failure = [this](const error& why) { fail_with(why); };
   services_->loop = platform_.make_driver(std::move(engine), std::move(hooks));
   return {};
+}
+
+void node_runtime::tell_of_links(std::vector<caf::weak_actor_ptr> listeners) {
+  services_->puller->on_peer_down = [all = std::move(listeners)](incarnation peer,
+                                                                 const error& why) {
+    // Our own disconnect is no news, and may be told when the peer is connected anew.
+    if (why.code == ec::canceled) return;
+    for (const auto& weak : all)
+      if (auto strong = weak.lock())
+        caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
+  };
 }
 
 result<void> node_runtime::publish(const node_options& options) {

@@ -58,6 +58,7 @@ class node_runtime {
   result<void> make_store(const node_options& options, const model::loaded_model& model);
   result<void> make_engine(const node_options& options, const model::loaded_model& model);
   result<void> publish(const node_options& options);
+  void tell_of_links(std::vector<caf::weak_actor_ptr> listeners);  // that were lost
   void start_agent(const join_target& target);
   void fail_with(const error& e);
 

@@ -80,11 +80,7 @@ result<void> node_runtime::make_store(const node_options& options,
   };
   kv_store_actor actor = system_.spawn(kv_store, context);
   role_ = caf::actor_cast<caf::strong_actor_ptr>(actor);
-  services_->puller->on_peer_down = [weak = caf::actor_cast<caf::weak_actor_ptr>(actor)](
-                                        incarnation peer, const error& why) {
-    if (auto strong = weak.lock())
-      caf::anon_send(caf::actor_cast<link_listener>(strong), link_lost{raw(peer), why});
-  };
+  tell_of_links({caf::actor_cast<caf::weak_actor_ptr>(actor)});
   return {};
 }
 
