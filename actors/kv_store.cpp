@@ -193,7 +193,11 @@ void kv_store_state::on_membership(const membership& m) {
     context->node->puller->disconnect(incarnation{*it});
     it = peers.erase(it);
   }
-  std::erase_if(other_stores, [&](const auto& s) { return !alive.contains(s.first); });
+  std::erase_if(other_stores, [&](const auto& s) {
+    if (alive.contains(s.first)) return false;
+    if (s.second.actor) self->demonitor(s.second.actor.address());
+    return true;
+  });
   for (const auto start : newcomers) share_with(start);
 }
 
@@ -230,6 +234,7 @@ std::string kv_store_state::metrics_text() {
 
 kv_store_actor::behavior_type kv_store_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
+    on_store_down(down.source);
     if (watched.erase(down.source) == 0) return;
     for (auto it = leases.begin(); it != leases.end();) {
       if (it->first.actor != down.source) {

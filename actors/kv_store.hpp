@@ -119,6 +119,7 @@ struct kv_store_state {
   void on_copied(const store_offer_done& m);
   store_offer offer_of(std::uint64_t number, std::span<const block_id> blocks) const;
   void connect_store(other_store& s);
+  void on_store_down(const caf::actor_addr& actor);
   pin_reply pin(const pin_request& r);
   const engine::block_key* find_key(const hash128_t& hash) const;
 

@@ -106,7 +106,10 @@ void kv_store_state::connect_store(other_store& s) {
   if (s.actor || std::exchange(s.connecting, true)) return;
   const auto start = s.info.start;
   auto connected = [this, start](const kv_store_actor& actor) {
-    if (auto it = other_stores.find(start); it != other_stores.end()) it->second.actor = actor;
+    auto it = other_stores.find(start);
+    if (it == other_stores.end() || it->second.actor) return;
+    it->second.actor = actor;
+    self->monitor(actor);
   };
   if (auto neighbour = context->node->neighbours->find(start))
     return connected(caf::actor_cast<kv_store_actor>(neighbour));
@@ -116,6 +119,15 @@ void kv_store_state::connect_store(other_store& s) {
                                auto it = other_stores.find(start);
                                if (it != other_stores.end()) it->second.connecting = false;
                              });
+}
+
+// The next one that has something for it connects anew.
+void kv_store_state::on_store_down(const caf::actor_addr& actor) {
+  for (auto& [start, s] : other_stores) {
+    if (!s.actor || s.actor.address() != actor) continue;
+    s.actor = nullptr;
+    s.connecting = false;
+  }
 }
 
 // -- pins ----------------------------------------------------------------------------------------------------------------

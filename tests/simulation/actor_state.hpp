@@ -12,4 +12,8 @@ State* state_of(const caf::strong_actor_ptr& actor) {
   return a == nullptr || a->getf(caf::abstract_actor::is_cleaned_up_flag) ? nullptr : &a->state;
 }
 
+inline bool has_ended(const caf::strong_actor_ptr& actor) {
+  return actor->get()->getf(caf::abstract_actor::is_cleaned_up_flag);
+}
+
 }  // namespace troupe::simulation

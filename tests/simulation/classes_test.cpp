@@ -127,7 +127,7 @@ TEST(failure_class, c11_completions_come_after_the_deadline) {
 // -- peers that come back ------------------------------------------------------------------------------------------------
 
 // smg#2382, nixl#1987, Mooncake#3584: a peer restarts at the same address and the fleet is stuck with stale endpoints.
-// Here a peer is its incarnation (decode_state::peers, fabric addresses, the fence's owner).
+// Here a peer is its incarnation (peer_set, fabric addresses, the fence's owner).
 TEST(failure_class, c12_a_peer_restarts_at_the_same_address) {
   auto s = with_requests(cluster(2, 1), 16, 32, milliseconds(40));
   const auto t = sweep(s, [](scenario& x, random& r) {

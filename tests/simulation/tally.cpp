@@ -21,6 +21,7 @@ void tally::add(const scenario& s, const outcome& o) {
   preemptions += o.preemptions;
   blocks_stored += o.blocks_stored;
   store_evictions += o.store_evictions;
+  store_links += o.store_links;
   store_hits += o.store_hits;
   guessed += o.guessed;
   draft_evictions += o.draft_evictions;

@@ -13,8 +13,8 @@ struct tally {
   std::uint64_t answered = 0, failed = 0, canceled = 0, connection_lost = 0, client_gone = 0;
   std::uint64_t migrated = 0, blocks_pulled = 0, fence_failures = 0, leases_expired = 0,
                 preemptions = 0, blocks_stored = 0, store_evictions = 0, store_hits = 0,
-                guessed = 0, draft_evictions = 0, drafted = 0, accepted = 0, draft_drafted = 0,
-                draft_accepted = 0, branches_won = 0, violations = 0;
+                store_links = 0, guessed = 0, draft_evictions = 0, drafted = 0, accepted = 0,
+                draft_drafted = 0, draft_accepted = 0, branches_won = 0, violations = 0;
   double virtual_seconds = 0;
   std::map<std::string, std::uint64_t> faults, failures, paths;
 

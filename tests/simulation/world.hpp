@@ -37,6 +37,7 @@ struct outcome {
   std::uint64_t blocks_pulled = 0, fence_failures = 0, leases_expired = 0, preemptions = 0;
   std::uint64_t messages = 0;
   std::uint64_t blocks_stored = 0, store_evictions = 0, store_hits = 0;  // hits: requests
+  std::uint64_t store_links = 0;  // from one store to another, when all is quiet
   // Tokens: what drafts made, what was verified of their guesses and of those from the text, what was right of each.
   std::uint64_t guessed = 0, draft_evictions = 0;
   std::uint64_t draft_drafted = 0, draft_accepted = 0, drafted = 0, accepted = 0, branches_won = 0;

@@ -36,6 +36,9 @@ void world::check_quiet_store(const node& n) {
   if (!s->offers.empty()) return violated(name + ": an offer is left");
   if (!s->leases.empty()) return violated(name + ": a reader's lease is left");
   if (!s->answers.empty()) return violated(name + ": an answer is left");
+  for (const auto& [start, other] : s->other_stores)
+    if (other.actor && has_ended(caf::actor_cast<caf::strong_actor_ptr>(other.actor)))
+      return violated(name + ": it would talk to a store over a connection that ended");
   const auto stats = s->store->stats();
   if (stats.filling + stats.leased > 0)
     return violated(name + ": blocks are left: " + std::to_string(stats.filling) + " filling, " +
@@ -66,6 +69,7 @@ void world::sum_store(const node& n) {
   const auto stats = s->store->stats();
   sums_.blocks_stored += stats.stored;
   sums_.store_evictions += stats.evictions;
+  for (const auto& [start, other] : s->other_stores) sums_.store_links += other.actor ? 1 : 0;
 }
 
 }  // namespace troupe::simulation
