@@ -3,13 +3,7 @@
 namespace troupe::actors {
 
 draft_metrics::draft_metrics(const std::string& node)
-    : process_metrics({{"node", node}, {"role", "draft"}}),
-      model_load_seconds(
-          gauge("troupe_model_load_seconds", "From start until the weights were ready")),
-      weight_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use",
-                         {{"kind", "weights"}})),
-      kv_bytes(
-          gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})),
+    : device_metrics({{"node", node}, {"role", "draft"}}),
       passes_(counter("troupe_draft_passes_total", "Forward passes of the draft model")),
       prompt_tokens_(counter("troupe_draft_prompt_tokens_total",
                              "Tokens of the target that the draft model read several at a time")),

@@ -8,12 +8,10 @@
 
 namespace troupe::actors {
 
-class draft_metrics : public process_metrics {
+class draft_metrics : public device_metrics {
  public:
   explicit draft_metrics(const std::string& node);
   void update(const engine::draft_stats& now);  // counters advance by what was added since
-
-  prometheus::Gauge &model_load_seconds, &weight_bytes, &kv_bytes;
 
  private:
   std::mutex mutex_;

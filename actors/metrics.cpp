@@ -109,14 +109,17 @@ std::string process_metrics::text() {
 
 // -- node ----------------------------------------------------------------------------------------------------------------
 
-node_metrics::node_metrics(const std::string& node, const std::string& role)
-    : process_metrics({{"node", node}, {"role", role}}),
+device_metrics::device_metrics(const prometheus::Labels& constant)
+    : process_metrics(constant),
       model_load_seconds(
           gauge("troupe_model_load_seconds", "From start until the weights were ready")),
       weight_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use",
                          {{"kind", "weights"}})),
       kv_bytes(
-          gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})),
+          gauge("troupe_device_memory_bytes", "Memory of the device by use", {{"kind", "kv"}})) {}
+
+node_metrics::node_metrics(const std::string& node, const std::string& role)
+    : device_metrics({{"node", node}, {"role", role}}),
       store_lookup_seconds(histogram("troupe_store_lookup_duration_seconds",
                                      "From asking a KV store until its first answer",
                                      transfer_buckets)),

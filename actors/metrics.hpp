@@ -50,8 +50,16 @@ class process_metrics {
   prometheus::Gauge *resident_bytes_, *open_fds_;
 };
 
+// Of a node with a device.
+class device_metrics : public process_metrics {
+ public:
+  explicit device_metrics(const prometheus::Labels& constant);
+
+  prometheus::Gauge &model_load_seconds, &weight_bytes, &kv_bytes;
+};
+
 // Of a prefill or decode node.
-class node_metrics : public process_metrics {
+class node_metrics : public device_metrics {
  public:
   node_metrics(const std::string& node, const std::string& role);
   void on_step(const engine::step_report& report, double seconds);
@@ -65,8 +73,6 @@ class node_metrics : public process_metrics {
 
   void on_guess(const std::string& outcome);  // of a draft node: in_time, late, malformed
 
-  prometheus::Gauge& model_load_seconds;
-  prometheus::Gauge &weight_bytes, &kv_bytes;
   prometheus::Histogram& store_lookup_seconds;
 
  private:
