@@ -4,6 +4,9 @@
 #include <cmath>
 #include <thread>
 
+#include "actors/kv_identity.hpp"
+#include "actors/store_order.hpp"
+#include "engine/prefix_index.hpp"
 #include "tests/actors/tiny_cluster.hpp"
 
 namespace troupe::actors {
@@ -222,8 +225,10 @@ TEST_F(kv_store_test, a_store_that_is_drained_hands_on_what_it_has) {
   auto s = start(o);
   ASSERT_TRUE(s);
   std::vector<std::vector<token_id>> first;
-  for (std::uint64_t n = 0; n < 6; ++n) first.push_back(run(*s, ask(500 + n, 200))->tokens);
-  ASSERT_TRUE(stored(*s, 6 * 12));
+  for (std::uint64_t n = 0; n < 6; ++n) {
+    first.push_back(run(*s, ask(500 + n, 200))->tokens);
+    ASSERT_TRUE(stored(*s, 12.0 * static_cast<double>(n + 1)));  // before its blocks are reused
+  }
   for (std::uint64_t n = 0; n < 3; ++n)
     ASSERT_TRUE(
         s->service().pin_prefix({ask(500 + n, 200).prompt, {}, {}, {}, true}, milliseconds(5000)));
@@ -249,8 +254,21 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   auto s = start(o);
   ASSERT_TRUE(s);
   std::vector<std::vector<token_id>> first;
-  for (std::uint64_t n = 0; n < 8; ++n) first.push_back(run(*s, ask(600 + n, 200))->tokens);
-  ASSERT_TRUE(stored(*s, 8 * 12));
+  hash128_t identity;
+  for (const auto& node : s->service().status().nodes)
+    if (node.role == "decode") identity = parse_identity(node.kv_identity).value_or(identity);
+  double share = 0;  // blocks of the prompts whose home will be the store that joins
+  for (std::uint64_t n = 0; n < 8; ++n) {
+    const auto g = ask(600 + n, 200);
+    first.push_back(run(*s, g)->tokens);
+    ASSERT_TRUE(stored(*s, 12.0 * static_cast<double>(n + 1)));  // before its blocks are reused
+    const auto home = engine::chain_hash(engine::root_hash(identity, ""),
+                                         std::span<const token_id>(g.prompt).first(16));
+    const auto order = store_order(home, {{"kv-store-0", 1, 0}, {"kv-store-9", 2, 0}});
+    share += order.front().name == "kv-store-9" ? 12 : 0;
+  }
+  ASSERT_GT(share, 0);
+  ASSERT_LT(share, 8 * 12);
   auto n = stranger("kv-store", path, *s);
   n.name = "kv-store-9";
   n.model_name = "tiny";
@@ -263,14 +281,13 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   const auto moved = [&] {
     return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
   };
-  EXPECT_TRUE(eventually([&] { return moved() > 0 && std::fmod(moved(), 12) == 0; }));
+  EXPECT_TRUE(eventually([&] { return moved() == share; }));
   for (std::uint64_t i = 0; i < 8; ++i) {
     const auto again = run(*s, ask(600 + i, 200));
     EXPECT_EQ(again->tokens, first[i]);
     EXPECT_GE(again->end->usage.cached_tokens, 192u);
   }
-  EXPECT_LT(moved(), 8 * 12);  // whole prompts, those whose home it is
-  EXPECT_EQ(std::fmod(moved(), 12), 0);
+  EXPECT_EQ(moved(), share);
   // The node offers what it read to its home as well, whoever is sooner.
   EXPECT_TRUE(eventually([&] { return metric(*s, taken) > 0; }));
   EXPECT_LE(metric(*s, taken), moved());
