@@ -1,5 +1,5 @@
 // What a draft node does: a small model of the target's vocabulary goes ahead of the target's sequences and says what may
-// follow. A plain object over one device: it has no thread and no clock; the shell is actors/draft_loop.
+// follow. A plain object over one device: it has no thread and no clock; the shell is actors/driver_loop.
 //
 // It is told the target's tokens and is ahead of them by what it drafted itself. Told tokens that agree with the drafted
 // ones cost nothing; at the first that differs its own are cut off, with their KV. So it heals itself after any loss: the

@@ -1,6 +1,6 @@
 // Continuous batching over one device: requests in, events out. A plain object: it has no thread,
 // no clock, no lock; whoever owns it calls it from one thread and passes the time. The shell is
-// actors/engine_loop.
+// actors/driver_loop.
 //
 // A request's states:
 //
