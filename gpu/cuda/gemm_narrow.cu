@@ -16,14 +16,19 @@ __host__ __device__ constexpr int stages_for(int groups, int width) {
   return (104 * 1024) /
          (groups * static_cast<int>(group_bytes) + width * 128);  // two blocks a multiprocessor
 }
+// Stages on their way while the kernel before runs. More of them would not come sooner, and what that one asks for queues
+// behind them.
+__host__ __device__ constexpr std::uint32_t stages_ahead(int width) {
+  return width <= 16 ? 2 : 4;
+}
 __host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width) {
   return static_cast<std::size_t>(stages_for(groups, width)) *
              (groups * group_bytes + width * 128) +
-         256;
+         384;
 }
 
 template <int kGroups, int kWidth>
-__global__ void __launch_bounds__(kGroups * 128 + 32)
+__global__ void __launch_bounds__(kGroups * 128 + 64)
     narrow_kernel(const __grid_constant__ CUtensorMap weights,
                   const __grid_constant__ CUtensorMap activations, const narrow_parameters p) {
   constexpr int kStages = stages_for(kGroups, kWidth);
@@ -34,6 +39,7 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
   std::uint8_t* tiles = shared;
   auto* full = reinterpret_cast<std::uint64_t*>(tiles + kStages * kStageBytes);
   auto* empty = full + kStages;
+  auto* landed = empty + kStages;  // the weights of a stage, at the ring's first turn
 
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const tile_position tile = locate(blockIdx.x, p, feature_tiles);
@@ -43,8 +49,9 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
-      barrier_init(full + s, 1);
+      barrier_init(full + s, 2);  // weights, activations
       barrier_init(empty + s, kGroups);
+      barrier_init(landed + s, 1);
     }
     barrier_init_fence();
   }
@@ -52,34 +59,50 @@ __global__ void __launch_bounds__(kGroups * 128 + 32)
   let_next_kernel_start();
 
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp == kGroups * 4) {  // the producer
+  const std::uint32_t ahead = min(steps, static_cast<std::uint32_t>(kStages));
+  if (warp == kGroups * 4) {  // feeds weights
     if (threadIdx.x % 32 != 0) return;
     const std::uint64_t policy = evict_first_policy();
-    const auto load_weights = [&](std::uint32_t step, std::uint32_t stage) {
-      barrier_expect(full + stage, kWeightBytes + (kWidth > 8 ? kWidth : p.box_rows) * 128);
+    const auto load = [&](std::uint32_t step, std::uint32_t stage, std::uint64_t* bar) {
+      barrier_expect(bar, kWeightBytes);
       for (int g = 0; g < kGroups; ++g) {
-        copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, full + stage,
+        copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, bar,
                      static_cast<int>((first_step + step) * depth_step),
                      static_cast<int>(feature0 + g * 64), policy);
       }
     };
-    const auto load_activations = [&](std::uint32_t step, std::uint32_t stage) {
+    // Weights do not depend on the kernel before: they fill the ring while it still runs.
+    const std::uint32_t at_once = min(ahead, stages_ahead(kWidth));
+    for (std::uint32_t s = 0; s < ahead + at_once; ++s) {
+      if (s >= at_once) {
+        barrier_wait(landed + s - at_once, 0);
+        barrier_arrive(full + s - at_once);
+      }
+      if (s < ahead) load(s, s, landed + s);
+    }
+    ring_position<kStages> at;
+    for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
+      barrier_wait(empty + at.stage, at.phase);
+      load(s, at.stage, full + at.stage);
+    }
+    return;
+  }
+  if (warp == kGroups * 4 + 1) {  // feeds activations
+    if (threadIdx.x % 32 != 0) return;
+    const auto load = [&](std::uint32_t step, std::uint32_t stage) {
+      barrier_expect(full + stage, (kWidth > 8 ? kWidth : p.box_rows) * 128);
       for (int r = 0; r < kWidth; r += kBoxRows) {
         copy_tile_2d(tiles + stage * kStageBytes + kWeightBytes + r * 128, &activations,
                      full + stage, static_cast<int>((first_step + step) * depth_step),
                      static_cast<int>(row0 + r));
       }
     };
-    // Weights do not depend on the kernel before: they fill the ring while it still runs.
-    const std::uint32_t ahead = min(steps, static_cast<std::uint32_t>(kStages));
-    for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
     wait_for_previous_kernel();
-    for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
+    for (std::uint32_t s = 0; s < ahead; ++s) load(s, s);
     ring_position<kStages> at;
     for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
       barrier_wait(empty + at.stage, at.phase);
-      load_weights(s, at.stage);
-      load_activations(s, at.stage);
+      load(s, at.stage);
     }
     return;
   }
@@ -97,7 +120,7 @@ result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_para
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
-  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 32),
+  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 64),
                            shared_bytes_for(kGroups, kWidth)};
   return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map,
                 x.box(p.box_rows), p);
