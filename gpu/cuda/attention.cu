@@ -4,6 +4,7 @@
 #include <string>
 
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/rotary.cuh"
 #include "gpu/cuda/wgmma.cuh"
 
 namespace troupe::gpu::cuda {
@@ -15,7 +16,11 @@ struct kernel_parameters {
   attention_arguments a;
   std::uint32_t num_heads, num_kv_heads, group, block_tokens;
   float scale_log2;  // 1 / sqrt(head_dim) in powers of two
+  bool rotates;      // with:
+  rotary_arguments rotary;
 };
+
+constexpr int new_token_barrier = 3;  // its K and V are in the arena
 
 template <int kHead, int kGroups, int kKeys, int kStages>
 struct tile_shape {
@@ -28,6 +33,11 @@ struct tile_shape {
 // The warp that feeds two warpgroups comes with a warpgroup of its own, whose registers they take over.
 __host__ __device__ constexpr int threads_for(int groups) {
   return groups * 128 + (groups == 1 ? 32 : 128);
+}
+
+// sync_threads of those who need not wait for the others.
+__device__ inline void arrive_threads(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 __device__ inline float exp2_fast(float x) {
@@ -130,6 +140,7 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
     if (!waited && item.kv_begin + (t + 1) * kKeys > item.first_new) {
       wait_for_previous_kernel();
       waited = true;
+      if (p.rotates) sync_threads(new_token_barrier, 160);
     }
     // Chunks past the end repeat the last one: masked, but finite, for 0 * NaN is NaN.
     const std::uint32_t chunk = min((item.kv_begin + t * kKeys) / copy_rows + lane, last_chunk);
@@ -173,6 +184,49 @@ __device__ inline void load_queries(const kernel_parameters& p, const attention_
     }
     *reinterpret_cast<uint4*>(to + c / 8 * (64 * 128) + r * 128 + ((c % 8) ^ (r % 8)) * 16) = value;
   }
+}
+
+// The same from what the product of q, k and v left, and the token's K and V to the arena by the block that reads them: without
+// a kernel between.
+template <int kHead>
+__device__ inline void rotate_token(const kernel_parameters& p, const attention_item& item,
+                                    std::uint32_t kv_head, std::uint8_t* to) {
+  constexpr std::uint32_t chunks = kHead / 8;
+  const rotary_arguments& r = p.rotary;
+  const bool stores = item.kv_end > item.first_new;
+  const std::uint32_t heads = p.group + (stores ? 2 : 0);
+  const auto head_of = [&](std::uint32_t h) {
+    return h < p.group ? kv_head * p.group + h
+                       : r.num_heads + (h - p.group) * r.num_kv_heads + kv_head;
+  };
+  const auto query_place = [&](std::uint32_t h, std::uint32_t c) {
+    return to + c / 8 * (64 * 128) + h * 128 + ((c % 8) ^ (h % 8)) * 16;
+  };
+  const auto new_place = [&](std::uint32_t h) {
+    return kv_place(r, r.slots[item.row], head_of(h) - r.num_heads);
+  };
+  if (rotates_eight(r)) {
+    for (std::uint32_t i = threadIdx.x % 128; i < heads * chunks; i += 128) {
+      const std::uint32_t h = i / chunks, c = i % chunks;
+      const uint4 value = rotate_eight(r, item.row, head_of(h), c * 8);
+      if (h < p.group)
+        *reinterpret_cast<uint4*>(query_place(h, c)) = value;
+      else
+        *reinterpret_cast<uint4*>(new_place(h) + c * 8) = value;
+    }
+  } else {
+    for (std::uint32_t h = threadIdx.x % 128 / 32; h < heads; h += 4) {
+      rotate_head(r, item.row, head_of(h), [&](int at, __half value) {
+        if (h < p.group)
+          reinterpret_cast<__half*>(query_place(h, at / 8))[at % 8] = value;
+        else
+          new_place(h)[at] = value;
+      });
+    }
+  }
+  if (!stores) return;
+  fence_async_proxy_all();
+  arrive_threads(new_token_barrier, 160);  // and go on: the feeder may be waiting for free stages
 }
 
 template <int kHead>
@@ -237,8 +291,12 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
       return std::size_t{item.partial + part * item.tokens + token} * p.num_heads + head;
     };
     float highest = -INFINITY;
-    for (std::uint32_t i = 0; i < item.parts; ++i)
+    for (std::uint32_t i = lane; i < item.parts; i += kLanes)
       highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
+    const std::uint32_t row_lanes = 0xFFu << (threadIdx.x % 32 / kLanes * kLanes);
+#pragma unroll
+    for (int s = kLanes / 2; s > 0; s /= 2)
+      highest = fmaxf(highest, __shfl_xor_sync(row_lanes, highest, s));
     float sum = 0.0f, value[kValues] = {};
 #pragma unroll 4
     for (std::uint32_t i = 0; i < item.parts; ++i) {
@@ -294,10 +352,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
 
   // The work list is of this step, not of the kernel before: it may be read at once.
   const std::uint32_t index = blockIdx.x / p.num_kv_heads, kv_head = blockIdx.x % p.num_kv_heads;
-  if (index >= *p.a.num_items) {
-    wait_for_previous_kernel();
-    return;
-  }
+  // Blocks without work need not wait, for others of the kernel do, and the next kernel's want the place.
+  if (index >= *p.a.num_items) return;
   const attention_item item = p.a.items[index];
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + kKeys - 1) / kKeys;
   if (threadIdx.x >= kGroups * 128) {
@@ -309,12 +365,20 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   }
   if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
 
-  wait_for_previous_kernel();
   const int group = static_cast<int>(threadIdx.x) / 128;
   const bool leader = threadIdx.x % 128 == 0;
   const std::uint32_t first_row = group * 64;
   std::uint8_t* my_queries = queries + group * shape::query_bytes;
-  load_queries<kHead>(p, item, kv_head, first_row, my_queries);
+  if (kGroups == 1 && p.rotates) {
+    for (std::uint32_t i = threadIdx.x; i < shape::query_bytes / 16; i += 128)
+      reinterpret_cast<uint4*>(my_queries)[i] = make_uint4(0, 0, 0, 0);
+    sync_threads(1 + group, 128);
+    wait_for_previous_kernel();
+    rotate_token<kHead>(p, item, kv_head, my_queries);
+  } else {
+    wait_for_previous_kernel();
+    load_queries<kHead>(p, item, kv_head, first_row, my_queries);
+  }
   fence_async_proxy();
   sync_threads(1 + group, 128);
 
@@ -428,7 +492,10 @@ result<void> attend(const attention_shape& shape, const kv_layout& layout, const
       shape.num_kv_heads,
       shape.group(),
       layout.block_tokens,
-      static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.head_dim)))};
+      static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(shape.head_dim))),
+      arguments.rotary != nullptr,
+      arguments.rotary != nullptr ? *arguments.rotary : rotary_arguments{}};
+  TROUPE_ASSERT(!p.rotates || tile == attention_tile::narrow);
   const std::uint32_t blocks = grid_items * shape.num_kv_heads;
   if (shape.head_dim == 64) {
     return tile == attention_tile::wide ? run<64, 2, 128, 2>(arena, blocks, p, early, stream)

@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/cuda/rows.hpp"
 #include "gpu/kv_layout.hpp"
 
 namespace troupe::gpu::cuda {
@@ -61,6 +62,9 @@ struct attention_arguments {
   float2* partial_softmax;            // [partial rows][num_heads]: maximum (base 2 exponent), sum
   std::uint32_t* counters;            // zero before and after
   std::uint32_t layer = 0;
+  // If every item is one token: its q, k and v are taken from here, and K and V stored, instead of from `queries` and the
+  // arena. A row's slot must be there. Only the narrow tile does it.
+  const rotary_arguments* rotary = nullptr;
 };
 
 // `arena`: make_arena_map over [blocks][rows][head_dim] with boxes of 16 rows.

@@ -265,7 +265,8 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
 }
 
 result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t layer,
-                                     cudaStream_t stream) const {
+                                     const rotary_arguments& rotary, cudaStream_t stream) const {
+  if (!shape.single) TROUPE_CHECK(rotate_and_store(rotary, true, stream));
   const step_pointers step = on_device(shape.rows);
   for (std::size_t i = 0; i < shape.rounds.size(); ++i) {
     const attention_round& round = shape.rounds[i];
@@ -279,6 +280,7 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.partial_softmax = softmax_partial_.data();
     a.counters = counters_.data();
     a.layer = layer;
+    a.rotary = shape.single ? &rotary : nullptr;
     TROUPE_CHECK(
         attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
   }
@@ -321,8 +323,7 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   rotary.dimensions = config_.rope.dimensions;
   rotary.block_tokens = layout_.block_tokens;
   rotary.interleaved = config_.rope.interleaved;
-  TROUPE_CHECK(rotate_and_store(rotary, true, stream));
-  TROUPE_CHECK(attention(shape, index, stream));
+  TROUPE_CHECK(attention(shape, index, rotary, stream));
 
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;

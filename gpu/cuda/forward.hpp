@@ -31,6 +31,7 @@ struct forward_limits {
 struct forward_shape {
   std::uint32_t rows = 0, logits = 0;
   bool gather = false;  // logits rows are not simply all rows
+  bool single = false;  // every row is one token of its sequence, in narrow tiles
   std::span<const attention_round> rounds;
 };
 
@@ -89,7 +90,7 @@ class forward_pass {
                               const activation_matrix& y, std::uint32_t rows,
                               cudaStream_t stream) const;
   result<void> attention(const forward_shape& shape, std::uint32_t layer,
-                         cudaStream_t stream) const;
+                         const rotary_arguments& rotary, cudaStream_t stream) const;
   result<layer_output> layer(const forward_shape& shape, std::uint32_t index,
                              const layer_output& before, cudaStream_t stream) const;
 

@@ -115,6 +115,10 @@ __device__ inline void store_wait() {
 __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+// The same of ordinary writes to any memory.
+__device__ inline void fence_async_proxy_all() {
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
 
 // --- between kernels, and between some of the warps ---
 

@@ -5,6 +5,7 @@
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/ordered.cuh"
 #include "gpu/cuda/packed.cuh"
+#include "gpu/cuda/rotary.cuh"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -12,58 +13,16 @@ namespace {
 constexpr int norm_threads = 512,
               norm_chunks = 8;  // chunks of four values a thread: hidden <= 16384
 
-__device__ inline float4 add(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-__device__ inline float4 load_bf16x4(const __nv_bfloat16* from) {
-  const uint2 raw = *reinterpret_cast<const uint2*>(from);
-  const float2 low = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.x));
-  const float2 high = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&raw.y));
-  return make_float4(low.x, low.y, high.x, high.y);
-}
 __device__ inline void store_bf16x4(__nv_bfloat16* to, float4 v) {
   const __nv_bfloat162 low = __floats2bfloat162_rn(v.x, v.y),
                        high = __floats2bfloat162_rn(v.z, v.w);
   *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low),
                                              *reinterpret_cast<const unsigned*>(&high));
 }
-__device__ inline float warp_sum(float x) {
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(~0u, x, i);
-  return x;
-}
-
 __device__ inline float warp_most(float x) {
 #pragma unroll
   for (int i = 16; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, i));
   return x;
-}
-
-// x[i] += the four values from at + i * step on of each split, in order; several are on their way at a time. present:
-// how many of the x there are.
-template <std::uint32_t kAtOnce = 4, int kCount>
-__device__ inline void add_splits(float4 (&x)[kCount], const layer_output& from, std::size_t at,
-                                  std::size_t step, std::size_t stride, std::uint32_t present) {
-  for (std::uint32_t first = 0; first < from.splits; first += kAtOnce) {
-    float4 part[kAtOnce][kCount];
-#pragma unroll
-    for (std::uint32_t s = 0; s < kAtOnce; ++s) {
-#pragma unroll
-      for (std::uint32_t i = 0; i < kCount; ++i) {
-        if (first + s < from.splits && i < present) {
-          part[s][i] =
-              *reinterpret_cast<const float4*>(from.partial + (first + s) * stride + at + i * step);
-        }
-      }
-    }
-#pragma unroll
-    for (std::uint32_t s = 0; s < kAtOnce; ++s) {
-#pragma unroll
-      for (std::uint32_t i = 0; i < kCount; ++i) {
-        if (first + s < from.splits && i < present) x[i] = add(x[i], part[s][i]);
-      }
-    }
-  }
 }
 
 // A row of E4M3 in the order of quantized_rows: thread t holds values 4 t, of chunk c those 2048 c further. parts: shared
@@ -101,15 +60,25 @@ __device__ inline void store_quantized(const norm_arguments& a, std::uint32_t ro
   }
 }
 
+// The norm's weights are no kernel's result. They come from memory, behind what the next products have asked for already, so
+// they are asked for early.
+__device__ inline void load_norm_weight(const norm_arguments& a, float4 (&weight)[2]) {
+#pragma unroll
+  for (std::uint32_t k = 0; k < 2; ++k) {
+    const std::uint32_t i = threadIdx.x + k * norm_threads;
+    if (i < a.hidden / 4) weight[k] = reinterpret_cast<const float4*>(a.weight)[i];
+  }
+}
+
 // A row of at most kPairs times 4096 values, by norm_threads threads. parts: shared memory for twice norm_threads / 32
-// values.
+// values. weight: of the row, if kPairs is 1.
 // Without splits fewer registers do, and more rows are under way.
 template <int kPairs, bool kSplits>
 __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t row, std::uint32_t to,
-                                       float* parts) {
+                                       const float4 (&weight)[2], float* parts) {
   constexpr std::size_t step = norm_threads * 4;
   const std::uint32_t chunks = a.hidden / 4;
-  float4 x[kPairs][2] = {}, weight[2];
+  float4 x[kPairs][2] = {};
   float squares = 0.0f;
 #pragma unroll
   for (int c = 0; c < kPairs; ++c) {
@@ -121,7 +90,6 @@ __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t ro
     for (std::uint32_t k = 0; k < 2; ++k) {
       if (k >= present) continue;
       x[c][k] = *reinterpret_cast<const float4*>(a.residual + at + k * step);
-      if (kPairs == 1) weight[k] = *reinterpret_cast<const float4*>(a.weight + i * 4 + k * step);
     }
     if constexpr (kSplits) {
       add_splits<kPairs == 1 ? 8 : 4>(x[c], a.update, at, step,
@@ -156,124 +124,6 @@ __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t ro
     store_quantized(a, to, reinterpret_cast<const float4(&)[2 * kPairs]>(x),
                     parts + norm_threads / 32);
 }
-// Values outside f16's range would make 0 * inf in attention; the comparison also turns NaN into a number.
-__device__ inline __half finite_half(float x) {
-  return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f));
-}
-
-// The two places in a head that pair `p` covers.
-__device__ inline int2 pair_places(const rotary_arguments& a, int p) {
-  const int rotated = static_cast<int>(a.dimensions) / 2;
-  if (a.interleaved || p >= rotated) return make_int2(2 * p, 2 * p + 1);
-  return make_int2(p, p + rotated);
-}
-
-// By a warp: head index % heads of row index / heads; a lane holds pairs lane, lane + 32, ...
-__device__ inline void rotate_head(const rotary_arguments& a, std::uint32_t index) {
-  constexpr int kMaxPairs = 4;  // head_dim <= 256
-  const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
-  const std::uint32_t row = index / heads, head = index % heads;
-  if (row >= a.rows) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32, pairs = static_cast<int>(a.head_dim) / 2;
-  const bool is_query = head < a.num_heads, is_value = head >= a.num_heads + a.num_kv_heads;
-
-  float2 v[kMaxPairs] = {};
-  float squares = 0.0f;
-#pragma unroll
-  for (int c = 0; c < kMaxPairs; ++c) {
-    const int p = lane + 32 * c;
-    if (p >= pairs) continue;
-    const int2 at = pair_places(a, p);
-    const std::size_t from = std::size_t{row} * width + head * a.head_dim;
-    if (a.qkv.values != nullptr) {
-      v[c] = make_float2(__bfloat162float(a.qkv.values[from + at.x]),
-                         __bfloat162float(a.qkv.values[from + at.y]));
-    }
-    for (std::uint32_t s = 0; s < a.qkv.splits; ++s) {
-      const float* part = a.qkv.partial + std::size_t{s} * a.rows * width + from;
-      v[c].x += part[at.x];
-      v[c].y += part[at.y];
-    }
-    if (a.bias != nullptr) {
-      v[c].x += a.bias[head * a.head_dim + at.x];
-      v[c].y += a.bias[head * a.head_dim + at.y];
-    }
-    squares += v[c].x * v[c].x + v[c].y * v[c].y;
-  }
-  const float* norm = is_query ? a.q_norm : is_value ? nullptr : a.k_norm;
-  const float scale = norm != nullptr
-                          ? rsqrtf(warp_sum(squares) / static_cast<float>(a.head_dim) + a.epsilon)
-                          : 1.0f;
-
-  __half* to = nullptr;
-  if (is_query) {
-    to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
-  } else if (a.slots[row] != no_slot) {
-    const std::uint32_t slot = a.slots[row], kv = head - a.num_heads;  // K heads, then V heads
-    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes +
-                                   a.layer_offset) +
-         (std::size_t{kv} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
-  }
-  if (to == nullptr) return;
-  const std::uint32_t position = a.positions[row];
-#pragma unroll
-  for (int c = 0; c < kMaxPairs; ++c) {
-    const int p = lane + 32 * c;
-    if (p >= pairs) continue;
-    const int2 at = pair_places(a, p);
-    if (norm != nullptr) {
-      v[c].x *= scale * norm[at.x];
-      v[c].y *= scale * norm[at.y];
-    }
-    const int rotated = static_cast<int>(a.dimensions) / 2;
-    if (!is_value && p < rotated) {
-      const float2 angle = a.angles[std::size_t{position} * rotated + p];
-      v[c] = make_float2(v[c].x * angle.x - v[c].y * angle.y, v[c].x * angle.y + v[c].y * angle.x);
-    }
-    to[at.x] = finite_half(v[c].x);
-    to[at.y] = finite_half(v[c].y);
-  }
-}
-
-// The common case, whole interleaved heads without norms: a thread the eight neighbouring values from `at` on.
-__host__ __device__ inline bool rotates_eight(const rotary_arguments& a) {
-  return a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr &&
-         a.dimensions == a.head_dim && a.head_dim % 8 == 0;
-}
-__device__ inline void rotate_eight(const rotary_arguments& a, std::uint32_t row,
-                                    std::uint32_t at) {
-  const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads, width = heads * a.head_dim;
-  if (at >= width) return;
-  const std::uint32_t head = at / a.head_dim, within = at % a.head_dim;
-  const std::size_t from = std::size_t{row} * width + at;
-  float4 v[2] = {};
-  if (a.qkv.values != nullptr) {
-    v[0] = load_bf16x4(a.qkv.values + from);
-    v[1] = load_bf16x4(a.qkv.values + from + 4);
-  }
-  add_splits<6>(v, a.qkv, from, 4, std::size_t{a.rows} * width, 2);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    if (a.bias != nullptr) v[i] = add(v[i], *reinterpret_cast<const float4*>(a.bias + at + 4 * i));
-    if (head >= a.num_heads + a.num_kv_heads) continue;
-    const float4 angle = *reinterpret_cast<const float4*>(
-        a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) + within / 2 + 2 * i);
-    v[i] = make_float4(v[i].x * angle.x - v[i].y * angle.y, v[i].x * angle.y + v[i].y * angle.x,
-                       v[i].z * angle.z - v[i].w * angle.w, v[i].z * angle.w + v[i].w * angle.z);
-  }
-  alignas(16) const __half out[8] = {finite_half(v[0].x), finite_half(v[0].y), finite_half(v[0].z),
-                                     finite_half(v[0].w), finite_half(v[1].x), finite_half(v[1].y),
-                                     finite_half(v[1].z), finite_half(v[1].w)};
-  __half* to = a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
-  if (head >= a.num_heads) {
-    const std::uint32_t slot = a.slots[row];
-    if (slot == no_slot) return;
-    to = reinterpret_cast<__half*>(a.arena + std::size_t{slot / a.block_tokens} * a.block_bytes +
-                                   a.layer_offset) +
-         (std::size_t{head - a.num_heads} * a.block_tokens + slot % a.block_tokens) * a.head_dim;
-  }
-  *reinterpret_cast<uint4*>(to + within) = *reinterpret_cast<const uint4*>(out);
-}
 
 __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
   let_next_kernel_start();
@@ -301,21 +151,40 @@ template <int kPairs, bool kSplits>
 __global__ void __launch_bounds__(norm_threads) norm_kernel(const norm_arguments a) {
   __shared__ float parts[2 * norm_threads / 32];
   let_next_kernel_start();
+  float4 weight[2];
+  if constexpr (kPairs == 1) load_norm_weight(a, weight);
   wait_for_previous_kernel();
   const std::uint32_t row = a.gather != nullptr ? a.gather[blockIdx.x] : blockIdx.x;
-  normalize_pairs<kPairs, kSplits>(a, row, blockIdx.x, parts);
+  normalize_pairs<kPairs, kSplits>(a, row, blockIdx.x, weight, parts);
+}
+
+// Where a head of a row goes; nullptr: nowhere.
+__device__ inline __half* row_place(const rotary_arguments& a, std::uint32_t row,
+                                    std::uint32_t head) {
+  if (head < a.num_heads) return a.queries + (std::size_t{row} * a.num_heads + head) * a.head_dim;
+  const std::uint32_t slot = a.slots[row];
+  return slot == no_slot ? nullptr : kv_place(a, slot, head - a.num_heads);
 }
 
 __global__ void __launch_bounds__(128) rotary_kernel(const rotary_arguments a) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  rotate_head(a, blockIdx.x * 4 + threadIdx.x / 32);
+  const std::uint32_t heads = a.num_heads + 2 * a.num_kv_heads,
+                      index = blockIdx.x * 4 + threadIdx.x / 32, row = index / heads,
+                      head = index % heads;
+  if (row >= a.rows) return;
+  __half* to = row_place(a, row, head);
+  if (to != nullptr) rotate_head(a, row, head, [&](int at, __half value) { to[at] = value; });
 }
 
 __global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_arguments a) {
   let_next_kernel_start();
   wait_for_previous_kernel();
-  rotate_eight(a, blockIdx.y, (blockIdx.x * 128 + threadIdx.x) * 8);
+  const std::uint32_t at = (blockIdx.x * 128 + threadIdx.x) * 8, row = blockIdx.y,
+                      head = at / a.head_dim, within = at % a.head_dim;
+  if (head >= a.num_heads + 2 * a.num_kv_heads) return;
+  __half* to = row_place(a, row, head);
+  if (to != nullptr) *reinterpret_cast<uint4*>(to + within) = rotate_eight(a, row, head, within);
 }
 
 __global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions,

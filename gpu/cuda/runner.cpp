@@ -5,6 +5,7 @@
 #include <chrono>
 #include <map>
 #include <optional>
+#include <tuple>
 #include <utility>
 
 #include "gpu/cuda/device_memory.hpp"
@@ -81,7 +82,7 @@ class cuda_runner final : public model_runner {
   }
 
  private:
-  using graph_key = std::pair<std::uint32_t, std::uint32_t>;  // rows, items
+  using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool>;  // rows, items, single
   static constexpr std::size_t max_graphs = 128;
 
   result<void> run_graph(const forward_shape& shape);
@@ -170,7 +171,7 @@ result<void> cuda_runner::submit(const batch& b) {
   TROUPE_CHECK(memory_->wait_for_fences(stream_));
   TROUPE_CHECK(checked(cudaEventRecord(began_, stream_), "starting a forward pass"));
   plan_.build(b, pass_->planning());
-  forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.rounds};
+  forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.single, plan_.rounds};
   const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&
                       plan_.rounds.size() == 1 && plan_.rounds[0].tile == attention_tile::narrow &&
                       padded_rows(rows) <= limits_.logits && padded_rows(rows) <= limits_.rows;
@@ -209,7 +210,7 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
   round.items = std::bit_ceil(round.items);
   forward_shape padded = shape;
   padded.rounds = {&round, 1};
-  const graph_key key{shape.rows, round.items};
+  const graph_key key{shape.rows, round.items, shape.single};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     if (graphs_.size() >= max_graphs) drop_graphs();
@@ -224,8 +225,8 @@ result<void> cuda_runner::capture_common() {
   const std::uint32_t most = std::min({forward_pass::small_rows, limits_.rows, limits_.logits});
   for (std::uint32_t rows = 1; rows <= most; rows = padded_rows(rows + 1)) {
     const attention_round round{attention_tile::narrow, 0, std::bit_ceil(rows)};
-    TROUPE_TRY(const cudaGraphExec_t graph, capture({rows, rows, false, {&round, 1}}));
-    graphs_.emplace(graph_key{rows, round.items}, graph);
+    TROUPE_TRY(const cudaGraphExec_t graph, capture({rows, rows, false, true, {&round, 1}}));
+    graphs_.emplace(graph_key{rows, round.items, true}, graph);
   }
   return {};
 }

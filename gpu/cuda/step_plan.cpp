@@ -128,6 +128,7 @@ void step_plan::build(const batch& b, const plan_options& options) {
     }
   }
   every_row_has_logits = gather.size() == rows;
+  single = rows == b.sequences.size() && wide_.empty();
   add_round(wide_, attention_tile::wide, options);
   add_round(narrow_, attention_tile::narrow, options);
 }

@@ -35,6 +35,7 @@ struct step_plan {
   std::vector<attention_round> rounds;
   std::vector<std::uint32_t> block_tables;
   bool every_row_has_logits = false;  // gather[i] == i
+  bool single = false;                // every row is one token of its sequence, in narrow tiles
 
   // Refills, keeping capacity: no allocation once sizes have been seen.
   void build(const batch& b, const plan_options& options);

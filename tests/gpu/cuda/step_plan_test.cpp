@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -36,6 +37,8 @@ void expect_complete(const std::vector<sequence_case>& cases, const plan_options
   step_plan plan;
   plan.build({rows}, options);
   ASSERT_EQ(plan.rows, at);
+  ASSERT_EQ(plan.single, std::all_of(cases.begin(), cases.end(),
+                                     [](const sequence_case& c) { return c.count == 1; }));
   std::vector<std::uint64_t> covered(plan.rows);
   std::size_t items = 0;
   for (const auto& round : plan.rounds) {
