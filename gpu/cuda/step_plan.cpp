@@ -60,6 +60,15 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
                   std::uint64_t{tile == attention_tile::narrow ? min_split_narrow : min_split_wide},
                   longest / max_parts});
     split = round_up(fair, tile_keys(tile));
+    // Rounded up for each piece, parts may need a few places more than there are: a second turn for all.
+    const auto parts = [&] {
+      std::uint64_t count = 0;
+      for (const auto& p : pieces) count += (p.position + p.tokens + split - 1) / split;
+      return count * options.shape.num_kv_heads;
+    };
+    if (pieces.size() * options.shape.num_kv_heads <= places) {
+      while (parts() > places) split += tile_keys(tile);
+    }
   }
   std::uint32_t partial_row = 0;
   const auto open = [&] {

@@ -118,6 +118,22 @@ TEST(step_plan, short_full_batches_are_not_split) {
   EXPECT_TRUE(plan.every_row_has_logits);
 }
 
+// 1,030 keys of each, in parts of the 256 that would be fair, are five parts: more than two a multiprocessor.
+TEST(step_plan, parts_fit_the_card_at_once) {
+  plan_options options;
+  options.shape = {32, 8, 128};
+  std::vector<block_id> table(512);
+  const token_id token = 0;
+  for (const std::uint32_t sequences : {1u, 4u, 8u, 16u, 33u}) {
+    std::vector<sequence_rows> rows(sequences, {std::span(&token, 1), 1029, table, 1});
+    rows[0].first_position = 5000;
+    step_plan plan;
+    plan.build({rows}, options);
+    EXPECT_LE(plan.items.size() * 8, 2 * options.multiprocessors) << sequences;
+    EXPECT_GE(plan.items.size(), sequences);
+  }
+}
+
 TEST(step_plan, one_long_sequence_fills_the_card) {
   plan_options options;
   options.shape = {32, 8, 128};
