@@ -35,7 +35,13 @@ result<tensor> shaped(const model_source& source, const stored_tensor& entry, st
                "tensor " + printable(entry.name) + " has shape [" + std::to_string(stored_rows) +
                    "][" + std::to_string(entry.shape[0]) + "], the file's own settings ask for [" +
                    std::to_string(rows) + "][" + std::to_string(columns) + "]");
-  return tensor{entry.name, static_cast<tensor_type>(entry.raw_type), rows, columns, entry.data};
+  const auto kind = static_cast<tensor_type>(entry.raw_type);
+  if (kind == tensor_type::f8_e4m3 && entry.scales.count != 1 && entry.scales.count != rows)
+    return bad(source, ec::unsupported,
+               "tensor " + printable(entry.name) +
+                   " is F8_E4M3 with scales that are neither one nor one a row, which this build "
+                   "does not read; use the original weights or a GGUF");
+  return tensor{entry.name, kind, rows, columns, entry.data, entry.scales};
 }
 
 // As the config says, but that the output may be of some tokens only.

@@ -45,6 +45,19 @@ void bf16_block(const std::byte* in, float* out) {
   *out = std::bit_cast<float>(static_cast<std::uint32_t>(load<std::uint16_t>(in)) << 16);
 }
 
+// E4M3 without infinities ("FP8 Formats for Deep Learning", 2209.05433): exponent bias 7, all ones but the sign are NaN.
+void f8_e4m3_block(const std::byte* in, float* out) {
+  const std::uint32_t bits = u8(in), exponent = bits >> 3 & 15, fraction = bits & 7;
+  float value = 0;
+  if ((bits & 0x7f) == 0x7f)
+    value = std::bit_cast<float>(0x7fc00000u);
+  else if (exponent == 0)
+    value = static_cast<float>(fraction) * 0x1p-9f;
+  else
+    value = std::bit_cast<float>((exponent + 120) << 23 | fraction << 20);
+  *out = (bits & 0x80) != 0 ? -value : value;
+}
+
 // d[2], 16 bytes: low nibbles are values 0..15, high nibbles 16..31.
 void q4_0_block(const std::byte* in, float* out) {
   const float d = half(in);
@@ -169,6 +182,8 @@ block_function dequantizer(tensor_type type) {
       return f16_block;
     case tensor_type::bf16:
       return bf16_block;
+    case tensor_type::f8_e4m3:
+      return f8_e4m3_block;
     case tensor_type::q4_0:
       return q4_0_block;
     case tensor_type::q4_1:
@@ -201,6 +216,18 @@ void dequantize_row(const tensor& t, std::uint64_t row, std::span<float> out) {
   TROUPE_ASSERT((row + 1) * t.row_bytes() <= t.data.size());
   for (std::uint64_t i = 0; i < t.columns; i += type.block_size, in += type.block_bytes)
     block(in, out.data() + i);
+  if (t.type != tensor_type::f8_e4m3) return;
+  const float scale = row_scale(t, row);
+  for (float& value : out) value *= scale;
+}
+
+float row_scale(const tensor& t, std::uint64_t row) {
+  TROUPE_ASSERT(t.scales.count == 1 || row < t.scales.count);
+  const auto block = dequantizer(t.scales.type);
+  float scale = 0;
+  block(t.scales.data.data() + (t.scales.count == 1 ? 0 : row) * info(t.scales.type).block_bytes,
+        &scale);
+  return scale;
 }
 
 }  // namespace troupe::model

@@ -51,6 +51,11 @@ hash128_t digest(const model_source& source) {
     add(hash, entry->raw_type);
     for (auto extent : entry->shape) add(hash, extent);
     hash.update(entry->data);
+    if (entry->scales.count > 0) {
+      add(hash, static_cast<std::uint32_t>(entry->scales.type));
+      add(hash, entry->scales.count);
+      hash.update(entry->scales.data);
+    }
     tensors.emplace(entry->name, hash.digest());
   }
   for (const auto& file : source.files) file->expect_sequential_reads(false);

@@ -42,6 +42,53 @@ std::string gguf_name(const architecture& arch, const std::string& name) {
   return name;
 }
 
+constexpr std::string_view scale_suffix = "_scale";
+
+// Scales that F8_E4M3 checkpoints have for activations and KV: here these are quantized by what they are, if at all.
+bool is_of_activations(std::string_view name) {
+  return name.ends_with(".input_scale") || name.ends_with(".output_scale") ||
+         name.ends_with(".k_scale") || name.ends_with(".v_scale");
+}
+
+std::string name_of(const architecture& arch, const std::string& name) {
+  if (is_of_activations(name)) return {};
+  if (!name.ends_with(".weight_scale")) return gguf_name(arch, name);
+  return gguf_name(arch, name.substr(0, name.size() - scale_suffix.size())) +
+         std::string(scale_suffix);
+}
+
+// Gives F8_E4M3 tensors the scales that lie beside them, which are no tensors of the model.
+result<void> attach_scales(model_source& source) {
+  std::map<std::string, stored_tensor, std::less<>> scales;
+  std::erase_if(source.tensors, [&](const stored_tensor& t) {
+    if (!t.name.ends_with(scale_suffix)) return false;
+    scales[t.name] = t;
+    return true;
+  });
+  for (stored_tensor& t : source.tensors) {
+    if (t.raw_type != static_cast<std::uint32_t>(tensor_type::f8_e4m3)) continue;
+    auto found = scales.find(t.name + std::string(scale_suffix));
+    if (found == scales.end())
+      return fail(ec::corrupt_file, source.meta->source() + ": tensor " + printable(t.name) +
+                                        " is F8_E4M3 and has no 'weight_scale'");
+    const stored_tensor& s = found->second;
+    const std::uint64_t count = s.shape[0] * s.shape[1] * s.shape[2] * s.shape[3];
+    const auto type = static_cast<tensor_type>(s.raw_type);
+    if (type != tensor_type::f32 && type != tensor_type::f16 && type != tensor_type::bf16)
+      return fail(ec::unsupported, source.meta->source() + ": tensor " + printable(s.name) +
+                                       " is not F32, F16 or BF16");
+    // Of blocks: 0, which bind_weights refuses.
+    const bool is_vector = count == *std::max_element(s.shape.begin(), s.shape.end());
+    t.scales = {type, is_vector ? count : 0, s.data};
+    scales.erase(found);
+  }
+  if (!scales.empty())
+    return fail(ec::unsupported, source.meta->source() + ": tensor " +
+                                     printable(scales.begin()->first) +
+                                     " belongs to no tensor of F8_E4M3");
+  return {};
+}
+
 // A file name that stays in its directory whatever the index says.
 bool plain_name(std::string_view name) {
   return !name.empty() && name.size() <= 255 && !name.starts_with('.') &&
@@ -85,7 +132,7 @@ struct directory_reader {
     TROUPE_TRY(auto tensors, parse_safetensors(file->bytes(), path.string()));
     if (expected) TROUPE_CHECK(compare(path, tensors, *expected));
     for (auto& tensor : tensors) {
-      tensor.name = gguf_name(arch, tensor.name);
+      tensor.name = name_of(arch, tensor.name);
       if (!tensor.name.empty()) source.tensors.push_back(std::move(tensor));
     }
     source.file_bytes += file->bytes().size();
@@ -151,6 +198,7 @@ result<model_source> read_hugging_face(const std::filesystem::path& directory) {
   TROUPE_CHECK(read_hugging_face_tokenizer(directory, config, *source.meta));
   directory_reader reader{directory, *arch, source};
   TROUPE_CHECK(reader.add_all());
+  TROUPE_CHECK(attach_scales(source));
   TROUPE_CHECK(settle_tying(config, source));
   return source;
 }

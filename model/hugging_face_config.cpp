@@ -1,5 +1,6 @@
 // Names and defaults: transformers' configuration_llama.py, _mistral, _qwen2, _qwen3 and
 // modeling_rope_utils.py.
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "model/architecture.hpp"
@@ -60,13 +61,28 @@ class config_converter {
   result<void> refuse_variants() const {
     if (auto act = config_.find("hidden_act"); act != config_.end() && *act != "silu")
       return unsupported("'hidden_act' is not silu, the only activation that this build has");
-    if (auto quantized = config_.find("quantization_config");
-        quantized != config_.end() && !quantized->is_null())
+    auto quantized = config_.find("quantization_config");
+    if (quantized != config_.end() && !quantized->is_null() && !is_f8(*quantized))
       return unsupported(
           "the weights are quantized in a way ('quantization_config') that this build does not "
-          "read; "
-          "use the original weights or a GGUF");
+          "read: it reads F8_E4M3 with one scale a row or a tensor; use the original weights or a "
+          "GGUF");
     return {};
+  }
+
+  // Names a way to E4M3 weights; which scales they have the tensors tell.
+  static bool is_f8(const json& quantization) {
+    if (!quantization.is_object()) return false;
+    const auto method = quantization.value("quant_method", json());
+    if (method == "fp8" || method == "fbgemm_fp8") return true;
+    if (method != "compressed-tensors") return false;
+    const auto groups = quantization.value("config_groups", json::object());
+    return groups.is_object() && !groups.empty() &&
+           std::all_of(groups.begin(), groups.end(), [](const json& group) {
+             const auto weights = group.is_object() ? group.value("weights", json()) : json();
+             return weights.is_object() && weights.value("num_bits", json()) == 8 &&
+                    weights.value("type", json()) == "float";
+           });
   }
 
   static bool present(const json& object, std::string_view field) {

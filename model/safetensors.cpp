@@ -23,6 +23,7 @@ std::optional<std::uint32_t> ggml_type(std::string_view dtype) {
   for (auto [name, raw] : {pair{"F32", 0},
                            {"F16", 1},
                            {"BF16", 30},
+                           {"F8_E4M3", 1000},
                            {"I8", 24},
                            {"I16", 25},
                            {"I32", 26},
@@ -67,9 +68,10 @@ result<placed> read_entry(const std::string& name, const json& entry, const std:
   if (!dtype.is_string()) return corrupt(source, name, "has a 'dtype' that is no string");
   auto raw = ggml_type(dtype.get_ref<const std::string&>());
   if (!raw)
-    return fail(ec::unsupported, source + ": tensor " + printable(name) + " has dtype " +
-                                     printable(dtype.get_ref<const std::string&>()) +
-                                     "; this build runs F32, F16 and BF16, or a quantized GGUF");
+    return fail(ec::unsupported,
+                source + ": tensor " + printable(name) + " has dtype " +
+                    printable(dtype.get_ref<const std::string&>()) +
+                    "; this build runs F32, F16, BF16 and F8_E4M3, or a quantized GGUF");
   out.tensor.raw_type = *raw;
   TROUPE_CHECK(read_shape(entry["shape"], source, out.tensor));
   const auto& offsets = entry["data_offsets"];

@@ -22,6 +22,7 @@ struct stored_tensor {
   std::array<std::uint64_t, 4> shape{1, 1, 1,
                                      1};  // shape[0] is contiguous; no product of them overflows
   std::span<const std::byte> data;
+  scale_values scales{};  // of safetensors' F8_E4M3
 };
 
 // Every type that ggml stores, readable by this build or not: sizes are needed to check and report

@@ -31,6 +31,7 @@ constexpr stored_type types[] = {
     {28, {"F64", 1, 8}, false},        {29, {"IQ1_M", 256, 56}, false},
     {30, {"BF16", 1, 2}, true},        {34, {"TQ1_0", 256, 54}, false},
     {35, {"TQ2_0", 256, 66}, false},   {39, {"MXFP4", 32, 17}, false},
+    {1000, {"F8_E4M3", 1, 1}, true},
 };
 
 const stored_type* find(std::uint32_t raw) {

@@ -25,6 +25,8 @@ enum class tensor_type : std::uint32_t {
   q5_k = 13,
   q6_k = 14,
   bf16 = 30,
+  f8_e4m3 =
+      1000,  // not ggml's but safetensors': a value is its byte times a scale that lies elsewhere
 };
 
 struct tensor_type_info {
@@ -36,6 +38,13 @@ struct tensor_type_info {
 const tensor_type_info* find_tensor_type(std::uint32_t raw);
 const tensor_type_info& info(tensor_type type);
 
+// Of an f8_e4m3 tensor: of each row, or one of all; f32, f16 or bf16.
+struct scale_values {
+  tensor_type type = tensor_type::f32;
+  std::uint64_t count = 0;
+  std::span<const std::byte> data;
+};
+
 // Row-major matrix [rows][columns] (a vector has rows == 1). `columns` is the contiguous dimension, GGUF's ne[0]:
 // a linear layer y = W x has W.rows outputs and W.columns inputs.
 struct tensor {
@@ -43,6 +52,7 @@ struct tensor {
   tensor_type type = tensor_type::f32;
   std::uint64_t rows = 0, columns = 0;
   std::span<const std::byte> data;  // rows * columns / block_size * block_bytes bytes
+  scale_values scales{};
 
   bool exists() const { return !data.empty(); }
   std::uint64_t row_bytes() const {
@@ -53,5 +63,8 @@ struct tensor {
 // Reference dequantizer, in the order of arithmetic of ggml's CPU reference: out.size() == columns.
 // REQUIRES: row < t.rows.
 void dequantize_row(const tensor& t, std::uint64_t row, std::span<float> out);
+
+// REQUIRES: f8_e4m3, row < t.rows.
+float row_scale(const tensor& t, std::uint64_t row);
 
 }  // namespace troupe::model

@@ -63,6 +63,8 @@ result<void> dequantize_to_bf16(model::tensor_type type, const std::byte* raw, s
       return run<tensor_type::q5_k>(raw, rows, columns, to, placement, stream);
     case tensor_type::q6_k:
       return run<tensor_type::q6_k>(raw, rows, columns, to, placement, stream);
+    case tensor_type::f8_e4m3:
+      break;  // has scales beside it: weights.cpp
   }
   return fail(ec::unsupported,
               "CUDA cannot read tensors of type " + std::to_string(static_cast<unsigned>(type)));

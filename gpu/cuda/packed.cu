@@ -198,6 +198,23 @@ __global__ void __launch_bounds__(256)
   }
 }
 
+// Block: a row.
+__global__ void __launch_bounds__(256)
+    place_f8_kernel(const std::uint8_t* raw, std::uint32_t columns, std::uint8_t* to, float* scales,
+                    row_placement placement) {
+  const std::uint32_t row = blockIdx.x;
+  const std::uint32_t target =
+      placement.first + (placement.interleaved ? row / 8 * 16 + row % 8 : row);
+  std::uint8_t* tiles =
+      to + std::size_t{target / 64} * (columns / 64) * packed_tile_bytes(packed_format::f8);
+  for (std::uint32_t i = threadIdx.x; i < columns; i += 256) {
+    tiles[i / 64 * packed_tile_bytes(packed_format::f8) + f8_place(target % 64, i % 64)] =
+        raw[std::size_t{row} * columns + i];
+  }
+  if (threadIdx.x == 0)
+    scales[target] = reinterpret_cast<const float*>(raw + std::size_t{gridDim.x} * columns)[row];
+}
+
 template <tensor_type kType>
 result<void> run(const std::byte* raw, std::uint64_t rows, std::uint64_t columns, std::byte* to,
                  row_placement placement, cudaStream_t stream) {
@@ -241,6 +258,15 @@ result<void> quantize_to_f8(const __nv_bfloat16* from, std::uint64_t rows, std::
                             cudaStream_t stream) {
   return launch("quantize_to_f8", quantize_kernel,
                 {dim3(static_cast<unsigned>(rows)), dim3(256), 0}, stream, false, from,
+                static_cast<std::uint32_t>(columns), reinterpret_cast<std::uint8_t*>(to), scales,
+                placement);
+}
+
+result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t columns,
+                      std::byte* to, float* scales, row_placement placement, cudaStream_t stream) {
+  TROUPE_ASSERT(columns % 64 == 0);
+  return launch("place_f8", place_f8_kernel, {dim3(static_cast<unsigned>(rows)), dim3(256), 0},
+                stream, false, reinterpret_cast<const std::uint8_t*>(raw),
                 static_cast<std::uint32_t>(columns), reinterpret_cast<std::uint8_t*>(to), scales,
                 placement);
 }

@@ -56,6 +56,7 @@ bool is_plain(model::tensor_type t) {
 }
 // How a tensor is kept: as it is, or, under fp8, E4M3 made of what is not quantized.
 packed_format format_of(const model::tensor& t, bool fp8) {
+  if (t.type == model::tensor_type::f8_e4m3) return packed_format::f8;
   return fp8 && is_plain(t.type) ? packed_format::f8 : packed_format_of(t.type);
 }
 
@@ -79,12 +80,16 @@ matrix_parts interleaved_parts(const model::tensor& gate, const model::tensor& u
   for (auto& p : parts) p.rows *= 2;
   return parts;
 }
-// Under fp8 the embedding and the LM head stay as they are: their errors would meet no later layer that evens them out.
+// Under fp8 the embedding and the LM head stay as they are: their errors would meet no later layer that evens them out. Of a
+// file that has them in E4M3 they become bf16.
 model_layout layout_of(const model::loaded_model& model, bool fp8) {
   const auto& w = model.weights;
   model_layout layout;
-  layout.embed = parts_of({&w.embed_tokens});
-  layout.lm_head = parts_of({&w.lm_head});
+  const auto whole = [](const model::tensor& t) {
+    return t.type == model::tensor_type::f8_e4m3 ? matrix_parts{} : parts_of({&t});
+  };
+  layout.embed = whole(w.embed_tokens);
+  layout.lm_head = whole(w.lm_head);
   for (const auto& l : w.layers) {
     layout.bias = layout.bias || l.q_bias.exists() || l.k_bias.exists() || l.v_bias.exists();
     layout.qk_norm = layout.qk_norm || l.q_norm.exists();
@@ -218,6 +223,7 @@ class uploader {
   // Rows of `t` into the fused matrix `to`, whose part `run` they are.
   result<void> matrix(const model::tensor& t, const weight_matrix& to, row_placement placement,
                       std::uint32_t run = 0) {
+    if (t.type == model::tensor_type::f8_e4m3) return f8_matrix(t, to, placement, run);
     const std::uint64_t step = std::max<std::uint64_t>(slot_bytes / t.row_bytes() / 16 * 16, 1);
     TROUPE_ASSERT(step * t.row_bytes() <= slot_bytes);
     for (std::uint64_t row = 0; row < t.rows; row += step) {
@@ -259,6 +265,47 @@ class uploader {
     cudaEvent_t done = nullptr;
   };
   uploader() = default;
+
+  // As it is where it is packed, else as bf16, which is made here: such matrices are few.
+  result<void> f8_matrix(const model::tensor& t, const weight_matrix& to, row_placement placement,
+                         std::uint32_t run) {
+    std::vector<std::byte> bytes;
+    std::vector<float> values(t.columns);
+    const std::uint64_t step =
+        std::max<std::uint64_t>(slot_bytes / (2 * t.columns + sizeof(float)) / 16 * 16, 1);
+    for (std::uint64_t row = 0; row < t.rows; row += step) {
+      const std::uint64_t rows = std::min(step, t.rows - row);
+      row_placement part = placement;
+      part.first += static_cast<std::uint32_t>(placement.interleaved ? row * 2 : row);
+      if (to.is_packed()) {
+        const auto from = t.data.subspan(row * t.columns, rows * t.columns);
+        bytes.assign(from.begin(), from.end());
+        for (std::uint64_t r = row; r < row + rows; ++r) {
+          const float scale = model::row_scale(t, r);
+          const auto* raw = reinterpret_cast<const std::byte*>(&scale);
+          bytes.insert(bytes.end(), raw, raw + sizeof scale);
+        }
+        if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
+        TROUPE_TRY(const std::byte* raw, stage(bytes));
+        TROUPE_CHECK(place_f8(
+            raw, rows, t.columns, const_cast<std::byte*>(to.packed.data) + to.packed.offset[run],
+            const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64, part,
+            stream_));
+      } else {
+        bytes.resize(rows * t.columns * sizeof(__nv_bfloat16));
+        auto* half = reinterpret_cast<__nv_bfloat16*>(bytes.data());
+        for (std::uint64_t r = row; r < row + rows; ++r) {
+          model::dequantize_row(t, r, values);
+          for (const float v : values) *half++ = __float2bfloat16(v);
+        }
+        TROUPE_TRY(const std::byte* raw, stage(bytes));
+        TROUPE_CHECK(dequantize_to_bf16(model::tensor_type::bf16, raw, rows, t.columns,
+                                        const_cast<__nv_bfloat16*>(to.data), part, stream_));
+      }
+      TROUPE_CHECK(release());
+    }
+    return {};
+  }
 
   // By way of bf16, which holds bf16 exactly and f16 to within half of E4M3's last bit by far.
   result<void> quantize(const model::tensor& t, const std::byte* raw, std::uint64_t rows,

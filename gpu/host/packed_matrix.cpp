@@ -1,7 +1,9 @@
 #include "gpu/host/packed_matrix.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <vector>
 
 #include "gpu/host/half.hpp"
 
@@ -192,6 +194,20 @@ void pack_floats(const model::tensor& t, const packed_matrix& m, std::uint32_t t
   }
 }
 
+// E4M3 in bf16, which has more than its bits: the product with the scale is rounded by 2^-9 of it at most.
+void pack_f8(const model::tensor& t, const packed_matrix& m, std::uint32_t tile,
+             std::uint8_t* out) {
+  std::vector<float> row(m.inputs);
+  for (std::uint32_t o = 0; o < tile_outputs && tile * tile_outputs + o < m.outputs; ++o) {
+    model::dequantize_row(t, std::uint64_t{tile} * tile_outputs + o, row);
+    for (std::uint32_t k = 0; k < m.inputs; ++k) {
+      const auto bits = std::bit_cast<std::uint32_t>(row[k]);
+      const auto half = static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+      std::memcpy(out + (k * tile_outputs + o) * sizeof half, &half, sizeof half);
+    }
+  }
+}
+
 void pack_integers(const model::tensor& t, const packed_matrix& m, std::uint32_t tile,
                    std::uint8_t* out) {
   const format_info f = info(m.format);
@@ -227,6 +243,7 @@ weight_format format_of(tensor_type t) {
     case tensor_type::f16:
       return weight_format::f16;
     case tensor_type::bf16:
+    case tensor_type::f8_e4m3:
       return weight_format::bf16;
     case tensor_type::f32:
       return weight_format::f32;
@@ -309,6 +326,8 @@ void pack_tiles(const model::tensor& t, const packed_matrix& m, std::uint32_t fi
       pack_nibbles(t, m, tile, at);
     } else if (info(m.format).bits != 0) {
       pack_integers(t, m, tile, at);
+    } else if (t.type == tensor_type::f8_e4m3) {
+      pack_f8(t, m, tile, at);
     } else {
       pack_floats(t, m, tile, at);
     }

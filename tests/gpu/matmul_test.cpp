@@ -1,4 +1,5 @@
 #include <cmath>
+#include <cstring>
 
 #include "gpu/host/aligned_memory.hpp"
 #include "gpu/host/cpu.hpp"
@@ -91,6 +92,32 @@ TEST_P(matmul, unpacks_what_was_packed) {
     model::dequantize_row(w.tensor, r, reference);
     for (std::size_t k = 0; k < 512; ++k)
       ASSERT_EQ(ours[k], reference[k]) << "row " << r << " column " << k;
+  }
+}
+
+// E4M3's values times a scale, to bf16's precision.
+TEST(packed_matrix, holds_e4m3_in_bf16) {
+  const std::uint32_t rows = 37, columns = 96;
+  testing::test_random random{5};
+  const auto bytes = testing::random_weights(tensor_type::f8_e4m3, rows, columns, 1, random);
+  std::vector<std::byte> scales(rows * sizeof(float));
+  for (std::uint32_t r = 0; r < rows; ++r) {
+    const float scale = 0.01f * static_cast<float>(r + 1);
+    std::memcpy(scales.data() + r * sizeof scale, &scale, sizeof scale);
+  }
+  model::tensor t{"w", tensor_type::f8_e4m3, rows, columns, bytes};
+  t.scales = {tensor_type::f32, rows, scales};
+  packed_matrix packed = plan(t).value();
+  const auto memory = aligned_memory::make(packed.bytes()).value();
+  auto* at = reinterpret_cast<std::uint8_t*>(memory.data());
+  pack_tiles(t, packed, 0, packed.tiles, at);
+  packed.data = at;
+  std::vector<float> ours(columns), reference(columns);
+  for (std::uint32_t r = 0; r < rows; ++r) {
+    unpack_row(packed, r, ours);
+    model::dequantize_row(t, r, reference);
+    for (std::uint32_t k = 0; k < columns; ++k)
+      ASSERT_NEAR(ours[k], reference[k], std::abs(reference[k]) * 0x1p-8f) << r << ", " << k;
   }
 }
 

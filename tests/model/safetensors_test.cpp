@@ -1,6 +1,7 @@
 // Safetensors files and Hugging Face directories: right ones, and ones that lie.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 
 #include "model/model.hpp"
@@ -53,6 +54,103 @@ TEST_P(tiny_directories, give_the_weights_of_the_gguf_without_interleaving) {
 }
 INSTANTIATE_TEST_SUITE_P(safetensors, tiny_directories,
                          ::testing::Values("llama", "qwen2", "qwen3"));
+
+// The tiny model with linear layers in E4M3: layer 0 with a scale a row, the others with one of all, as compressed-tensors
+// and AutoFP8 write them. change: of a scale's shape.
+void write_f8_directory(
+    const std::filesystem::path& directory,
+    const std::function<void(std::string&, std::vector<std::uint64_t>&)>& change = {}) {
+  write_tiny_hugging_face(directory, {.type = model::tensor_type::f32, .tied = false});
+  const safetensors_writer plain =
+      tiny_safetensors({.type = model::tensor_type::f32, .tied = false});
+  safetensors_writer out;
+  test_random random{8};
+  for (const auto& [name, entry] : plain.header.items()) {
+    const auto shape = entry["shape"].get<std::vector<std::uint64_t>>();
+    const auto begin = entry["data_offsets"][0].get<std::size_t>();
+    if (!name.ends_with("_proj.weight")) {
+      out.add(name, "F32", shape,
+              std::span(plain.data)
+                  .subspan(begin, entry["data_offsets"][1].get<std::size_t>() - begin));
+      continue;
+    }
+    out.add(name, "F8_E4M3", shape,
+            random_weights(model::tensor_type::f8_e4m3, shape[0], shape[1], 1, random));
+    const bool by_row = name.find(".layers.0.") != std::string::npos;
+    std::string scale = name + "_scale";
+    std::vector<std::uint64_t> extents = {shape[0], 1};
+    if (!by_row) extents.clear();
+    if (change) change(scale, extents);
+    std::uint64_t count = 1;
+    for (const auto e : extents) count *= e;
+    byte_writer scales;
+    for (std::uint64_t r = 0; r < count; ++r) {
+      if (by_row)
+        scales.put(static_cast<float>(r + 1) / 1024);
+      else
+        scales.put(std::uint16_t{0x3d00});  // 1/32 in bf16
+    }
+    out.add(scale, by_row ? "F32" : "BF16", extents, scales.bytes);
+    out.add(name.substr(0, name.size() - 6) + "input_scale", "F32", {1}, std::vector<std::byte>(4));
+  }
+  write_file(directory / "model.safetensors", out.finish());
+  auto config = tiny_config({.tied = false});
+  config["quantization_config"] = {
+      {"quant_method", "compressed-tensors"},
+      {"config_groups", {{"group_0", {{"weights", {{"num_bits", 8}, {"type", "float"}}}}}}}};
+  write_file(directory / "config.json", config.dump());
+}
+
+TEST(hugging_face, reads_e4m3_with_its_scales) {
+  temporary_directory dir;
+  write_f8_directory(dir / "hf");
+  auto opened = open_model(dir / "hf");
+  ASSERT_TRUE(opened) << to_string(opened.error());
+  for (std::size_t i = 0; i < 2; ++i) {
+    const model::tensor& t = (*opened)->weights.layers[i].down_proj;
+    ASSERT_EQ(t.type, model::tensor_type::f8_e4m3);
+    std::vector<float> row(t.columns);
+    for (std::uint64_t r = 0; r < t.rows; ++r) {
+      const float scale = i == 0 ? static_cast<float>(r + 1) / 1024 : 1.0f / 32;
+      EXPECT_EQ(model::row_scale(t, r), scale);
+      model::dequantize_row(t, r, row);
+      for (std::uint64_t c = 0; c < t.columns; ++c) {
+        const auto byte = static_cast<int>(t.data[r * t.columns + c]);
+        const int exponent = byte >> 3 & 15, fraction = byte & 7;
+        const double value =
+            exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+        ASSERT_EQ(row[c], static_cast<float>((byte & 128 ? -value : value)) * scale) << byte;
+      }
+    }
+  }
+  EXPECT_EQ((*opened)->weights.embed_tokens.type, model::tensor_type::f32);
+}
+
+TEST(hugging_face, refuses_scales_that_it_cannot_read) {
+  struct wrong {
+    const char* says;
+    ec code;
+    std::function<void(std::string&, std::vector<std::uint64_t>&)> change;
+  };
+  const wrong cases[] = {
+      {"no 'weight_scale'", ec::corrupt_file, [](auto& name, auto&) { name += "_2"; }},
+      {"neither one nor one a row", ec::unsupported,
+       [](auto&, auto& e) {
+         e = {2, 2};
+       }},
+      {"neither one nor one a row", ec::unsupported,
+       [](auto&, auto& e) {
+         e = {3, 1};
+       }},
+  };
+  for (const wrong& w : cases) {
+    temporary_directory dir;
+    write_f8_directory(dir / "hf", w.change);
+    const error e = refusal(dir / "hf");
+    EXPECT_EQ(e.code, w.code);
+    EXPECT_NE(e.detail.find(w.says), std::string::npos) << to_string(e);
+  }
+}
 
 TEST(hugging_face, shards_with_an_index_give_the_model_of_one_file) {
   temporary_directory dir;
@@ -152,7 +250,7 @@ const std::vector<hostile> hostile_files = {
     {"entry_no_object", "exactly 'dtype'", with_header(R"({"a":1})")},
     {"field_missing", "exactly 'dtype'", with_first([](auto& t) { t.erase("shape"); })},
     {"field_unknown", "exactly 'dtype'", with_first([](auto& t) { t["stride"] = 1; })},
-    {"dtype_unknown", "dtype 'F8_E4M3'", with_first([](auto& t) { t["dtype"] = "F8_E4M3"; })},
+    {"dtype_unknown", "dtype 'F8_E5M2'", with_first([](auto& t) { t["dtype"] = "F8_E5M2"; })},
     {"dtype_number", "'dtype' that is no string", with_first([](auto& t) { t["dtype"] = 3; })},
     {"shape_negative", "no 64-bit count", with_first([](auto& t) {
        t["shape"] = {-1, 64};

@@ -11,11 +11,12 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-// Weights as E4M3 with a scale a row holds them.
+// Weights as E4M3 with a scale a row holds them: their values in f32, or, `as_in_files`, as such.
 class fp8_model {
  public:
-  explicit fp8_model(const model::loaded_model& from) : held(from) {
-    storage_.reserve(7 * held.weights.layers.size());
+  explicit fp8_model(const model::loaded_model& from, bool as_in_files = false)
+      : held(from), as_in_files_(as_in_files) {
+    storage_.reserve(14 * held.weights.layers.size());
     for (auto& l : held.weights.layers) {
       for (model::tensor* t :
            {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj}) {
@@ -27,35 +28,47 @@ class fp8_model {
 
  private:
   void quantize(model::tensor& t) {
-    std::vector<float> values(t.rows * t.columns);
+    std::vector<float> values(t.rows * t.columns), scales(t.rows);
+    std::vector<std::byte> raw(values.size());
     for (std::uint64_t r = 0; r < t.rows; ++r) {
       const std::span row(values.data() + r * t.columns, t.columns);
       model::dequantize_row(t, r, row);
       float largest = 0;
       for (const float v : row) largest = std::max(largest, std::abs(v));
-      const float scale = largest / 448;
+      const float scale = scales[r] = largest / 448;
       for (float& v : row) {
         const auto bits = __nv_cvt_float_to_fp8(v / scale, __NV_SATFINITE, __NV_E4M3);
+        raw[static_cast<std::size_t>(&v - values.data())] = static_cast<std::byte>(bits);
         v = __half2float(__half(__nv_cvt_fp8_to_halfraw(bits, __NV_E4M3))) * scale;
       }
     }
+    if (as_in_files_) {
+      storage_.push_back(std::move(raw));
+      t.type = model::tensor_type::f8_e4m3;
+      t.data = storage_.back();
+      t.scales = {model::tensor_type::f32, t.rows, keep(scales)};
+    } else {
+      t.type = model::tensor_type::f32;
+      t.data = keep(values);
+    }
+  }
+  std::span<const std::byte> keep(const std::vector<float>& values) {
     std::vector<std::byte> bytes(values.size() * sizeof(float));
     std::memcpy(bytes.data(), values.data(), bytes.size());
-    storage_.push_back(std::move(bytes));
-    t.type = model::tensor_type::f32;
-    t.data = storage_.back();
+    return storage_.emplace_back(std::move(bytes));
   }
+  const bool as_in_files_;
   std::vector<std::vector<std::byte>> storage_;
 };
 
 class fp8_test : public gpu_test {
  protected:
   std::unique_ptr<model_runner> start(const std::shared_ptr<const model::loaded_model>& m,
-                                      bool exact) {
+                                      bool exact, const char* quantization = "fp8") {
     runner_options options;
     options.device = "cuda";
     options.exact = exact;
-    options.quantization = "fp8";
+    options.quantization = quantization;
     auto made = make_cuda_runner(m, options);
     EXPECT_TRUE(made.has_value()) << to_string(made.error());
     EXPECT_NE((*made)->description().find("FP8"), std::string::npos);
@@ -76,7 +89,8 @@ class fp8_test : public gpu_test {
 TEST_F(fp8_test, logits_equal_those_of_the_values_that_the_weights_hold) {
   const reference_options o{.hidden = 576, .intermediate = 1536, .heads = 9, .kv_heads = 3};
   const auto m = make_random_model(o, random);
-  const fp8_model quantized(*m);
+  const fp8_model quantized(*m), in_files(*m, true);
+  const auto from_file = std::make_shared<const model::loaded_model>(in_files.held);
   const std::uint32_t count = 330;
   std::vector<token_id> prompt(count);
   for (auto& t : prompt) t = random() % o.vocab;
@@ -98,8 +112,8 @@ TEST_F(fp8_test, logits_equal_those_of_the_values_that_the_weights_hold) {
     }
     EXPECT_EQ(wrong, 0u) << "greedy tokens differ where the two best are not close";
   };
-  for (const bool exact : {false, true}) {
-    const auto runner = start(m, exact);
+  for (const auto& [exact, made] : {std::pair{false, true}, {true, true}, {false, false}}) {
+    const auto runner = made ? start(m, exact) : start(from_file, exact, "");
     // Few rows keep their activations in bf16: the tolerance is that of bf16 weights (runner_test).
     relative_error few, many;
     for (std::uint32_t at = 0; at < 60; at += 20) {
@@ -111,8 +125,9 @@ TEST_F(fp8_test, logits_equal_those_of_the_values_that_the_weights_hold) {
     // Many have E4M3 activations, each off by up to a sixteenth and 2 to 3 % of a product in all, of which a layer has four;
     // under exact, which has one arithmetic for any number of rows, bf16.
     compare(run(*runner, prompt, 0, count), 0, many);
-    std::printf("%s: relative error %.4f with few rows, %.4f with many\n", exact ? "exact" : "fast",
-                few.value(), many.value());
+    std::printf("%s, %s: relative error %.4f with few rows, %.4f with many\n",
+                exact ? "exact" : "fast", made ? "quantized" : "from a file", few.value(),
+                many.value());
     EXPECT_LT(few.value(), 1.5e-2);
     EXPECT_LT(many.value(), exact ? 1.5e-2 : 0.08);
   }
