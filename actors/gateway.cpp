@@ -1,5 +1,7 @@
 #include "actors/gateway.hpp"
 
+#include <algorithm>
+
 #include "actors/metrics_text.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
@@ -9,11 +11,16 @@ namespace {
 
 constexpr auto tick_interval = std::chrono::milliseconds(250);
 constexpr auto metrics_timeout = std::chrono::milliseconds(1000);
+constexpr std::size_t seqs_unknown = 64;
 
 // Another node may succeed where this one did not.
 bool worth_another_node(ec code) {
   return code == ec::draining || code == ec::queue_full || code == ec::peer_lost ||
          code == ec::device_lost || code == ec::out_of_memory;
+}
+
+bool has_room(const gateway_state::node_table::peer& n) {
+  return n.info.kind == role::decode && n.ready && n.actor;
 }
 
 }  // namespace
@@ -63,18 +70,15 @@ void gateway_state::generate(const generate_request& r) {
 }
 
 std::size_t gateway_state::room() const {
-  constexpr std::size_t seqs_unknown = 64;
   std::size_t seqs = 0;
-  for (const auto& m : latest.members)
-    if (m.info.kind == role::decode && m.state == node_state::ready)
-      seqs += m.info.max_num_seqs > 0 ? m.info.max_num_seqs : seqs_unknown;
-  // The quarter is read while the others are decoded. With no decode node requests are routed too: they wait there
-  // for one to come, and no longer than no_worker_wait.
-  return seqs == 0 ? seqs_unknown : seqs + (seqs + 3) / 4;
+  for (const auto& [start, n] : nodes)
+    if (has_room(n)) seqs += n.info.max_num_seqs > 0 ? n.info.max_num_seqs : seqs_unknown;
+  return seqs + (seqs + 3) / 4;  // the quarter is read while the others are decoded
 }
 
 void gateway_state::admit() {
-  const auto limit = room();
+  // With no decode node requests are routed too: they wait for one to come, and no longer than no_worker_wait.
+  const auto room_now = room(), limit = room_now > 0 ? room_now : seqs_unknown;
   while (admission->serving() < limit) {
     const auto now = self->clock().now();
     const auto id = admission->next(now);
@@ -96,6 +100,7 @@ void gateway_state::route(std::uint64_t id) {
   auto& q = requests.at(id);
   q.decode = 0;
   q.routing = true;
+  q.parked = false;
   const auto try_number = q.try_number;
   const auto begin = self->clock().now();
   route_request ask{id,
@@ -103,7 +108,10 @@ void gateway_state::route(std::uint64_t id) {
                     q.message.sampling.prompt_logprobs >= 0 && q.message.output.empty(),
                     q.excluded,
                     q.message.prompt,
-                    q.message.cache_salt};
+                    q.message.cache_salt,
+                    static_cast<std::uint32_t>(q.message.prompt.size()) +
+                        std::max(q.message.sampling.max_tokens,
+                                 static_cast<std::uint32_t>(q.message.output.size()))};
   ask.prompt.insert(ask.prompt.end(), q.message.output.begin(), q.message.output.end());
   self->request(context->router, context->options.route_timeout, std::move(ask))
       .then(
@@ -131,12 +139,8 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
     const bool refused = q->last_failure.code == ec::queue_full ||
                          q->last_failure.code == ec::draining ||
                          q->last_failure.code == ec::out_of_memory;
-    const auto now = self->clock().now();
-    if (!q->no_worker_since) q->no_worker_since = now;
-    if (refused || plan.code != ec::no_worker ||
-        now - *q->no_worker_since > context->options.no_worker_wait)
-      return fail(id, why);
-    return;  // reroute_waiting asks again
+    if (refused || plan.code != ec::no_worker) return fail(id, why);
+    return await_worker(id, why);
   }
   q->no_worker_since.reset();
   q->decode = plan.decode.start;
@@ -149,6 +153,14 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
   q->message.route_reason = plan.reason;
   nodes.connect(plan.decode);
   dispatch(id);
+}
+
+void gateway_state::await_worker(std::uint64_t id, const error& why) {
+  auto& q = requests.at(id);
+  const auto now = self->clock().now();
+  q.parked = true;
+  if (!q.no_worker_since) q.no_worker_since = now;
+  if (now - *q.no_worker_since > context->options.no_worker_wait) fail(id, why);
 }
 
 void gateway_state::dispatch(std::uint64_t id) {
@@ -223,9 +235,10 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
                q.try_number, q.message.output.size(), to_string(why));
   // The old node may still be at work on it: what it says from now on is of an old attempt and is dropped.
   if (const auto old = decoder(q.decode)) self->send(old, cancel_request{id});
-  q.excluded.push_back(q.decode);
+  q.excluded.push_back(std::exchange(q.decode, 0));
   ++q.try_number;
-  route(id);
+  q.parked = true;
+  route_parked();
 }
 
 void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reason reason,
@@ -253,6 +266,7 @@ void gateway_state::close(std::uint64_t id, generation_finished m) {
   requests.erase(it);
   track();
   admission->leave(id, used, whole, self->clock().now());
+  route_parked();
   admit();
 }
 
@@ -267,11 +281,33 @@ void gateway_state::cancel(std::uint64_t id) {
     fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
 }
 
-void gateway_state::reroute_waiting() {
-  std::vector<std::uint64_t> waiting;
-  for (auto& [id, q] : requests)
-    if (q.no_worker_since && !q.routing) waiting.push_back(id);
-  for (auto id : waiting) route(id);
+void gateway_state::route_parked() {
+  std::vector<std::pair<std::pair<std::int32_t, time_point>, std::uint64_t>> parked;
+  std::size_t busy = 0;  // what a node that is being drained still has takes no room of the others
+  for (const auto& [id, q] : requests) {
+    if (q.parked) parked.push_back({{q.message.priority, q.arrived}, id});
+    const auto* n = nodes.find(q.decode);
+    busy += q.routing || (n != nullptr && has_room(*n));
+  }
+  if (parked.empty()) return;
+  std::sort(parked.begin(), parked.end());
+  const auto limit = room();
+  const bool any_ready =
+      std::any_of(latest.members.begin(), latest.members.end(), [](const actors::member& m) {
+        return m.info.kind == role::decode && m.state == node_state::ready;
+      });
+  for (const auto& [order, id] : parked) {
+    const auto at = requests.find(id);
+    if (at == requests.end() || !at->second.parked) continue;  // failing one lets others go on
+    const auto& last = at->second.last_failure;
+    if (!any_ready || busy < limit)
+      ++busy, route(id);
+    else if (limit > 0)
+      at->second.no_worker_since.reset();  // there is one: it only has to wait for its turn
+    else
+      await_worker(id, last.code != ec::none ? error(last)
+                                             : error{ec::no_worker, "no decode node is reached"});
+  }
 }
 
 void gateway_state::check_deadlines() {
@@ -333,7 +369,7 @@ gateway_actor::behavior_type gateway_state::make_behavior() {
         self->delayed_send(self, tick_interval, caf::tick_atom_v);
         beat();
         check_deadlines();
-        reroute_waiting();
+        route_parked();
       },
   };
 }

@@ -3,11 +3,13 @@
 // and never a gap, a duplicate or other text.
 //
 //   waiting ─► routing ─► connecting ─► following ─► finished
-//                 ▲___________________________│ the decode node died, left or refused: excluded, next attempt
+//                 ▲                           │ the decode node died, left or refused: excluded, next attempt
+//                 └───────── parked ◄─────────┘ until a decode node is there and has room
 //
 // Requests wait here, in the admission queue, rather than in the nodes: only as many are routed as the decode nodes run
-// at once and a few that they can begin to read. A request during which decode nodes died twice is not tried again, and
-// not taken again for a while (poison).
+// at once and a few that they can begin to read. The same holds for what an outage left without a node: the first node
+// that comes back gets what it has room for and the next ones the rest, the best priority and the oldest first. A request
+// during which decode nodes died twice is not tried again, and not taken again for a while (poison).
 //
 // Every request has a deadline of its own and ends by it. Scheduled actor; state is touched by its handlers only.
 #pragma once
@@ -64,6 +66,7 @@ struct gateway_state {
   using time_point = std::chrono::steady_clock::time_point;
   struct node_data {
     std::vector<std::uint64_t> waiting;  // requests to send once it is connected
+    bool ready = false;                  // in the latest membership
   };
   using node_table = peer_set<caf::strong_actor_ptr, node_data>;
   struct request {
@@ -75,19 +78,21 @@ struct gateway_state {
     bool accepted = false, prompt_logprobs_sent = false, canceled = false;
     bool waiting = true;                 // in the admission queue
     bool routing = false;                // the router is asked and has not answered
+    bool parked = false;                 // it waits for a decode node, or for one with room
     std::size_t output_at_dispatch = 0;  // tokens that earlier attempts delivered
     std::vector<std::uint64_t> excluded;
     error last_failure{ec::none, {}};
     time_point arrived, routed, deadline;
     std::uint64_t predicted_ttft_us = 0;        // from `routed` on
     std::string choice;                         // of the plan
-    std::optional<time_point> no_worker_since;  // set while the request waits for a decode node
+    std::optional<time_point> no_worker_since;  // set while there is no decode node for it
   };
 
   // -- requests ------------------------------------------------------------------------------------------------------------
   void generate(const generate_request& r);
-  void admit();              // routes waiting requests while the nodes have room
-  std::size_t room() const;  // requests that the decode nodes are given at once
+  void admit();  // routes waiting requests while the nodes have room
+  // Requests that the connected decode nodes are given at once; 0: there are none.
+  std::size_t room() const;
   void route(std::uint64_t id);
   void on_plan(std::uint64_t id, std::uint32_t try_number, const route_plan& plan);
   void dispatch(std::uint64_t id);
@@ -100,7 +105,8 @@ struct gateway_state {
   void close(std::uint64_t id, generation_finished m);
   void cancel(std::uint64_t id);
   void check_deadlines();
-  void reroute_waiting();
+  void route_parked();
+  void await_worker(std::uint64_t id, const error& why);  // parks it, no longer than no_worker_wait
   request* find(std::uint64_t id, std::uint32_t try_number);
   caf::result<std::string> collect_metrics();  // of every node that answers in time
   drain_reply drain_node(const drain_node_request& r);

@@ -12,6 +12,8 @@ void gateway_state::on_connected(std::uint64_t start, node_table::peer& n) {
   if (kind == role::decode || kind == role::prefill || kind == role::kv_store)
     self->send(context->router, node_reached{start, n.actor});
   for (auto id : std::exchange(n.waiting, {})) dispatch(id);
+  route_parked();
+  admit();
 }
 
 void gateway_state::on_lost(std::uint64_t start, const node_table::peer& lost,
@@ -111,7 +113,9 @@ void gateway_state::on_membership(const membership& m) {
   context->metrics->set_workers(workers);
   context->metrics->set_heartbeat_ages(heartbeat_ages);
   nodes.update(m, [](const actors::member& n) { return n.info.kind != role::gateway; });
-  reroute_waiting();  // a decode node may have come
+  for (const auto& n : m.members)
+    if (auto* known = nodes.find(n.info.start)) known->ready = n.state == node_state::ready;
+  route_parked();  // a decode node may have come
   admit();
 }
 

@@ -17,8 +17,17 @@ namespace {
 struct status_board {
   mutable std::mutex mutex;
   membership latest;
-  std::atomic<std::uint32_t> in_flight{0};
+  std::atomic<std::uint32_t> in_flight{0}, max_model_len{0};
 };
+
+// While no decode node is ready: what the last ones could.
+void note_longest(status_board& board, const membership& m) {
+  std::uint32_t longest = 0;
+  for (const auto& n : m.members)
+    if (n.info.kind == role::decode && n.state == node_state::ready)
+      longest = std::max(longest, n.info.max_model_len);
+  if (longest > 0) board.max_model_len = longest;
+}
 
 struct service_state {
   static inline const char* name = "troupe.service";
@@ -90,6 +99,7 @@ service_actor::behavior_type service_state::make_behavior() {
       },
       [this](const generation_finished& m) { finish(m.id, from_wire(m)); },
       [this](const membership& m) {
+        note_longest(*board, m);
         std::lock_guard lock(board->mutex);
         board->latest = m;
       },
@@ -160,6 +170,8 @@ class gateway_service : public generation_service {
     if (!s.ready && s.loading.empty()) s.loading = "waiting for a decode node";
     return s;
   }
+
+  std::uint32_t max_model_len() const override { return board_->max_model_len; }
 
   result<void> drain_node(const std::string& name, std::chrono::milliseconds timeout, bool restart,
                           bool force) override {

@@ -35,9 +35,9 @@ struct node_info {
   std::string device;
   std::uint32_t num_blocks = 0;
   std::uint32_t block_tokens = 0;
-  std::uint64_t block_bytes = 0;  // of one block on the wire; 0: unknown
-  std::uint32_t max_model_len = 0;
-  std::uint32_t max_num_seqs = 0;  // sequences that it runs at once
+  std::uint64_t block_bytes = 0;    // of one block on the wire; 0: unknown
+  std::uint32_t max_model_len = 0;  // of a request, that its KV arena can hold; 0: unknown
+  std::uint32_t max_num_seqs = 0;   // sequences that it runs at once
   std::uint32_t protocol = protocol_version;
   std::string vocabulary;  // hex: of what its token ids mean; a draft's must be the cluster's
 };
@@ -132,15 +132,16 @@ struct route_request {
   std::vector<std::uint64_t> excluded;  // incarnations that failed this request
   std::vector<std::uint32_t> prompt;  // and what was generated; empty: its prefix is not looked up
   std::string cache_salt;
+  std::uint32_t total_tokens = 0;  // with the longest answer; 0: any node holds it
 };
 template <class Inspector>
 auto inspect(Inspector& f, route_request& x) {
   return f(caf::meta::type_name("route_request"), x.id, x.prompt_tokens, x.local_only, x.excluded,
-           x.prompt, x.cache_salt);
+           x.prompt, x.cache_salt, x.total_tokens);
 }
 
 struct route_plan {
-  ec code = ec::none;  // no_worker: nobody decodes; overloaded
+  ec code = ec::none;  // no_worker: nobody decodes; context_exceeded: nobody holds so much
   std::string detail;
   node_info decode;
   bool has_prefill = false;

@@ -40,8 +40,7 @@ std::uint64_t default_kv_memory() {
 
 namespace {
 
-result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::model_runner& runner,
-                                std::uint32_t max_model_len) {
+result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::model_runner& runner) {
   const gpu::kv_layout& layout = runner.layout();
   const bool on_host = runner.kv_memory() == gpu::memory_kind::host;
   if (settings.num_kv_blocks > 0) return settings.num_kv_blocks;
@@ -54,12 +53,19 @@ result<std::uint32_t> blocks_of(const engine_settings& settings, const gpu::mode
                 std::to_string(bytes) + " bytes for KV hold less than two blocks of " +
                     std::to_string(layout.block_bytes()) + " bytes: raise --kv-memory" +
                     (on_host ? "" : " or --gpu-memory-fraction, or take a smaller model"));
-  if (blocks < layout.blocks_for(max_model_len))
-    spdlog::warn(
-        "the KV arena holds {} tokens, less than the model's context of {}: longer requests are "
-        "refused",
-        blocks * layout.block_tokens, max_model_len);
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, 1u << 24));
+}
+
+// No request can be longer than the whole arena.
+void fit_context(node_info& info) {
+  const std::uint64_t holds = std::uint64_t{info.num_blocks} * info.block_tokens;
+  if (holds >= info.max_model_len) return;
+  spdlog::warn(
+      "{}: max_model_len is {} instead of {}: that is what its KV cache can hold; raise "
+      "--kv-memory "
+      "(on a GPU --gpu-memory-fraction) for longer requests",
+      info.name, holds, info.max_model_len);
+  info.max_model_len = static_cast<std::uint32_t>(holds);
 }
 
 }  // namespace
@@ -120,7 +126,8 @@ result<void> node_runtime::make_device(const node_options& options,
   if (options.engine.max_model_len > 0)
     info.max_model_len = std::min(info.max_model_len, options.engine.max_model_len);
   info.max_num_seqs = options.engine.max_num_seqs;
-  TROUPE_TRY(info.num_blocks, blocks_of(options.engine, *runner_, info.max_model_len));
+  TROUPE_TRY(info.num_blocks, blocks_of(options.engine, *runner_));
+  fit_context(info);
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
   TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, runner_->device_memory(),

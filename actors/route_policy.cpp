@@ -46,6 +46,10 @@ bool excluded(const route_request& r, const member& m) {
   return std::find(r.excluded.begin(), r.excluded.end(), m.info.start) != r.excluded.end();
 }
 
+bool holds(const member& m, std::uint64_t tokens) {
+  return m.info.max_model_len == 0 || tokens <= m.info.max_model_len;
+}
+
 std::string milliseconds(double s) {
   return std::to_string(static_cast<long>(s * 1000 + 0.5)) + " ms";
 }
@@ -187,6 +191,7 @@ route_policy::candidate* route_policy::best_prefill(const route_request& r,
   for (auto& c : nodes_) {
     if (c.m.info.kind != role::prefill || c.m.state != node_state::ready || excluded(r, c.m))
       continue;
+    if (!holds(c.m, std::uint64_t{r.prompt_tokens} + 1)) continue;
     const double t = read_at(c, r, known).seconds;
     if (best != nullptr && t >= fastest) continue;
     best = &c;
@@ -231,6 +236,7 @@ std::optional<route_policy::way> route_policy::choose(const route_request& r,
     auto& c = nodes_[(i + turn_) % n];
     if (c.m.info.kind != role::decode || c.m.state != node_state::ready || excluded(r, c.m))
       continue;
+    if (!holds(c.m, r.total_tokens)) continue;
     able.push_back(&c);
     total += c.requests();
   }
@@ -265,12 +271,24 @@ std::optional<route_policy::way> route_policy::choose(const route_request& r,
   return *best;
 }
 
-route_decision route_policy::refuse() const {
+route_decision route_policy::refuse(const route_request& r) const {
+  route_decision d;
+  d.reason = "refused";
+  std::uint32_t longest = 0;
+  for (const auto& c : nodes_)
+    if (c.m.info.kind == role::decode && c.m.state == node_state::ready &&
+        !holds(c.m, r.total_tokens))
+      longest = std::max(longest, c.m.info.max_model_len);
+  if (longest > 0) {
+    d.plan.code = ec::context_exceeded;
+    d.plan.detail = std::to_string(r.total_tokens) +
+                    " tokens of prompt and answer are more than the " + std::to_string(longest) +
+                    " that the KV cache can hold";
+    return d;
+  }
   const bool loading = std::any_of(nodes_.begin(), nodes_.end(), [](const candidate& c) {
     return c.m.info.kind == role::decode && c.m.state == node_state::joining;
   });
-  route_decision d;
-  d.reason = "refused";
   d.plan.code = ec::no_worker;
   d.plan.detail = loading ? "the decode node is still loading its model: try again shortly"
                           : "no decode node is in the cluster: start one with troupe node --role "
@@ -281,7 +299,7 @@ route_decision route_policy::refuse() const {
 route_decision route_policy::decide(const route_request& r, time_point now) {
   const auto known = look_up(r);
   const auto chosen = choose(r, known);
-  if (!chosen) return refuse();
+  if (!chosen) return refuse(r);
   const way& w = *chosen;
   candidate& reader = w.prefill != nullptr ? *w.prefill : *w.decode;
   ++w.decode->sent_requests;

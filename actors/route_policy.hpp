@@ -78,7 +78,7 @@ class route_policy {
   way best_way(candidate& decode, candidate* prefill, const route_request& r,
                const known_prefix& known) const;
   std::optional<way> choose(const route_request& r, const known_prefix& known);
-  route_decision refuse() const;
+  route_decision refuse(const route_request& r) const;
 
   std::vector<candidate> nodes_;
   std::map<std::uint64_t, std::size_t> place_;  // in nodes_, by incarnation

@@ -99,6 +99,8 @@ class generation_service {
   virtual void cancel(request_id id) = 0;
   // Latest known, without waiting for anyone.
   virtual cluster_status status() const = 0;
+  // Prompt and answer of the longest request that a decode node can hold, cheaply; 0: no node has told yet.
+  virtual std::uint32_t max_model_len() const = 0;
   // Takes a node out of service: no new requests; those that run finish, after `timeout` they move to another decode
   // node; then the node leaves, or is started again. Waits a few seconds at most. ec::not_found; ec::invalid_argument:
   // the last decode node without `force`.

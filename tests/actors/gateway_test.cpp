@@ -10,6 +10,7 @@
 #include <caf/scheduler/test_coordinator.hpp>
 #include <caf/scoped_actor.hpp>
 #include <caf/send.hpp>
+#include <set>
 
 #include "actors/router.hpp"
 #include "actors/wire.hpp"
@@ -339,6 +340,30 @@ TEST_F(gateway_test, requests_wait_here_and_not_in_the_node) {
   for (std::uint64_t id : {3, 4, 5, 6, 9, 8}) finished(id, 0, engine::finish_reason::stop);
   EXPECT_EQ(received->ends.size(), 9u);
   EXPECT_TRUE(d->canceled.empty());
+}
+
+TEST_F(gateway_test, what_an_outage_left_is_given_by_capacity) {
+  max_num_seqs = 8;
+  auto lost = add_decode("decode-0", 1);
+  for (std::uint64_t id = 1; id <= 10; ++id) submit(id);
+  EXPECT_EQ(lost->requests.size(), 10u);
+  kill_decode(1);
+  members.members.clear();
+  max_num_seqs = 4;
+  auto first = add_decode("decode-2", 3);
+  EXPECT_EQ(first->requests.size(), 5u) << "four and a quarter of them";
+  pass(milliseconds(6000));
+  EXPECT_EQ(first->requests.size(), 5u);
+  EXPECT_TRUE(received->ends.empty()) << "those that wait for room are not given up";
+  finished(first->requests.at(0).id, 1, engine::finish_reason::stop);
+  EXPECT_EQ(first->requests.size(), 6u);
+  members.members.front().load.running = 5;
+  auto second = add_decode("decode-3", 4);
+  EXPECT_EQ(second->requests.size(), 4u) << "the rest";
+  std::set<std::uint64_t> served;
+  for (const auto& node : {first, second})
+    for (const auto& r : node->requests) EXPECT_TRUE(served.insert(r.id).second) << r.id;
+  EXPECT_EQ(served.size(), 10u);
 }
 
 TEST_F(gateway_test, a_request_that_would_miss_its_deadline_is_refused_with_the_time) {

@@ -25,7 +25,7 @@ member node(const std::string& name, role kind, std::uint64_t start,
 }
 
 route_request ask(std::uint32_t tokens) {
-  return {1, tokens, false, {}, {}, {}};
+  return {1, tokens, false, {}, {}, {}, 0};
 }
 
 TEST(route_policy, nobody_decodes) {
@@ -34,6 +34,28 @@ TEST(route_policy, nobody_decodes) {
   const auto d = p.decide(ask(100));
   EXPECT_EQ(d.plan.code, ec::no_worker);
   EXPECT_EQ(d.reason, "refused");
+}
+
+TEST(route_policy, only_nodes_that_hold_a_request_get_it) {
+  auto small = node("decode-0", role::decode, 1), large = node("decode-1", role::decode, 2);
+  auto reader = node("prefill-0", role::prefill, 3);
+  small.info.max_model_len = 320, large.info.max_model_len = 8192, reader.info.max_model_len = 400;
+  large.load.running = 40;
+  route_policy p;
+  p.update({1, {small, large, reader}});
+  auto r = ask(300);
+  r.total_tokens = 320;
+  EXPECT_EQ(p.decide(r).plan.decode.start, 1u);
+  r.total_tokens = 321;
+  EXPECT_EQ(p.decide(r).plan.decode.start, 2u);
+  p.update({2, {small, large, reader}});  // what was sent is forgotten
+  EXPECT_TRUE(p.decide(ask(399)).plan.has_prefill);
+  p.update({3, {small, large, reader}});
+  EXPECT_FALSE(p.decide(ask(400)).plan.has_prefill) << "the prompt and the first token";
+  r.total_tokens = 8193;
+  const auto d = p.decide(r);
+  EXPECT_EQ(d.plan.code, ec::context_exceeded);
+  EXPECT_NE(d.plan.detail.find("8192"), std::string::npos);
 }
 
 TEST(route_policy, long_prompts_go_to_prefill_short_ones_stay) {

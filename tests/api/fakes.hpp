@@ -136,6 +136,8 @@ class fake_service : public actors::generation_service {
         [this, g = std::move(g), sink = std::move(sink), cancel] { play(g, *sink, *cancel); });
     return id;
   }
+  std::uint32_t max_model_len() const override { return longest_; }
+  void hold_at_most(std::uint32_t tokens) { longest_ = tokens; }
   void cancel(request_id id) override {
     std::lock_guard lock(mutex_);
     if (auto it = cancels_.find(id); it != cancels_.end() && !it->second->exchange(true))
@@ -251,6 +253,7 @@ class fake_service : public actors::generation_service {
   }();
   std::atomic<std::size_t> canceled_ = 0, canceled_running_ = 0, running_ = 0;
   std::atomic<bool> stopping_ = false;
+  std::atomic<std::uint32_t> longest_ = 0;
 };
 
 inline std::shared_ptr<const served_model> toy_model(std::uint32_t context = 512) {
