@@ -31,11 +31,6 @@ api_result<answer_head> application::head_for(const common_request& common, bool
   return head;
 }
 
-void application::reject(call& c, const api_error& e) {
-  metrics_->rejected(e.code);
-  c.fail(e);
-}
-
 void application::start_job(call& c, answer_plan plan) {
   if (plan.common.sampling.format.kind == engine::structured::format_kind::text)
     metrics_->free_answer();
@@ -74,20 +69,19 @@ void application::chat_completions(call& c) {
     answer_plan out;
     API_TRY(out.head, head_for(request.common, true));
     API_CHECK(check_admission());
-    API_CHECK(constrain_calls(*model_, request, limits_.form_checked));
-    out.calls = calls_of(*model_, request.tools);
+    API_TRY(out.calls, constrain_calls(*model_, request, limits_.form_checked));
     if (out.calls && !model_->tools.tools_in_template)
       c.warning =
           "the model's template does not know tools: they are described in a system message";
     answer_plan::prompt prompt;
     API_TRY(prompt.tokens, tokenize_chat(*model_, request));
-    API_TRY(prompt.max_tokens, answer_length(*model_, prompt.tokens.size(),
+    API_TRY(prompt.max_tokens, answer_length(*model_, max_model_len(), prompt.tokens.size(),
                                              request.common.max_tokens, std::nullopt, "messages"));
     out.prompts.push_back(std::move(prompt));
     out.common = std::move(request.common);
     return out;
   }();
-  if (!plan) return reject(c, plan.error());
+  if (!plan) return c.fail(plan.error());
   start_job(c, std::move(*plan));
 }
 
@@ -107,7 +101,7 @@ void application::completions(call& c) {
         API_TRY(prompt.tokens,
                 tokenize_infill(*model_, p.text, request.suffix, request.add_special_tokens));
       }
-      API_TRY(prompt.max_tokens, answer_length(*model_, prompt.tokens.size(),
+      API_TRY(prompt.max_tokens, answer_length(*model_, max_model_len(), prompt.tokens.size(),
                                                request.common.max_tokens, 16, "prompt"));
       if (request.echo)
         prompt.text = p.is_tokens
@@ -119,7 +113,7 @@ void application::completions(call& c) {
     out.common = std::move(request.common);
     return out;
   }();
-  if (!plan) return reject(c, plan.error());
+  if (!plan) return c.fail(plan.error());
   start_job(c, std::move(*plan));
 }
 

@@ -6,10 +6,14 @@
 namespace troupe::api {
 namespace {
 
-api_error too_long(const served_model& m, std::string_view field, const std::string& asked) {
-  return bad_field(field,
-                   "This model's maximum context length is " + std::to_string(m.max_model_len) +
-                       " tokens. " + asked + " Shorten the prompt or the answer.",
+api_error too_long(const served_model& m, std::uint32_t fits, std::string_view field,
+                   const std::string& asked) {
+  const std::string limit = fits < m.max_model_len
+                                ? "max_model_len is " + std::to_string(fits) +
+                                      " tokens: that is what the server's KV cache can hold. "
+                                : "This model's maximum context length is " +
+                                      std::to_string(m.max_model_len) + " tokens. ";
+  return bad_field(field, limit + asked + " Shorten the prompt or the answer.",
                    "context_length_exceeded");
 }
 
@@ -78,7 +82,8 @@ api_result<std::vector<token_id>> tokenize_prompt(const served_model& m,
                                                   bool add_special_tokens) {
   if (prompt.is_tokens) return prompt.tokens;
   if (surely_too_long(m, prompt.text.size()))
-    return tl::make_unexpected(too_long(m, "prompt", "The prompt alone is longer."));
+    return tl::make_unexpected(
+        too_long(m, m.max_model_len, "prompt", "The prompt alone is longer."));
   auto ids = m.tokenizer->encode(prompt.text, add_special_tokens);
   if (ids.empty())  // the model adds no beginning of its own
     return tl::make_unexpected(bad_field("prompt", "The prompt must not be empty."));
@@ -94,7 +99,8 @@ api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const s
         "This model's vocabulary has no tokens for filling in the middle (such as <fim_prefix>): "
         "serve a model for code that has them, or leave suffix out."));
   if (surely_too_long(m, prompt.size() + suffix.size()))
-    return tl::make_unexpected(too_long(m, "prompt", "The prompt and the suffix are longer."));
+    return tl::make_unexpected(
+        too_long(m, m.max_model_len, "prompt", "The prompt and the suffix are longer."));
   return model::infill_prompt(*m.tokenizer, *m.infill, prompt, suffix, add_special_tokens);
 }
 
@@ -113,7 +119,8 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   }
   for (const auto& tool : request.tools.tools) bytes += tool.call.parameters.size();
   if (surely_too_long(m, bytes))
-    return tl::make_unexpected(too_long(m, "messages", "The messages alone are longer."));
+    return tl::make_unexpected(
+        too_long(m, m.max_model_len, "messages", "The messages alone are longer."));
   put_tools(context, request.tools, m.tools, m.chat_template->tools());
   if (m.chat_template->wants_content_parts())
     for (auto& message : messages)
@@ -139,18 +146,15 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   return ids;
 }
 
-api_result<void> constrain_calls(const served_model& m, chat_request& request,
-                                 const form_observer& observer) {
+api_result<std::optional<call_reading>> constrain_calls(const served_model& m,
+                                                        chat_request& request,
+                                                        const form_observer& observer) {
   const tool_request& tools = request.tools;
-  if (!tools.active()) return {};
+  if (!tools.active()) return std::nullopt;
   if (!m.tools.served)
     return tl::make_unexpected(
         unsupported_field("tools", "This server was started with --tool-call-parser none."));
   auto& format = request.common.sampling.format;
-  if (format.kind != engine::structured::format_kind::text)
-    return tl::make_unexpected(unsupported_field("tools",
-                                                 "tools and a form of the answer exclude each "
-                                                 "other: ask for one, or set tool_choice none."));
   engine::structured::tool_call_form form;
   form.syntax = m.tools.syntax;
   form.required = tools.forced();
@@ -158,29 +162,29 @@ api_result<void> constrain_calls(const served_model& m, chat_request& request,
   for (const auto& tool : tools.tools)
     if (tools.choice != tool_choice::named || tool.call.name == tools.name)
       form.tools.push_back(tool.call);
+  // A forced call leaves no room for another form of the answer.
+  const bool apart = !form.required && format.kind != engine::structured::format_kind::text;
+  if (apart) form.otherwise = std::move(format);
   format = engine::structured::to_format(form);
-  return check_form(format, "tools", observer);
-}
-
-std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools) {
-  if (!tools.active()) return std::nullopt;
-  call_reading how{m.tools.syntax, {}, tools.forced(), tools.choice == tool_choice::named};
-  for (const auto& tool : tools.tools) how.names.push_back(tool.call.name);
+  API_CHECK(check_form(format, "tools", observer));
+  call_reading how{m.tools.syntax, {}, tools.forced(), tools.choice == tool_choice::named, apart};
+  for (const auto& tool : tools.tools) how.tools.push_back(tool.call);
   return how;
 }
 
-api_result<std::uint32_t> answer_length(const served_model& m, std::size_t prompt_tokens,
+api_result<std::uint32_t> answer_length(const served_model& m, std::uint32_t fits,
+                                        std::size_t prompt_tokens,
                                         std::optional<std::uint32_t> asked,
                                         std::optional<std::uint32_t> fallback,
                                         std::string_view field) {
-  if (prompt_tokens >= m.max_model_len && !(asked == 0u && prompt_tokens == m.max_model_len))
+  if (prompt_tokens >= fits && !(asked == 0u && prompt_tokens == fits))
     return tl::make_unexpected(
-        too_long(m, field, "The prompt has " + std::to_string(prompt_tokens) + " tokens."));
-  const std::size_t room = m.max_model_len - prompt_tokens;
+        too_long(m, fits, field, "The prompt has " + std::to_string(prompt_tokens) + " tokens."));
+  const std::size_t room = fits - prompt_tokens;
   if (!asked && fallback) return static_cast<std::uint32_t>(std::min<std::size_t>(*fallback, room));
   if (!asked) return static_cast<std::uint32_t>(room);
   if (*asked > room)
-    return tl::make_unexpected(too_long(m, "max_tokens",
+    return tl::make_unexpected(too_long(m, fits, "max_tokens",
                                         "You asked for " + std::to_string(prompt_tokens + *asked) +
                                             " tokens (" + std::to_string(prompt_tokens) +
                                             " in the prompt, " + std::to_string(*asked) +

@@ -45,15 +45,15 @@ api_result<std::vector<token_id>> tokenize_infill(const served_model& m, const s
                                                   const std::string& suffix,
                                                   bool add_special_tokens);
 api_result<std::vector<token_id>> tokenize_chat(const served_model& m, const chat_request& request);
-// Makes the request's tools part of the answer's form.
-api_result<void> constrain_calls(const served_model& m, chat_request& request,
-                                 const form_observer& observer);
-// How the calls in its answer are read; nothing where it may not call.
-std::optional<call_reading> calls_of(const served_model& m, const tool_request& tools);
+// Makes the request's tools part of the answer's form. How the calls in the answer are read; nothing where it may not call.
+api_result<std::optional<call_reading>> constrain_calls(const served_model& m,
+                                                        chat_request& request,
+                                                        const form_observer& observer);
 
-// Answer length: what was asked, else `fallback`, else the rest of the context;
-// context_length_exceeded if it does not fit.
-api_result<std::uint32_t> answer_length(const served_model& m, std::size_t prompt_tokens,
+// Answer length: what was asked, else `fallback`, else the rest of the context, which is `fits` tokens where the
+// cluster cannot hold the model's; context_length_exceeded if it does not fit.
+api_result<std::uint32_t> answer_length(const served_model& m, std::uint32_t fits,
+                                        std::size_t prompt_tokens,
                                         std::optional<std::uint32_t> asked,
                                         std::optional<std::uint32_t> fallback,
                                         std::string_view field);

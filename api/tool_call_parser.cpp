@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "api/text_overlap.hpp"
+
 namespace troupe::api {
 namespace {
 
@@ -9,24 +11,21 @@ using kind = tool_event::kind;
 
 constexpr std::string_view blanks = " \n\t\r";
 
-// The longest end of `text` that `wanted` begins with.
-std::size_t overlap(std::string_view text, std::string_view wanted) {
-  std::size_t n = std::min(text.size(), wanted.size() - 1);
-  while (n > 0 && !wanted.starts_with(text.substr(text.size() - n))) --n;
-  return n;
-}
-
 }  // namespace
 
 tool_call_parser::tool_call_parser(const call_reading& how)
     : notation_(engine::structured::notation_of(how.syntax)),
-      state_(how.forced       ? state::head
-             : notation_.bare ? state::start
-                              : state::text) {
-  if (state_ != state::start) return;
-  for (const std::string& name : how.names)
-    for (std::string& begun : engine::structured::bare_beginnings(notation_, name))
-      bare_.push_back(std::move(begun));
+      apart_(how.apart && !how.forced),
+      state_(how.forced                    ? state::head
+             : notation_.bare || how.apart ? state::start
+                                           : state::text) {
+  for (const auto& tool : how.tools) {
+    if (notation_.tagged) forms_[tool.name] = engine::structured::parameter_forms(tool.parameters);
+    if (state_ != state::start || apart_) continue;
+    for (std::string& begun : engine::structured::bare_beginnings(notation_, tool.name))
+      beginnings_.push_back(std::move(begun));
+  }
+  if (apart_) beginnings_.emplace_back(notation_.open);
 }
 
 std::vector<tool_event> tool_call_parser::push(std::string_view text) {
@@ -55,9 +54,13 @@ void tool_call_parser::add(events& out, kind is, std::string_view what) {
 bool tool_call_parser::step(events& out) {
   switch (state_) {
     case state::start:
-      return look_for_bare_call();
+      return look_at_start();
     case state::text:
       return look_for_call(out);
+    case state::plain:
+      add(out, kind::text, held_);
+      held_.clear();
+      return false;
     case state::head:
       return read_head(out);
     case state::arguments:
@@ -66,17 +69,20 @@ bool tool_call_parser::step(events& out) {
   return false;
 }
 
-bool tool_call_parser::look_for_bare_call() {
+bool tool_call_parser::look_at_start() {
+  // The grammar lets calls behind their mark begin with a blank, bare ones not.
+  std::string_view seen = held_;
+  if (apart_) seen.remove_prefix(std::min(seen.find_first_not_of(blanks), seen.size()));
   bool open = false;
-  for (const std::string& begun : bare_) {
-    if (held_.starts_with(begun)) {
+  for (const std::string& begun : beginnings_) {
+    if (seen.starts_with(begun)) {
       state_ = state::head;
       return true;
     }
-    open |= begun.starts_with(held_);
+    open |= begun.starts_with(seen);
   }
   if (open) return false;
-  state_ = state::text;
+  state_ = apart_ ? state::plain : state::text;
   return true;
 }
 
@@ -94,9 +100,12 @@ bool tool_call_parser::look_for_call(events& out) {
 }
 
 bool tool_call_parser::read_head(events& out) {
-  const auto key = held_.find(notation_.arguments_key);
+  const auto named = held_.find(notation_.name_key);
+  if (named == held_.npos) return false;
+  const auto key = held_.find(notation_.arguments_key, named + notation_.name_key.size());
   if (key == held_.npos) return false;
-  const std::string_view before = std::string_view(held_).substr(0, key);
+  std::string_view before = std::string_view(held_).substr(0, key);
+  before.remove_prefix(named + notation_.name_key.size());
   std::string_view name;
   if (notation_.in_json) {
     // ... "name": "NAME", and then blanks
@@ -108,6 +117,7 @@ bool tool_call_parser::read_head(events& out) {
     name = open == before.npos ? before : before.substr(open + notation_.open.size());
     name.remove_prefix(std::min(name.find_first_not_of(blanks), name.size()));
   }
+  if (notation_.tagged) parameters_.emplace(forms_[std::string(name)]);
   out.push_back({kind::call, std::string(name)});
   called_ = true;
   held_.erase(0, key + notation_.arguments_key.size());
@@ -141,7 +151,16 @@ bool tool_call_parser::value_goes_on(char c) {
   return true;
 }
 
+bool tool_call_parser::read_parameters(events& out) {
+  std::string json;
+  const bool whole = parameters_->take(held_, json);
+  add(out, kind::arguments, json);
+  if (whole) state_ = state::head;
+  return whole;
+}
+
 bool tool_call_parser::read_arguments(events& out) {
+  if (notation_.tagged) return read_parameters(out);
   if (!begun_) {
     held_.erase(0, std::min(held_.find_first_not_of(blanks), held_.size()));
     if (held_.empty()) return false;

@@ -1,6 +1,7 @@
 #include "api/tool_prompt.hpp"
 
 #include "base/hash.hpp"
+#include "engine/structured/tagged_parameters.hpp"
 
 namespace troupe::api {
 namespace {
@@ -63,8 +64,47 @@ void keep_calls(ojson& message, const tool_manner& manner, const model::tool_sup
   if (support.null_content && message["content"] == "") message["content"] = nullptr;
 }
 
+// A call as the model is to write it, `arguments` as JSON.
+std::string call_text(call_syntax syntax, const std::string& name, const ojson& arguments) {
+  const auto& n = engine::structured::notation_of(syntax);
+  const std::string open(n.open), close(n.close), value = dump(arguments);
+  const auto object = [&](const char* key) {
+    return "{\"name\": " + dump(ojson(name)) + ", \"" + key + "\": " + value + "}";
+  };
+  switch (syntax) {
+    case call_syntax::hermes:
+      return open + "\n" + object("arguments") + "\n" + close;
+    case call_syntax::llama3_json:
+      return object("parameters");
+    case call_syntax::mistral:
+      return open + "[" + object("arguments") + "]";
+    case call_syntax::mistral_args:
+      return open + name + std::string(n.arguments_key) + value;
+    case call_syntax::deepseek_v3:
+    case call_syntax::deepseek_v31: {
+      const bool fenced = syntax == call_syntax::deepseek_v3;
+      return open + std::string(n.call_open) +
+             (fenced ? "function" + std::string(n.name_key) : std::string()) + name +
+             std::string(n.arguments_key) + value + (fenced ? "\n```" : "") +
+             std::string(n.call_close) + close;
+    }
+    case call_syntax::qwen3_coder: {
+      using namespace engine::structured;
+      std::string text =
+          open + "\n" + std::string(n.name_key) + name + std::string(n.arguments_key);
+      for (const auto& [key, one] : arguments.items()) {
+        text += std::string(parameter_open) + key + std::string(parameter_name_end);
+        text += one.is_string() ? one.get<std::string>() : dump(one);
+        text += std::string(parameter_close) + "\n";
+      }
+      return text + std::string(parameters_close) + "\n" + close;
+    }
+  }
+  return {};
+}
+
 // What the tools of one round gave becomes one message of the user, as templates want roles to take turns.
-ojson written_out(const ojson& messages) {
+ojson written_out(const ojson& messages, call_syntax syntax) {
   ojson out = ojson::array();
   bool responding = false;
   for (const ojson& message : messages) {
@@ -82,8 +122,8 @@ ojson written_out(const ojson& messages) {
       kept.erase("tool_calls");
       for (const ojson& call : message.value("tool_calls", ojson::array())) {
         if (!text.empty()) text += '\n';
-        text += "<tool_call>\n{\"name\": " + dump(call["function"]["name"]) +
-                ", \"arguments\": " + dump(arguments_of(call["function"])) + "}\n</tool_call>";
+        text += call_text(syntax, call["function"]["name"].get<std::string>(),
+                          arguments_of(call["function"]));
       }
       kept["content"] = text;
       out.push_back(std::move(kept));
@@ -93,16 +133,18 @@ ojson written_out(const ojson& messages) {
   return out;
 }
 
-std::string instructions(const std::vector<tool_definition>& tools) {
+std::string instructions(const std::vector<tool_definition>& tools, call_syntax syntax) {
   std::string text =
       "You can call functions to help the user. Their signatures are JSON, one a line, between "
       "<tools> and </tools>:\n<tools>\n";
   for (const tool_definition& tool : tools) text += dump(object_of(tool)) + "\n";
+  text += "</tools>\nTo call a function, write ";
   text +=
-      "</tools>\nTo call a function, write its name and its arguments as a JSON object between "
-      "<tool_call> and </tool_call>:\n<tool_call>\n{\"name\": \"function_name\", \"arguments\": "
-      "{\"argument\": \"value\"}}\n</tool_call>\nWhat it returns comes between <tool_response> "
-      "and </tool_response>.";
+      syntax == call_syntax::hermes
+          ? "its name and its arguments as a JSON object between <tool_call> and </tool_call>:\n"
+          : "its name and its arguments in this form:\n";
+  text += call_text(syntax, "function_name", {{"argument", "value"}});
+  text += "\nWhat it returns comes between <tool_response> and </tool_response>.";
   return text;
 }
 
@@ -115,9 +157,10 @@ tool_manner tool_manner_of(const model::chat_template& t, std::string_view parse
   auto syntax = engine::structured::call_syntax_of(parser);
   if (!syntax && t.mentions("[TOOL_CALLS]"))
     syntax = t.mentions("[ARGS]") ? call_syntax::mistral_args : call_syntax::mistral;
-  // A template that has the tag but other marks inside writes something that is not JSON.
-  if (!syntax && t.mentions("<tool_call>") && !t.mentions("<function="))
-    syntax = call_syntax::hermes;
+  if (!syntax && t.mentions("<｜tool▁calls▁begin｜>"))
+    syntax = t.mentions("```json") ? call_syntax::deepseek_v3 : call_syntax::deepseek_v31;
+  if (!syntax && t.mentions("<tool_call>"))
+    syntax = t.mentions("<function=") ? call_syntax::qwen3_coder : call_syntax::hermes;
   if (!syntax &&
       (t.mentions("<|python_tag|>") || (t.mentions("ipython") && t.mentions("\"parameters\""))))
     syntax = call_syntax::llama3_json;
@@ -134,7 +177,7 @@ void put_tools(ojson& context, const tool_request& request, const tool_manner& m
   if (manner.calls_in_template) {
     for (ojson& message : messages) keep_calls(message, manner, support);
   } else {
-    messages = written_out(messages);
+    messages = written_out(messages, manner.syntax);
   }
   if (!request.active()) return;
   if (manner.tools_in_template) {
@@ -142,7 +185,7 @@ void put_tools(ojson& context, const tool_request& request, const tool_manner& m
     for (const tool_definition& tool : request.tools) tools.push_back(object_of(tool));
     return;
   }
-  std::string text = instructions(request.tools);
+  std::string text = instructions(request.tools, manner.syntax);
   if (!messages.empty() && messages[0]["role"] == "system") {
     const std::string own = messages[0]["content"].get<std::string>();
     messages[0]["content"] = own.empty() ? text : own + "\n\n" + text;

@@ -142,7 +142,9 @@ tool_support jinja_template::find_tool_support() const {
     return shown(all, true);
   };
   const auto complete = [](const std::string& text) {
-    return has(text, "probe_call") && has(text, "probe_result") && has(text, "\"probe_value\"");
+    // As JSON, or between tags as Qwen3-Coder's template writes it; not as Python would print it.
+    return has(text, "probe_call") && has(text, "probe_result") &&
+           (has(text, "\"probe_value\"") || has(text, "<parameter=probe_key>\nprobe_value\n"));
   };
   const json object = {{"probe_key", "probe_value"}};
   const bool as_object = complete(conversation(object, content("")));

@@ -20,7 +20,9 @@ rule_result add_choice(grammar_builder& to, std::string_view source) {
   return to.choice(all);
 }
 
-rule_result add(grammar_builder& to, const answer_format& format) {
+}  // namespace
+
+rule_result add_format(grammar_builder& to, const answer_format& format) {
   switch (format.kind) {
     case format_kind::json_object:
       return add_json_object(to);
@@ -40,14 +42,12 @@ rule_result add(grammar_builder& to, const answer_format& format) {
   return fail(ec::invalid_argument, "this form of answer is unknown");
 }
 
-}  // namespace
-
 result<grammar> compile(const answer_format& format) {
   if (format.source.size() > max_source_bytes)
     return fail(ec::invalid_argument, "the description of the answer's form is longer than " +
                                           std::to_string(max_source_bytes) + " bytes");
   grammar_builder to;
-  TROUPE_TRY(const grammar_builder::rule root, add(to, format));
+  TROUPE_TRY(const grammar_builder::rule root, add_format(to, format));
   return std::move(to).build(root);
 }
 

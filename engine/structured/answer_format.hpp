@@ -22,6 +22,10 @@ enum class format_kind : std::uint8_t {
   tool_calls
 };
 
+// In their order; tool_calls last.
+inline constexpr std::string_view format_kind_names[] = {
+    "text", "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"};
+
 struct answer_format {
   format_kind kind = format_kind::text;
   // json_schema: the schema. regex: the expression, for the whole answer. choice: a JSON array of strings. grammar: GBNF.
@@ -38,6 +42,7 @@ result<grammar> compile(const answer_format& format);
 
 // The parts of compile. Each gives a rule of `to`.
 using rule_result = result<grammar_builder::rule>;
+rule_result add_format(grammar_builder& to, const answer_format& format);
 // https://json-schema.org/draft/2020-12: types, properties, items, enum, const, anyOf, $ref, lengths, integer ranges, pattern.
 rule_result add_json_schema(grammar_builder& to, std::string_view schema);
 rule_result add_json_object(grammar_builder& to);

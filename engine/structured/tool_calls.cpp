@@ -1,10 +1,10 @@
 #include "engine/structured/tool_calls.hpp"
 
 #include <algorithm>
-#include <array>
-#include <map>
 
+#include "engine/structured/byte_search.hpp"
 #include "engine/structured/json_schema.hpp"
+#include "engine/structured/tagged_parameters.hpp"
 
 namespace troupe::engine::structured {
 namespace {
@@ -18,25 +18,6 @@ constexpr std::size_t max_name_bytes = 64;
 constexpr std::string_view bare_prefixes[] = {"{\"name\": \"", "{\"name\":\"",
                                               "{\"type\": \"function\", \"name\": \""};
 
-// For each byte what follows a state of the search for one string (Knuth, Morris, Pratt).
-class search {
- public:
-  explicit search(std::string_view wanted) : next_(wanted.size()) {
-    std::size_t border = 0;
-    for (std::size_t s = 0; s < wanted.size(); ++s) {
-      const auto b = static_cast<unsigned char>(wanted[s]);
-      if (s > 0) next_[s] = next_[border];
-      if (s > 0) border = next_[border][b];
-      next_[s][b] = s + 1;
-    }
-  }
-  std::size_t states() const { return next_.size(); }
-  std::size_t next(std::size_t s, std::uint8_t b) const { return next_[s][b]; }
-
- private:
-  std::vector<std::array<std::size_t, 256>> next_;
-};
-
 class call_grammar {
  public:
   call_grammar(grammar_builder& to, call_syntax syntax, bool parallel)
@@ -48,6 +29,11 @@ class call_grammar {
         nothing_(to.literal("")) {}
 
   result<void> add_tool(const callable& tool) {
+    if (notation_.tagged) {
+      TROUPE_TRY(const rule all, add_tagged_parameters(to_, json_, tool));
+      names_.push_back(to_.sequence({to_.literal(tool.name + ">\n"), all}));
+      return {};
+    }
     TROUPE_TRY(const rule value, arguments(tool));
     rule rest = to_.sequence({tag(notation_.arguments_key), json_.whitespace, value});
     if (notation_.in_json) {
@@ -63,22 +49,22 @@ class call_grammar {
 
   // An answer that is calls and nothing else.
   rule required() {
-    const rule opened = to_.sequence({tag(notation_.open), after_open()});
-    return to_.sequence({json_.whitespace, notation_.bare ? to_.choice({call(), opened}) : opened});
+    return to_.sequence(
+        {json_.whitespace, notation_.bare ? to_.choice({call(), opened()}) : opened()});
   }
+
+  // Calls behind their mark, or an answer of the form.
+  rule apart(rule form) { return to_.choice({form, to_.sequence({json_.whitespace, opened()})}); }
 
   // Any text; where a call is begun, calls to the end. Right-linear, byte by byte, so nothing is ambiguous: text that begins
   // a call is never text.
   rule allowed() {
-    const search find(notation_.open);
+    const byte_search find(notation_.open);
     std::vector<rule> states(find.states());
     for (rule& r : states) r = to_.declare();
     states.push_back(after_open());
     const auto go_on = [&](rule from, std::size_t searched, const byte_set& without) {
-      std::map<std::size_t, byte_set> targets;
-      for (unsigned b = 0; b < 256; ++b)
-        if (!without[b]) targets[find.next(searched, static_cast<std::uint8_t>(b))].set(b);
-      for (const auto& [to, bytes] : targets) to_.define(from, bytes, states[to]);
+      find.go_on(to_, from, searched, without, states);
       to_.define(from, nothing_);
     };
     for (std::size_t s = 0; s < find.states(); ++s) go_on(states[s], s, {});
@@ -160,6 +146,17 @@ class call_grammar {
     return *call_;
   }
 
+  rule opened() { return to_.sequence({tag(notation_.open), after_open()}); }
+
+  // Of several between `open` and `close`.
+  rule one_among() {
+    const bool fenced = syntax_ == call_syntax::deepseek_v3;
+    const rule head =
+        fenced ? to_.sequence({to_.literal("function"), tag(notation_.name_key)}) : nothing_;
+    return to_.sequence({tag(notation_.call_open), head, call(),
+                         fenced ? to_.literal("\n```") : nothing_, tag(notation_.call_close)});
+  }
+
   rule after_open() {
     const rule ws = json_.whitespace;
     switch (syntax_) {
@@ -175,6 +172,17 @@ class call_grammar {
                              more(to_.sequence({json_.comma, call()})), ws, to_.literal("]")});
       case call_syntax::mistral_args:
         return to_.sequence({call(), more(to_.sequence({tag(notation_.open), call()}))});
+      case call_syntax::deepseek_v3:
+      case call_syntax::deepseek_v31: {
+        const rule one = one_among();
+        return to_.sequence({one, more(to_.sequence({to_.optional(to_.literal("\n")), one})),
+                             tag(notation_.close)});
+      }
+      case call_syntax::qwen3_coder: {
+        const rule body = to_.sequence(
+            {ws, to_.literal(notation_.name_key), call(), to_.literal("\n"), tag(notation_.close)});
+        return to_.sequence({body, more(to_.sequence({ws, tag(notation_.open), body}))});
+      }
     }
     return nothing_;
   }
@@ -206,6 +214,11 @@ const call_notation& notation_of(call_syntax syntax) {
       {"<|python_tag|>", "", "\"parameters\":", true, true},
       {"[TOOL_CALLS]", "", "\"arguments\":", true, false},
       {"[TOOL_CALLS]", "", "[ARGS]", false, false},
+      {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "\n```json\n", false, false,
+       "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"},
+      {"<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", "<｜tool▁sep｜>", false, false,
+       "<｜tool▁call▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"},
+      {"<tool_call>", "</tool_call>", ">\n", false, false, "<function=", "", "", true},
   };
   return notations[static_cast<std::size_t>(syntax)];
 }
@@ -231,12 +244,32 @@ answer_format to_format(const tool_call_form& form) {
   for (const callable& tool : form.tools)
     tools.push_back(
         {{"name", tool.name}, {"strict", tool.strict}, {"parameters", tool.parameters}});
-  const json whole = {{"syntax", call_syntax_names[static_cast<std::size_t>(form.syntax)]},
-                      {"required", form.required},
-                      {"parallel", form.parallel},
-                      {"tools", std::move(tools)}};
+  json whole = {{"syntax", call_syntax_names[static_cast<std::size_t>(form.syntax)]},
+                {"required", form.required},
+                {"parallel", form.parallel},
+                {"tools", std::move(tools)}};
+  if (form.otherwise.kind != format_kind::text)
+    whole["otherwise"] = {
+        {"kind", format_kind_names[static_cast<std::size_t>(form.otherwise.kind)]},
+        {"source", form.otherwise.source}};
   return {format_kind::tool_calls, whole.dump(-1, ' ', false, json::error_handler_t::replace)};
 }
+
+namespace {
+
+// Never one of calls again.
+std::optional<answer_format> form_inside(const json& value) {
+  if (!value.is_object()) return std::nullopt;
+  const json kind = value.value("kind", json()), source = value.value("source", json());
+  if (!kind.is_string() || !source.is_string()) return std::nullopt;
+  const auto end = std::end(format_kind_names) - 1;
+  const auto at = std::find(std::begin(format_kind_names), end, kind.get<std::string>());
+  if (at == end || at == std::begin(format_kind_names)) return std::nullopt;
+  return answer_format{static_cast<format_kind>(at - std::begin(format_kind_names)),
+                       source.get<std::string>()};
+}
+
+}  // namespace
 
 rule_result add_tool_calls(grammar_builder& to, std::string_view source) {
   const auto malformed = [] {
@@ -261,7 +294,12 @@ rule_result add_tool_calls(grammar_builder& to, std::string_view source) {
     if (auto added = calls.add_tool(tool); !added)
       return fail(added.error().code, "tool " + tool.name + ": " + added.error().detail);
   }
-  return flag(form, "required") ? calls.required() : calls.allowed();
+  if (flag(form, "required")) return calls.required();
+  if (!form.contains("otherwise")) return calls.allowed();
+  const auto other = form_inside(form["otherwise"]);
+  if (!other) return malformed();
+  TROUPE_TRY(const rule text, add_format(to, *other));
+  return calls.apart(text);
 }
 
 }  // namespace troupe::engine::structured

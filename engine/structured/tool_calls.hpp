@@ -20,17 +20,26 @@ enum class call_syntax : std::uint8_t {
   llama3_json,   // {"name": ..., "parameters": {...}}, the whole answer or behind <|python_tag|>
   mistral,       // [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...]
   mistral_args,  // [TOOL_CALLS]name[ARGS]{...}, once a call (Mistral's since 2025)
+  deepseek_v3,  // <tool_calls_begin><tool_call_begin>function<tool_sep>name, and {...} in a JSON code block, in marks of
+                // full-width bars (DeepSeek's V3 and R1)
+  deepseek_v31,  // <tool_call_begin>name<tool_sep>{...} instead, in the same marks
+  qwen3_coder,  // <tool_call><function=name> and <parameter=key>value</parameter> (tagged_parameters.hpp)
 };
-inline constexpr std::string_view call_syntax_names[] = {"hermes", "llama3_json", "mistral",
-                                                         "mistral_args"};
+inline constexpr std::string_view call_syntax_names[] = {
+    "hermes",      "llama3_json",  "mistral",    "mistral_args",
+    "deepseek_v3", "deepseek_v31", "qwen3_coder"};
 std::optional<call_syntax> call_syntax_of(std::string_view name);
 
 struct call_notation {
-  std::string_view open;           // begins a call
-  std::string_view close;          // ends one; may be empty
+  std::string_view open;           // begins the calls, or one
+  std::string_view close;          // ends one, or all; may be empty
   std::string_view arguments_key;  // what stands right before the arguments
   bool in_json;                    // the name is a member of an object
   bool bare;                       // `open` may be missing at the start of the answer
+  std::string_view name_key = {};  // what stands right before the name; empty: it follows `open`
+  std::string_view call_open = {},
+                   call_close = {};  // of one call among those between open and close
+  bool tagged = false;               // arguments stand one by one between tags
 };
 const call_notation& notation_of(call_syntax syntax);
 
@@ -46,6 +55,8 @@ struct tool_call_form {
   bool required = false;
   bool parallel = true;  // more than one call in an answer
   std::vector<callable> tools;
+  // What the answer is if it is no calls; text: anything. Calls and such a form never mix, and only `open` begins a call.
+  answer_format otherwise = {};
 };
 answer_format to_format(const tool_call_form& form);
 // How a call without `open` begins, up to the end of the name; empty for notations that are not bare.

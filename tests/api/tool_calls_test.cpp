@@ -49,8 +49,16 @@ std::string shown(const std::vector<tool_event>& events) {
   return out;
 }
 
-std::string read(call_syntax syntax, bool forced, const std::string& text, std::size_t piece) {
-  tool_call_parser parser({syntax, {"get_weather", "ping"}, forced, false});
+const std::vector<engine::structured::callable> known = {
+    {"get_weather",
+     R"({"type":"object","properties":{"city":{"type":"string"},"note":{"anyOf":[{"type":"string"},{"type":"null"}]},"days":{"type":"integer"},"l":{"type":"array"}}})",
+     false},
+    {"ping", "", false}};
+
+enum class reading { free, forced, apart };
+
+std::string read(call_syntax syntax, reading how, const std::string& text, std::size_t piece) {
+  tool_call_parser parser({syntax, known, how == reading::forced, false, how == reading::apart});
   std::vector<tool_event> all;
   const auto take = [&](std::vector<tool_event> events) {
     for (auto& e : events) all.push_back(std::move(e));
@@ -60,10 +68,14 @@ std::string read(call_syntax syntax, bool forced, const std::string& text, std::
   return shown(all);
 }
 
-void expect_read(call_syntax syntax, bool forced, const std::string& text,
+void expect_read(call_syntax syntax, reading how, const std::string& text,
                  const std::string& expected) {
   for (std::size_t piece = 1; piece <= text.size() + 1; ++piece)
-    ASSERT_EQ(read(syntax, forced, text, piece), expected) << text << " in pieces of " << piece;
+    ASSERT_EQ(read(syntax, how, text, piece), expected) << text << " in pieces of " << piece;
+}
+void expect_read(call_syntax syntax, bool forced, const std::string& text,
+                 const std::string& expected) {
+  expect_read(syntax, forced ? reading::forced : reading::free, text, expected);
 }
 
 TEST(tool_call_parser, reads_every_notation_however_it_is_cut) {
@@ -102,8 +114,74 @@ TEST(tool_call_parser, gives_what_was_there_of_a_call_that_is_cut) {
                 "\n@ping " + std::string(scalar));
   // What no grammar gives must not do harm.
   for (const char* odd : {"}}}}", "]", ",\"arguments\":\"arguments\":", "\"arguments\":"})
-    read(call_syntax::hermes, true, begun + odd, 1);
-  read(call_syntax::mistral_args, true, "[ARGS][ARGS]{}[ARGS]", 1);
+    read(call_syntax::hermes, reading::forced, begun + odd, 1);
+  read(call_syntax::mistral_args, reading::forced, "[ARGS][ARGS]{}[ARGS]", 1);
+}
+
+TEST(tool_call_parser, reads_deepseeks_marks) {
+  const std::string args = R"({"city": "a}\"]```{", "l": [{}, [1]]})";
+  const std::string open = "<｜tool▁calls▁begin｜>", close = "<｜tool▁calls▁end｜>";
+  const auto v3 = [](const std::string& name, const std::string& a) {
+    return "<｜tool▁call▁begin｜>function<｜tool▁sep｜>" + name + "\n```json\n" + a +
+           "\n```<｜tool▁call▁end｜>";
+  };
+  const auto v31 = [](const std::string& name, const std::string& a) {
+    return "<｜tool▁call▁begin｜>" + name + "<｜tool▁sep｜>" + a + "<｜tool▁call▁end｜>";
+  };
+  const std::string one = "\n@get_weather " + args, two = "\n@ping {}";
+  expect_read(call_syntax::deepseek_v3, false,
+              "Hm. " + open + v3("get_weather", args) + "\n" + v3("ping", "{}") + close,
+              "'Hm." + one + two);
+  expect_read(call_syntax::deepseek_v3, true, open + v3("ping", "{}") + close, two);
+  expect_read(call_syntax::deepseek_v3, false, "a <｜tool▁calls", "'a <｜tool▁calls");
+  expect_read(call_syntax::deepseek_v31, false,
+              "Hm. " + open + v31("get_weather", args) + v31("ping", "{}") + close,
+              "'Hm." + one + two);
+  expect_read(call_syntax::deepseek_v31, true, open + v31("ping", "{}") + close, two);
+}
+
+TEST(tool_call_parser, makes_json_of_parameters_between_tags) {
+  const auto call = [](const std::string& name, const std::string& parameters) {
+    return "<tool_call>\n<function=" + name + ">\n" + parameters + "</function>\n</tool_call>";
+  };
+  const auto one = [](const std::string& key, const std::string& value) {
+    return "<parameter=" + key + ">\n" + value + "\n</parameter>\n";
+  };
+  const auto given = [](const std::string& json) { return "\n@get_weather " + json; };
+  expect_read(
+      call_syntax::qwen3_coder, false,
+      "I look.\n" +
+          call("get_weather", one("city", "Bad \"\\Zür\nich</p") + one("days", "3") +
+                                  one("l", "[1, {\"a\": \"</function>\"}]")) +
+          "\n" + call("ping", ""),
+      "'I look." +
+          given(R"({"city": "Bad \"\\Zür\nich</p", "days": 3, "l": [1, {"a": "</function>"}]})") +
+          "\n@ping {}");
+  expect_read(call_syntax::qwen3_coder, true, call("get_weather", one("note", "null")),
+              given(R"({"note": null})"));
+  expect_read(call_syntax::qwen3_coder, true,
+              call("get_weather", one("note", "nullable") + one("city", "")),
+              given(R"({"note": "nullable", "city": ""})"));
+  expect_read(call_syntax::qwen3_coder, true,
+              call("get_weather", one("note", "nul") + one("city", "null")),
+              given(R"({"note": "nul", "city": "null"})"));
+  expect_read(call_syntax::qwen3_coder, true, call("ping", one("x", "1\t2")),
+              "\n@ping " + std::string(R"({"x": "1\t2"})"));
+  expect_read(call_syntax::qwen3_coder, true,
+              "<tool_call>\n<function=get_weather>\n<parameter=city>\nBon",
+              given(R"({"city": "Bon)"));
+}
+
+TEST(tool_call_parser, an_answer_of_a_form_holds_no_calls) {
+  const std::string call = "<tool_call>{\"name\": \"ping\", \"arguments\": {}}</tool_call>";
+  expect_read(call_syntax::hermes, reading::apart, call + "\n" + call, "\n@ping {}\n@ping {}");
+  expect_read(call_syntax::hermes, reading::apart, "\n" + call, "\n@ping {}");
+  const std::string form = "{\"a\": \"" + call + "\"} ";
+  expect_read(call_syntax::hermes, reading::apart, form, "'" + form);
+  expect_read(call_syntax::hermes, reading::apart, " <tool", "' <tool");
+  const std::string like = R"({"name": "ping", "parameters": {}})";
+  expect_read(call_syntax::llama3_json, reading::apart, like, "'" + like);
+  expect_read(call_syntax::llama3_json, reading::apart, "<|python_tag|>" + like, "\n@ping {}");
 }
 
 // -- fields ----------------------------------------------------------------------------------------------------------------
@@ -231,7 +309,13 @@ TEST(tool_prompt, templates_show_how_calls_are_written) {
   EXPECT_EQ(of("llama-3.1.jinja").syntax, call_syntax::llama3_json);
   EXPECT_EQ(of("mistral-tools.jinja").syntax, call_syntax::mistral);
   EXPECT_TRUE(of("mistral-tools.jinja").calls_in_template);
-  for (const char* name : {"chatml.jinja", "deepseek-v3.jinja", "gemma-3.jinja"}) {
+  EXPECT_EQ(of("deepseek-v3.jinja").syntax, call_syntax::deepseek_v3);
+  EXPECT_TRUE(of("deepseek-v3.jinja").calls_in_template);
+  EXPECT_FALSE(of("deepseek-v3.jinja").tools_in_template);
+  EXPECT_EQ(of("qwen3-coder.jinja").syntax, call_syntax::qwen3_coder);
+  EXPECT_TRUE(of("qwen3-coder.jinja").tools_in_template);
+  EXPECT_TRUE(of("qwen3-coder.jinja").calls_in_template);
+  for (const char* name : {"chatml.jinja", "gemma-3.jinja"}) {
     EXPECT_EQ(of(name).syntax, call_syntax::hermes) << name;
     EXPECT_FALSE(of(name).tools_in_template) << name;
     EXPECT_FALSE(of(name).calls_in_template) << name;
@@ -270,6 +354,26 @@ TEST(tool_prompt, templates_that_know_tools_get_them) {
 
   const std::string without = prompt_of(*model_with("qwen2.5.jinja"), {{"tool_choice", "none"}});
   EXPECT_THAT(without, Not(HasSubstr("get_weather")));
+}
+
+TEST(tool_prompt, deepseek_and_qwen_coder_see_calls_as_they_write_them) {
+  const std::string coder =
+      prompt_of(*model_with("qwen3-coder.jinja"), {{"messages", conversation}});
+  EXPECT_THAT(coder, HasSubstr("<name>get_weather</name>"));
+  EXPECT_THAT(coder,
+              HasSubstr("<tool_call>\n<function=get_weather>\n<parameter=unit>\nc\n</parameter>\n"
+                        "<parameter=city>\nBonn\n</parameter>\n</function>\n</tool_call>"));
+  const std::string deepseek =
+      prompt_of(*model_with("deepseek-v3.jinja"), {{"messages", conversation}});
+  EXPECT_THAT(deepseek,
+              HasSubstr("get_weather\n```json\n{\"unit\": \"c\", \"city\": \"Bonn\"}\n```"));
+  // Its template does not show tools: our words show how it writes calls.
+  EXPECT_THAT(deepseek, HasSubstr("<tools>\n{\"type\":\"function\""));
+  EXPECT_THAT(deepseek,
+              HasSubstr("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>function_"
+                        "name\n```json\n"
+                        "{\"argument\":\"value\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"));
+  EXPECT_THAT(deepseek, Not(HasSubstr("<tool_call>")));
 }
 
 TEST(tool_prompt, other_templates_get_a_system_message) {
@@ -334,6 +438,37 @@ TEST(tool_answer, a_whole_answer_holds_its_calls) {
   const auto g = d.service.submitted().at(0);
   EXPECT_EQ(g.sampling.format.kind, engine::structured::format_kind::tool_calls);
   EXPECT_FALSE(json::parse(g.sampling.format.source)["required"].get<bool>());
+}
+
+const json in_json = {{"response_format", {{"type", "json_object"}}}};
+
+TEST(tool_answer, is_calls_or_of_a_form) {
+  const std::string form = R"({"a": "<tool_call>"})";
+  std::string says_this = form;
+  door d([&](const auto&) { return says(says_this); }, {}, toy_model(4096));
+  auto c = json_of(*d.post("/v1/chat/completions", plus(chat, in_json)))["choices"][0];
+  EXPECT_EQ(c["message"]["content"], form);
+  EXPECT_FALSE(c["message"].contains("tool_calls"));
+  EXPECT_EQ(c["finish_reason"], "stop");
+  const auto otherwise = [&](std::size_t request) {
+    return json::parse(d.service.submitted().at(request).sampling.format.source)
+        .value("otherwise", json());
+  };
+  EXPECT_EQ(otherwise(0)["kind"], "json_object");
+
+  says_this = call_text;
+  c = json_of(*d.post("/v1/chat/completions", plus(chat, in_json)))["choices"][0];
+  EXPECT_EQ(c["finish_reason"], "tool_calls");
+  EXPECT_EQ(c["message"]["tool_calls"][0]["function"]["name"], "get_weather");
+
+  const auto with = [&](const json& choice) {
+    return d.post("/v1/chat/completions", plus(plus(chat, in_json), {{"tool_choice", choice}}));
+  };
+  EXPECT_EQ(json_of(*with("required"))["choices"][0]["finish_reason"], "tool_calls");
+  EXPECT_TRUE(otherwise(2).is_null()) << "a call that must be leaves no room for a form";
+  with("none");
+  EXPECT_EQ(d.service.submitted().at(3).sampling.format.kind,
+            engine::structured::format_kind::json_object);
 }
 
 TEST(tool_answer, text_alone_is_as_ever) {
@@ -426,7 +561,7 @@ TEST(tool_answer, refusals) {
   json text = weather;
   text["function"]["parameters"] = {{"type", "string"}};
   EXPECT_EQ(param({{"tools", {text}}}), "tools");
-  EXPECT_EQ(param({{"response_format", {{"type", "json_object"}}}}), "tools");
+  EXPECT_EQ(param({{"response_format", {{"type", "json_schema"}}}}), "response_format");
   auto none = std::make_shared<served_model>(*toy_model(4096));
   none->tools.served = false;
   door refusing([](const auto&) { return script{}; }, {}, none);

@@ -5,6 +5,7 @@ import json
 
 import openai
 import pytest
+from troupe_process import Server
 
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "The weather of a city",
@@ -116,4 +117,37 @@ def test_bad_tools_are_refused_by_name(server):
     assert param(tools=tool(name="f", strict=True, parameters={"type": "object", "not": {}})) == "tools"
     assert param(tools=[{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)]) == "tools"
     assert param(tools=[WEATHER], tool_choice=NAMED) == "tool_choice"
-    assert param(tools=[WEATHER], response_format={"type": "json_object"}) == "tools"
+    assert param(tools=[WEATHER], response_format={"type": "json_schema"}) == "response_format"
+
+
+def test_calls_or_an_answer_of_a_form(server, single):
+    """tool_choice says which of both; with auto it is one or the other, never free text."""
+    form = {"type": "json_schema", "json_schema": {"name": "sky", "schema": {
+        "type": "object", "required": ["sky"], "properties": {"sky": {"enum": ["blue", "grey"]}}}}}
+    fields = dict(model=server.model, messages=ASK, tools=[WEATHER], response_format=form, parallel_tool_calls=False,
+                  max_tokens=150, temperature=0.8)
+    for seed in range(3):
+        calls, text, reason = streamed(client_of(server), seed=seed, **fields)
+        assert bool(calls) != bool(text) and reason in ("tool_calls", "stop")
+        if calls:
+            check(*calls[0])
+        else:
+            assert json.loads(text)["sky"] in ("blue", "grey")
+        assert streamed(client_of(single), seed=seed, **fields) == (calls, text, reason)
+    calls, text, _ = streamed(client_of(server), tool_choice="required", **fields)
+    assert text == "" and check(*calls[0])
+    calls, text, _ = streamed(client_of(server), tool_choice="none", **fields)
+    assert calls == [] and json.loads(text)["sky"] in ("blue", "grey")
+
+
+@pytest.mark.parametrize("notation", ["deepseek_v3", "qwen3_coder"])
+def test_calls_in_other_notations(notation):
+    with Server("--tool-call-parser", notation, single_process=True) as running:
+        fields = dict(model=running.model, messages=ASK, tools=[TICKETS], tool_choice="required",
+                      parallel_tool_calls=False, max_tokens=150, temperature=0)
+        answer = client_of(running).chat.completions.create(**fields).choices[0]
+        (call,) = answer.message.tool_calls
+        check(call.function.name, call.function.arguments)
+        assert answer.finish_reason == "tool_calls" and answer.message.content is None
+        calls, text, _ = streamed(client_of(running), **fields)
+        assert (calls, text) == ([[call.function.name, call.function.arguments]], "")

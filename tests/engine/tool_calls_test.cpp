@@ -88,6 +88,101 @@ TEST(tool_calls, mistral) {
          {"[TOOL_CALLS]pong[ARGS]{}", "ping[ARGS]{}"});
 }
 
+TEST(tool_calls, deepseek) {
+  const std::string open = "<｜tool▁calls▁begin｜>", close = "<｜tool▁calls▁end｜>";
+  const std::string begin = "<｜tool▁call▁begin｜>", sep = "<｜tool▁sep｜>",
+                    end = "<｜tool▁call▁end｜>";
+  const std::string one =
+      begin + "function" + sep + "get_weather\n```json\n" + args + "\n```" + end;
+  const std::string two =
+      mark + begin + "function" + mark + sep + "ping\n```json\n{}\n```" + mark + end;
+  expect(form_of(call_syntax::deepseek_v3, true),
+         {open + one + close, open + one + "\n" + two + close, mark + open + two + mark + close},
+         {one, open + one, open + close, "Hm" + open + one + close});
+  expect(form_of(call_syntax::deepseek_v3, true, false), {open + one + close},
+         {open + one + "\n" + two + close});
+  expect(form_of(call_syntax::deepseek_v3, false), {"", "Hm. " + open + one + close, "<｜tool"},
+         {open, open + "x", open + one + close + "x"});
+  const std::string newer = begin + "get_weather" + sep + args + end;
+  expect(form_of(call_syntax::deepseek_v31, true),
+         {open + newer + close, open + newer + begin + "ping" + sep + "{}" + end + close},
+         {open + one + close, open + begin + "pong" + sep + "{}" + end + close});
+}
+
+TEST(tool_calls, qwen_coder) {
+  const auto call = [](const std::string& name, const std::string& parameters) {
+    return "<tool_call>\n<function=" + name + ">\n" + parameters + "</function>\n</tool_call>";
+  };
+  const auto one = [](const std::string& key, const std::string& value) {
+    return "<parameter=" + key + ">\n" + value + "\n</parameter>\n";
+  };
+  const std::string city = one("city", "Bad \"<x>\"\n</parameter"), ping_call = call("ping", "");
+  expect(form_of(call_syntax::qwen3_coder, true),
+         {call("get_weather", city), call("get_weather", one("city", "") + one("unit", "f")),
+          ping_call, mark + ping_call + "\n" + ping_call},
+         {"", call("get_weather", ""), call("get_weather", one("unit", "c")), call("pong", ""),
+          call("get_weather", one("city", "x") + one("unit", "k")),
+          call("get_weather", one("city", "x") + one("more", "x")), call("ping", one("a", "1")),
+          call("get_weather", one("city", "x" + mark))});
+  expect(form_of(call_syntax::qwen3_coder, false),
+         {"", "a <tool_call", "Well.\n" + ping_call, ping_call + ping_call},
+         {"<tool_call>", ping_call + "x",
+          "<tool_call>{\"name\":\"ping\",\"arguments\":{}}</tool_call>"});
+  expect(form_of(call_syntax::qwen3_coder, true, false), {ping_call}, {ping_call + ping_call});
+
+  const auto with = [](const std::string& parameters, bool strict = false) {
+    return tool_call_form{call_syntax::qwen3_coder, true, false, {{"f", parameters, strict}}};
+  };
+  const std::string typed =
+      R"({"$defs":{"U":{"enum":["c","f"]},"P":{"type":"object","properties":{"x":{"$ref":"#/$defs/P"}}}},"type":"object","properties":{
+          "n":{"type":"integer"},"u":{"$ref":"#/$defs/U"},"p":{"$ref":"#/$defs/P"},"s":{"type":["string","null"]},"m":{"enum":["a",1]}}})";
+  expect(with(typed),
+         {call("f", ""), call("f", one("n", "3") + one("u", "c") + one("p", R"({"x": {}})")),
+          call("f", one("s", "null")), call("f", one("s", "a b")), call("f", one("m", "\"a\"")),
+          call("f", one("m", "1"))},
+         {call("f", one("n", "x")), call("f", one("u", "\"c\"")), call("f", one("p", "x")),
+          call("f", one("m", "a"))});
+  expect(with("{}"), {call("f", ""), call("f", one("any", "thing") + one("b", "{}"))},
+         {call("f", one("a b", "x"))});
+  const std::string bounded =
+      R"({"type":"object","properties":{"s":{"type":"string","pattern":"a"}}})";
+  EXPECT_TRUE(matches(with(bounded), call("f", one("s", "b"))));
+  EXPECT_EQ(compile(to_format(with(bounded, true))).error().code, ec::unsupported);
+  for (const char* bad :
+       {R"({"type":"string"})", "[]", "false", R"({"properties":1})",
+        R"({"properties":{"a":{"type":"nope"}}})", R"({"properties":{"a":{"$ref":"#/~"}}})"})
+    EXPECT_EQ(compile(to_format(with(bad))).error().code, ec::invalid_argument) << bad;
+  EXPECT_TRUE(compile(to_format(with(
+      R"({"$defs":{"A":{"anyOf":[{"$ref":"#/$defs/A"},{"type":"null"}]}},"properties":{"a":{"type":"integer"}}})"))));
+}
+
+TEST(tool_calls, or_an_answer_of_a_form) {
+  const std::string call = R"(<tool_call>{"name":"ping","arguments":{}}</tool_call>)";
+  auto form = form_of(call_syntax::hermes, false);
+  form.otherwise = {format_kind::json_schema,
+                    R"({"type":"object","properties":{"a":{"type":"string"}},"required":["a"]})"};
+  const std::string of_form = R"({"a": "<tool_call>"})";
+  expect(form, {call, call + call, "\n" + call, mark + call, of_form},
+         {"", "Hello", "{}", of_form + call, call + of_form, "Well. " + call});
+  form.otherwise = {format_kind::regex, "yes|no"};
+  expect(form, {"yes", "no", call}, {"maybe", "yes" + call});
+  // Where calls may begin without a mark they begin with it here.
+  auto llama = form_of(call_syntax::llama3_json, false);
+  llama.otherwise = {format_kind::json_object, ""};
+  const std::string like = R"({"name": "ping", "parameters": {}})";
+  expect(llama, {like, R"({"name": "ping"})", "<|python_tag|>" + like, "{}"}, {"Hi"});
+  form.otherwise = {format_kind::json_schema, "{\"type\": \"nope\"}"};
+  EXPECT_EQ(compile(to_format(form)).error().code, ec::invalid_argument);
+  for (const char* bad :
+       {R"({"kind":"text","source":""})", R"({"kind":"tool_calls","source":"{}"})",
+        R"({"kind":"odd","source":""})", "1", R"({"kind":"regex"})"}) {
+    const std::string whole =
+        R"({"syntax":"hermes","tools":[{"name":"a","parameters":""}],"otherwise":)" +
+        std::string(bad) + "}";
+    EXPECT_EQ(compile({format_kind::tool_calls, whole}).error().code, ec::invalid_argument) << bad;
+  }
+}
+
 TEST(tool_calls, many_tools_with_long_names_fit) {
   tool_call_form form{call_syntax::llama3_json, false, true, {}};
   for (int i = 0; i < 128; ++i) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 
 #include "api/tool_call_parser.hpp"
@@ -30,10 +31,16 @@ std::string read(const call_reading& how, std::string_view text, std::size_t pie
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size < 2) return 0;
-  const call_reading how{static_cast<troupe::engine::structured::call_syntax>(data[0] % 4),
-                         {"f", "g"},
-                         (data[0] & 8) != 0,
-                         false};
+  namespace structured = troupe::engine::structured;
+  constexpr auto syntaxes = std::size(structured::call_syntax_names);
+  const call_reading how{
+      static_cast<structured::call_syntax>((data[0] & 7) % syntaxes),
+      {{"f", R"({"properties":{"a":{"type":"string"},"b":{"type":["string","null"]},"c":{}}})",
+        false},
+       {"g", "", false}},
+      (data[0] & 8) != 0,
+      false,
+      (data[0] & 16) != 0};
   const std::string_view text(reinterpret_cast<const char*>(data) + 2, size - 2);
   if (read(how, text, 1 + data[1] % 16) != read(how, text, text.size())) std::abort();
   return 0;

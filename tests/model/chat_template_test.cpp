@@ -142,6 +142,8 @@ TEST(chat_template, knows_what_it_does_with_tools) {
   }
   EXPECT_FALSE(of("deepseek-v3.jinja").tools);
   EXPECT_TRUE(of("deepseek-v3.jinja").calls);
+  EXPECT_TRUE(of("qwen3-coder.jinja").tools);
+  EXPECT_TRUE(of("qwen3-coder.jinja").calls);
   for (const char* name : {"chatml.jinja", "gemma-3.jinja", "llama-2.jinja", "zephyr.jinja"}) {
     EXPECT_FALSE(of(name).tools) << name;
     EXPECT_FALSE(of(name).calls) << name;
