@@ -51,6 +51,14 @@ result<api_keys> api_keys::make(const std::vector<std::string>& keys) {
   return out;
 }
 
+result<api_keys> api_keys::load(std::vector<std::string> keys, const std::filesystem::path& file) {
+  if (!file.empty()) {
+    TROUPE_TRY(auto more, read_file(file));
+    keys.insert(keys.end(), more.begin(), more.end());
+  }
+  return make(keys);
+}
+
 result<std::vector<std::string>> api_keys::read_file(const std::filesystem::path& path) {
   std::ifstream file(path);
   if (!file) return fail(ec::io_error, "cannot read the file of API keys '" + path.string() + "'");

@@ -15,6 +15,8 @@ class api_keys {
  public:
   // An empty list: no key is asked for. ec::invalid_argument for an empty key or one with spaces.
   static result<api_keys> make(const std::vector<std::string>& keys);
+  // With those of a file, unless its name is empty.
+  static result<api_keys> load(std::vector<std::string> keys, const std::filesystem::path& file);
   // Empty lines and lines that begin with # are skipped.
   static result<std::vector<std::string>> read_file(const std::filesystem::path& path);
 

@@ -11,7 +11,7 @@
 
 #include "actors/children.hpp"
 #include "api/commands.hpp"
-#include "api/launch_file.hpp"
+#include "api/launch_check.hpp"
 #include "api/stop_signals.hpp"
 
 namespace troupe::api {
@@ -42,19 +42,34 @@ std::set<std::string> own_names(const std::string& as) {
   return names;
 }
 
-result<std::vector<launch_entry>> entries_here(const launch_config& c) {
-  std::ifstream file(c.file);
-  if (!file) return fail(ec::io_error, "cannot read the cluster file '" + c.file.string() + "'");
+result<std::vector<launch_entry>> read_entries(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  if (!file) return fail(ec::io_error, "cannot read the cluster file '" + path.string() + "'");
   std::ostringstream text;
   text << file.rdbuf();
-  TROUPE_TRY(auto entries, parse_launch_file(text.str()));
-  // A name of its own is the only one that counts: several "hosts" of a test may share a machine.
-  const auto names = c.as.empty() ? own_names(c.as) : std::set<std::string>{c.as};
-  std::erase_if(entries, [&](const launch_entry& e) { return !names.count(e.host); });
-  if (entries.empty())
-    return fail(ec::invalid_argument, "the cluster file '" + c.file.string() +
-                                          "' has nothing for this host: use --as NAME");
-  return entries;
+  return parse_launch_file(text.str());
+}
+
+// A name of its own is the only one that counts: several "hosts" of a test may share a machine.
+launch_site site_of(const launch_config& c) {
+  return {c.as.empty() ? own_names(c.as) : std::set<std::string>{c.as}};
+}
+
+std::string shown(const launch_entry& e) {
+  std::string line = "troupe";
+  for (const auto& a : e.arguments)
+    line += " " + (a.rfind("--api-key=", 0) == 0 ? "--api-key=(hidden)" : a);
+  return line;
+}
+
+// The plan, then what is wrong with it.
+int rehearse(const std::vector<launch_entry>& entries, const launch_site& here) {
+  for (const auto& e : entries)
+    if (here.runs(e)) std::printf("%s\n", shown(e).c_str());
+  std::fflush(stdout);
+  const auto findings = check_launch(entries, here);
+  for (const auto& finding : findings) std::fprintf(stderr, "troupe: %s\n", finding.c_str());
+  return findings.empty() ? exit_clean : exit_configuration;
 }
 
 }  // namespace
@@ -65,20 +80,19 @@ int run_command(const launch_config& c) {
   log_options log = c.log;
   log.node = "launch";
   if (auto ok = start_logging(log); !ok) return complain(ok.error(), exit_configuration);
-  auto entries = entries_here(c);
+  auto entries = read_entries(c.file);
   if (!entries) return complain(entries.error(), exit_configuration);
+  const auto here = site_of(c);
   std::vector<actors::child_command> commands;
-  for (const auto& e : *entries) {
-    std::string line = "troupe";
-    for (const auto& a : e.arguments)
-      line += " " + (a.rfind("--api-key=", 0) == 0 ? "--api-key=(hidden)" : a);
-    if (c.dry_run)
-      std::printf("%s\n", line.c_str());
-    else
-      spdlog::info("{}", line);
-    commands.push_back({e.name, "/proc/self/exe", e.arguments});
-  }
-  if (c.dry_run) return exit_clean;
+  for (const auto& e : *entries)
+    if (here.runs(e)) commands.push_back({e.name, "/proc/self/exe", e.arguments});
+  if (commands.empty())
+    return complain({ec::invalid_argument, "the cluster file '" + c.file.string() +
+                                               "' has nothing for this host: use --as NAME"},
+                    exit_configuration);
+  if (c.dry_run) return rehearse(*entries, here);
+  for (const auto& e : *entries)
+    if (here.runs(e)) spdlog::info("{}", shown(e));
   actors::children running(std::move(commands));
   while (!signals.wait(milliseconds(200)))
     if (auto f = running.failure()) return complain(*f, exit_configuration);

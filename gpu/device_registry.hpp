@@ -17,6 +17,8 @@ result<std::unique_ptr<model_runner>> make_host_runner(
 // or "cuda:N".
 result<std::unique_ptr<model_runner>> make_cuda_runner(
     std::shared_ptr<const model::loaded_model> model, const runner_options& options);
+// That one is there and this build has kernels for it.
+result<void> check_cuda_device(const std::string& device);
 // A CUDA device is there and usable. Never fails loudly: no driver means false.
 bool cuda_available();
 

@@ -80,6 +80,9 @@ class model_runner {
   }
 };
 
+// Whether this build, on this machine, has the device that the options name. ec::unsupported, ec::device_lost: why not.
+result<void> check_device(const runner_options& options);
+
 // Takes over the weights (repacks, uploads). ec::unsupported names what this build or device cannot
 // run and the way out.
 result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::loaded_model> model,

@@ -336,6 +336,11 @@ result<std::unique_ptr<model_runner>> make_runner_over(const device_info& device
 
 }  // namespace cuda
 
+result<void> check_cuda_device(const std::string& device) {
+  TROUPE_TRY([[maybe_unused]] const cuda::device_info found, cuda::open_device(device));
+  return {};
+}
+
 result<std::unique_ptr<model_runner>> make_cuda_runner(
     std::shared_ptr<const model::loaded_model> model, const runner_options& options) {
   if (!model->synthetic.empty()) return cuda::make_synthetic_runner(model->synthetic, options);

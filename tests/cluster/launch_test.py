@@ -1,5 +1,7 @@
 """`troupe launch`: one file, two made-up hosts on this machine, one cluster."""
 
+import socket
+
 import httpx
 from troupe_process import MODEL, Process, free_port, run, wait_until
 
@@ -24,12 +26,54 @@ cluster-host = "127.0.0.1"
 
 
 def test_dry_run_prints_each_hosts_own_commands(tmp_path):
-    path = cluster_file(tmp_path, 8123, 7123)
+    cluster_port = free_port()
+    path = cluster_file(tmp_path, free_port(), cluster_port)
     here = run("launch", path, "--as", "127.0.0.1", "--dry-run")
     there = run("launch", path, "--as", "stage-left", "--dry-run")
     assert here.returncode == there.returncode == 0, here.stderr + there.stderr
     assert here.stdout.startswith("troupe serve ") and here.stdout.count("\n") == 1
-    assert there.stdout.startswith("troupe node ") and "--join=127.0.0.1:7123" in there.stdout
+    assert there.stdout.startswith("troupe node ") and f"--join=127.0.0.1:{cluster_port}" in there.stdout
+
+
+def test_dry_run_finds_everything_that_is_wrong(tmp_path):
+    path = tmp_path / "cluster.toml"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        path.write_text(f"""
+model = "{tmp_path}/no-such-model.gguf"
+[serve]
+port = {port}
+cluster-port = {free_port()}
+api-key-file = "{tmp_path}/no-keys"
+allowed-origins = "chat.example"
+device = "cuda:x"
+[[node]]
+role = "prefill"
+prefil = 3
+max-num-seqs = "many"
+[[node]]
+role = "decode"
+cluster-host = "no-such-host.invalid"
+insecure-cluster = true
+[[node]]
+role = "decode"
+on = "elsewhere"
+cluster-host = "127.0.0.1"
+cluster-secret-file = "/only/there"
+device = "tpu"
+threads = -1
+""")
+        done = run("launch", path, "--dry-run")
+    assert done.returncode == 1
+    assert done.stdout.count("\n") == 3, "the plan of this host is printed all the same"
+    for words in (("serve: ", f":{port} is in use"), ("serve: ", "no-such-model.gguf"), ("serve: ", "no-keys"),
+                  ("serve: ", "chat.example"), ("serve: ", "device"), ("prefill-0-0: ", "--prefil"),
+                  ("prefill-0-0: ", "--max-num-seqs"), ("decode-1-0: ", "no-such-host.invalid"),
+                  ("decode-elsewhere-2-0: ", "--threads")):
+        assert any(all(word in line for word in words) for line in done.stderr.splitlines()), (words, done.stderr)
+    assert "/only/there" not in done.stderr, "files are looked at where they are"
 
 
 def test_a_file_without_anything_for_this_host(tmp_path):
@@ -52,7 +96,7 @@ def test_two_hosts_make_one_cluster(tmp_path):
 
     def roles():
         try:
-            nodes = httpx.get(url + "/v1/cluster", timeout=2, trust_env=False).json()["nodes"]
+            nodes = httpx.get(url + "/v1/cluster", timeout=2, trust_env=False).raise_for_status().json()["nodes"]
         except (httpx.HTTPError, ValueError):
             return set()
         return {(node["role"], node["state"]) for node in nodes}
