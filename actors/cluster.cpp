@@ -7,6 +7,7 @@
 
 #include "actors/children.hpp"
 #include "actors/gateway_service.hpp"
+#include "actors/listen_check.hpp"
 #include "actors/node_runtime.hpp"
 #include "actors/placement.hpp"
 #include "actors/server_actors.hpp"
@@ -244,6 +245,9 @@ result<void> check_role(const std::string& role) {
 
 result<std::unique_ptr<node_process>> node_process::start(const node_options& options) {
   TROUPE_CHECK(check(options.network));
+  // Its actor is published when the model is loaded; that it cannot be is told now.
+  TROUPE_CHECK(
+      check_listen(options.network.host, options.network.port, "--cluster-host, --cluster-port"));
   auto node = std::make_unique<single_node>(options.network);
   TROUPE_CHECK(node->run(options));
   return node;

@@ -85,6 +85,9 @@ struct serve_options {
 // ec::invalid_argument: there is no such role for a node.
 result<void> check_role(const std::string& role);
 
+// ec::invalid_argument: a listener that others can reach needs a secret or --insecure-cluster.
+result<void> check(const network_settings& network);
+
 // A node: one role in this process until it is stopped.
 class node_process {
  public:

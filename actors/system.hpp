@@ -16,7 +16,4 @@ class system_config : public caf::actor_system_config {
 // For publish: a port whose last owner died a moment ago can be had at once, one that is in use cannot.
 inline constexpr bool reuse_address = true;
 
-// ec::invalid_argument: a listener that others can reach needs a secret or --insecure-cluster.
-result<void> check(const network_settings& network);
-
 }  // namespace troupe::actors

@@ -12,7 +12,8 @@ struct application::call : std::enable_shared_from_this<application::call> {
   http_request request;
   std::shared_ptr<exchange> to;
   std::shared_ptr<frontend_metrics> metrics;
-  std::string_view path;  // of request.target
+  const cors* allowed_origins = nullptr;  // of the application, which outlives the call
+  std::string_view path;                  // of request.target
   std::string id;
   std::string tenant;   // the holder of its API key
   std::string warning;  // what the answer is worth knowing of
@@ -20,6 +21,7 @@ struct application::call : std::enable_shared_from_this<application::call> {
 
   void decorate(http_response& response) const {
     response.headers.emplace_back("X-Request-Id", id);
+    allowed_origins->decorate(request, response);
     if (!warning.empty()) response.headers.emplace_back("X-Troupe-Warning", warning);
   }
   void count(int status) const {
@@ -38,12 +40,9 @@ struct application::call : std::enable_shared_from_this<application::call> {
   }
   void fail(const api_error& e,
             std::initializer_list<std::pair<std::string, std::string>> headers = {}) const {
-    http_response response;
-    response.status = e.status;
-    response.body = to_json_text(e);
-    response.headers = headers;
-    if (e.retry_after > 0)
-      response.headers.emplace_back("Retry-After", std::to_string(e.retry_after));
+    metrics->rejected(e);
+    auto response = error_response(e);
+    response.headers.insert(response.headers.end(), headers);
     answer(std::move(response));
   }
 };

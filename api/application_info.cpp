@@ -8,7 +8,7 @@
 namespace troupe::api {
 namespace {
 
-ojson model_object(const served_model& m, const std::string& name) {
+ojson model_object(const served_model& m, const std::string& name, std::uint32_t max_model_len) {
   ojson meta;
   meta["architecture"] = m.architecture;
   meta["digest"] = m.digest;
@@ -19,7 +19,7 @@ ojson model_object(const served_model& m, const std::string& name) {
   o["created"] = m.created;
   o["owned_by"] = "troupe";
   o["root"] = m.names.front();
-  o["max_model_len"] = m.max_model_len;
+  o["max_model_len"] = max_model_len;
   o["meta"] = std::move(meta);
   return o;
 }
@@ -46,16 +46,23 @@ std::string percent_decoded(std::string_view text) {
 
 }  // namespace
 
+// What is promised is what can be served.
+std::uint32_t application::max_model_len() const {
+  const auto fits = service_.max_model_len();
+  return fits == 0 ? model_->max_model_len : std::min(fits, model_->max_model_len);
+}
+
 void application::list_models(call& c) {
   ojson data = ojson::array();
-  for (const auto& name : model_->names) data.push_back(model_object(*model_, name));
+  for (const auto& name : model_->names)
+    data.push_back(model_object(*model_, name, max_model_len()));
   c.answer(ojson{{"object", "list"}, {"data", std::move(data)}});
 }
 
 void application::one_model(call& c) {
   const std::string name = percent_decoded(c.path.substr(std::string_view("/v1/models/").size()));
   if (!model_->is_named(name)) return c.fail(model_not_found(name));
-  c.answer(model_object(*model_, name));
+  c.answer(model_object(*model_, name, max_model_len()));
 }
 
 void application::tokenize(call& c) {
@@ -71,7 +78,8 @@ void application::tokenize(call& c) {
     const bool is_chat = in.find("messages") != nullptr;
     if (is_chat) {
       read_chat_fields(in, limits_, chat);
-    } else if (!in.text("prompt", prompt.text, 0, std::string::npos) && !in.find("prompt")) {
+    } else if (!in.text("prompt", prompt.text, 0, std::string::npos) && !in.find("prompt") &&
+               !in.text("content", prompt.text, 0, std::string::npos)) {  // llama.cpp's name
       in.fail(bad_field("prompt", "prompt or messages is missing.", "missing_required_parameter"));
     }
     in.boolean("add_special_tokens", add_special_tokens);
@@ -85,7 +93,7 @@ void application::tokenize(call& c) {
     }
     ojson o;
     o["count"] = ids.size();
-    o["max_model_len"] = model_->max_model_len;
+    o["max_model_len"] = max_model_len();
     o["tokens"] = ids;
     if (with_texts) {
       o["token_strs"] = ojson::array();
@@ -110,7 +118,8 @@ void application::detokenize(call& c) {
           bad_field("tokens", "tokens must be a list of token ids.", "missing_required_parameter"));
     if (in.failure()) return tl::make_unexpected(*in.failure());
     API_CHECK(check_model(name));
-    return ojson{{"prompt", model_->tokenizer->decode(ids, true)}};
+    const std::string text = model_->tokenizer->decode(ids, true);
+    return ojson{{"prompt", text}, {"content", text}};  // vLLM's name of it, and llama.cpp's
   }();
   outcome ? c.answer(*outcome) : c.fail(outcome.error());
 }
@@ -121,7 +130,7 @@ void application::health(call& c) {
   if (status.ready && !draining) return c.answer(ojson{{"status", "ok"}});
   http_response response;
   response.status = 503;
-  ojson body{{"status", draining ? "draining" : "loading"}};
+  ojson body{{"status", draining ? "draining" : "starting"}};
   if (!draining && !status.loading.empty()) body["detail"] = status.loading;
   response.body = dump(body);
   response.headers.emplace_back("Retry-After", draining ? "5" : "1");

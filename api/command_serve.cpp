@@ -42,8 +42,12 @@ class announcer {
     announced_ = true;
     const auto spent = std::chrono::duration<double>(clock::now() - started_).count();
     const auto& m = serving_.model();
-    spdlog::info("ready after {:.2f} s: {} at {}/v1 ({}, context {} tokens)", spent,
-                 m.names.front(), serving_.url(), describe(status), m.max_model_len);
+    const auto fits = std::min(m.max_model_len, serving_.service().max_model_len());
+    spdlog::info("ready after {:.2f} s: {} at {}/v1 ({}, context {} tokens{})", spent,
+                 m.names.front(), serving_.url(), describe(status), fits,
+                 fits < m.max_model_len
+                     ? fmt::format(" of {}: more does not fit the KV cache", m.max_model_len)
+                     : "");
     spdlog::info("nodes join at cluster port {}, programs at {}", serving_.cluster_port(),
                  serving_.gateway_port());
   }

@@ -60,7 +60,8 @@ completion_job::completion_job(actors::generation_service& service,
   options_.min_tokens = c.sampling.min_tokens;
   if (plan_.calls) {
     const auto& notation = engine::structured::notation_of(plan_.calls->syntax);
-    for (const auto tag : {notation.open, notation.close, notation.arguments_key})
+    for (const auto tag : {notation.open, notation.close, notation.name_key, notation.arguments_key,
+                           notation.call_open, notation.call_close})
       if (const auto id = model_->tokenizer->find(tag)) options_.shown_special.push_back(*id);
   }
   for (const auto& prompt : plan_.prompts)
@@ -248,18 +249,14 @@ void completion_job::fail(const error& cause, std::chrono::seconds retry_after) 
   const auto level =
       e.status >= 500 && e.status != 503 ? spdlog::level::warn : spdlog::level::debug;
   spdlog::log(level, "request {} failed: {}", plan_.request_id, to_string(cause));
-  metrics_->rejected(e.code);
+  metrics_->rejected(e);
   if (stream_started_) {
     frames_ += sse_data(to_json_text(e));
     frames_ += sse_done;
     exchange_->write(std::exchange(frames_, {}));
     exchange_->end_stream();
   } else {
-    http_response response;
-    response.status = e.status;
-    response.body = to_json_text(e);
-    if (e.retry_after > 0)
-      response.headers.emplace_back("Retry-After", std::to_string(e.retry_after));
+    auto response = error_response(e);
     decorate_(response);
     exchange_->respond(std::move(response));
   }

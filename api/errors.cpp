@@ -96,11 +96,21 @@ api_error http_error(int status, std::string message) {
       break;
     case 503:
       e.type = "service_unavailable_error", e.code = "server_is_overloaded", e.retry_after = 1;
+      e.reason = "too_many_at_once";
       break;
     default:
       TROUPE_ASSERT(!"a status of the HTTP layer");
   }
   return e;
+}
+
+api_error server_is_starting() {
+  return {503,
+          "service_unavailable_error",
+          "server_is_starting",
+          "",
+          "The server is starting: its model is being read.",
+          1};
 }
 
 api_error invalid_api_key() {
@@ -139,6 +149,8 @@ api_error from_error(const error& e) {
       out.param = e.detail.substr(0, colon);
     if (out.message.empty()) out.message = "The request is not valid.";
   }
+  // Clients need not tell these apart, operators do.
+  if (out.code == "server_is_overloaded") out.reason = to_string(e.code);
   return out;
 }
 

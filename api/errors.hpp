@@ -20,7 +20,8 @@ struct api_error {
   std::string code = "internal_error";
   std::string param;  // empty: null
   std::string message;
-  int retry_after = 0;  // seconds; 0: no header
+  int retry_after = 0;   // seconds; 0: no header
+  std::string reason{};  // of troupe_requests_rejected_total; empty: the code
 };
 
 template <class T>
@@ -33,6 +34,7 @@ api_error bad_field(std::string_view param, std::string message,
 api_error unsupported_field(std::string_view param, std::string message);
 // The errors of the HTTP layer: 400, 404, 405, 408, 413, 415, 431, 503. REQUIRES: one of these.
 api_error http_error(int status, std::string message);
+api_error server_is_starting();
 api_error invalid_api_key();
 api_error not_an_admin();
 api_error model_not_found(std::string_view name);

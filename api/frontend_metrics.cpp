@@ -14,13 +14,13 @@ constexpr std::array<std::string_view, num_endpoints> endpoint_names{
 
 constexpr std::array statuses{200, 400, 401, 403, 404, 405, 408, 413, 415, 429, 431, 500, 503, 504};
 
-constexpr std::array rejection_codes{
-    "server_is_overloaded", "server_is_draining", "no_worker",      "request_canceled",
-    "deadline_exceeded",    "worker_lost",        "internal_error", "context_length_exceeded",
-    "request_ends_workers", "invalid_request"};
-
-constexpr std::array<const char*, num_forms> form_names{
-    "text", "json_object", "json_schema", "regex", "choice", "grammar", "tool_calls"};
+// Codes of errors, and finer names where one code has several causes; invalid_request and internal_error are all others.
+constexpr std::array rejection_reasons{
+    "queue_full",         "overloaded",           "out_of_memory",     "too_many_at_once",
+    "server_is_starting", "server_is_draining",   "no_worker",         "request_canceled",
+    "deadline_exceeded",  "worker_lost",          "internal_error",    "context_length_exceeded",
+    "model_not_found",    "request_ends_workers", "unsupported_value", "invalid_api_key",
+    "admin_key_required", "request_too_large",    "unknown_url",       "invalid_request"};
 
 // Docs: users.md B2 of the project's notes: vLLM's buckets for the first token, SGLang's between tokens, with finer
 // ones in front for small fast models.
@@ -82,14 +82,15 @@ frontend_metrics::frontend_metrics(const prometheus::Labels& constant) {
   requests_queued =
       gauge("troupe_requests_queued", "Generation requests that no decode node has admitted yet");
   auto& rejections = counter("troupe_requests_rejected_total",
-                             "Generation requests that failed, by the error's code");
-  for (const char* code : rejection_codes) rejections_[code] = &rejections.Add({{"reason", code}});
+                             "Requests that were answered by an error, by its cause");
+  for (const char* reason : rejection_reasons)
+    rejections_[reason] = &rejections.Add({{"reason", reason}});
   auto& forms = counter("troupe_answer_forms_total",
                         "Generation requests by the form that their answers must have");
   for (std::size_t i = 0; i < num_forms; ++i)
     for (const bool kept : {false, true})
-      forms_[i][kept] =
-          &forms.Add({{"form", form_names[i]}, {"outcome", kept ? "kept" : "refused"}});
+      forms_[i][kept] = &forms.Add({{"form", std::string(engine::structured::format_kind_names[i])},
+                                    {"outcome", kept ? "kept" : "refused"}});
   form_compile_ = &histogram("troupe_answer_form_compile_seconds",
                              "Time to make an automaton's grammar of a form, or to refuse it")
                        .Add({}, compile_buckets);
@@ -125,9 +126,11 @@ void frontend_metrics::next_tokens(double seconds_since_last, std::size_t count)
     itl_->Observe(seconds_since_last / static_cast<double>(count));
 }
 
-void frontend_metrics::rejected(std::string_view code) {
-  auto found = rejections_.find(code);
-  (found != rejections_.end() ? found : rejections_.find("invalid_request"))->second->Increment();
+void frontend_metrics::rejected(const api_error& e) {
+  auto found = rejections_.find(e.reason.empty() ? e.code : e.reason);
+  if (found == rejections_.end())
+    found = rejections_.find(e.status < 500 ? "invalid_request" : "internal_error");
+  found->second->Increment();
 }
 
 std::string frontend_metrics::text() const {

@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 
+#include "api/errors.hpp"
 #include "engine/structured/answer_format.hpp"
 
 namespace troupe::api {
@@ -45,8 +46,8 @@ class frontend_metrics {
   // Of an answer's first and later tokens, as they reach the door.
   void first_token(double seconds);
   void next_tokens(double seconds_since_last, std::size_t count);
-  // A generation that the cluster refused or lost, by the error's code ("server_is_overloaded").
-  void rejected(std::string_view code);
+  // A request that is answered by an error, whoever refused it: the one place where they are counted.
+  void rejected(const api_error& e);
 
   // A form of answer that was asked for: whether it is kept or refused, and how long that took to find out.
   void form_checked(engine::structured::format_kind form, bool kept, double seconds);

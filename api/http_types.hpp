@@ -40,6 +40,9 @@ struct http_response {
   bool close = false;  // the connection ends after it
 };
 
+// What a client is told of an error.
+http_response error_response(const api_error& e);
+
 // Handlers hold it as long as they need; the functions of an exchange that has ended do nothing.
 class exchange {
  public:

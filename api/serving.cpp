@@ -2,6 +2,7 @@
 
 #include <ctime>
 
+#include "actors/listen_check.hpp"
 #include "model/metadata.hpp"
 #include "model/model.hpp"
 #include "model/synthetic.hpp"
@@ -11,11 +12,6 @@ namespace {
 
 tl::unexpected<serving_failure> give_up(error cause, int exit_code) {
   return tl::unexpected(serving_failure{std::move(cause), exit_code});
-}
-
-std::string base_name(const std::filesystem::path& path) {
-  const auto stem = path.stem().string();
-  return stem.empty() ? path.parent_path().filename().string() : stem;
 }
 
 std::shared_ptr<const model::chat_template> chat_template_of(const model::loaded_model& m) {
@@ -38,14 +34,6 @@ std::shared_ptr<const model::chat_template> chat_template_of(const model::loaded
   return *made;
 }
 
-result<api_keys> keys_of(std::vector<std::string> keys, const std::filesystem::path& file) {
-  if (!file.empty()) {
-    TROUPE_TRY(auto more, api_keys::read_file(file));
-    keys.insert(keys.end(), more.begin(), more.end());
-  }
-  return api_keys::make(keys);
-}
-
 http_server_options server_options(const http_settings& http) {
   http_server_options o;
   o.host = http.host;
@@ -57,6 +45,11 @@ http_server_options server_options(const http_settings& http) {
 }
 
 }  // namespace
+
+std::string base_name(const std::filesystem::path& path) {
+  const auto stem = path.stem().string();
+  return stem.empty() ? path.parent_path().filename().string() : stem;
+}
 
 int exit_code_of(ec code) {
   switch (code) {
@@ -136,9 +129,24 @@ serving_result<void> serving::start_cluster(const serve_config& config,
   return {};
 }
 
-serving_result<void> serving::open_door(const serve_config& config, api_keys keys,
-                                        api_keys admin_keys) {
+// Before anything that takes time, so that a port in use is noticed at once. Who asks meanwhile hears that the server
+// is starting.
+serving_result<void> serving::take_ports(const serve_config& config) {
   host_ = config.http.host;
+  const auto& net = config.node.network;
+  if (auto ok = actors::check_listen(net.host, net.port, "--cluster-host, --cluster-port"); !ok)
+    return give_up(ok.error(), exit_configuration);
+  metrics_ = std::make_shared<frontend_metrics>(
+      prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
+  door_ = std::make_shared<front_door>(metrics_);
+  auto server = http_server::start(server_options(config.http), door_);
+  if (!server) return give_up(server.error(), exit_configuration);
+  server_ = std::move(*server);
+  return {};
+}
+
+void serving::open_door(const serve_config& config, api_keys keys, api_keys admin_keys,
+                        cors allowed_origins) {
   const bool loopback = host_.rfind("127.", 0) == 0 || host_ == "localhost" || host_ == "::1";
   if (!keys.required() && !loopback)
     spdlog::warn("everyone who reaches {} can use this server: --api-key-file asks for a key",
@@ -146,35 +154,33 @@ serving_result<void> serving::open_door(const serve_config& config, api_keys key
   application_options door;
   door.keys = std::move(keys);
   door.admin_keys = std::move(admin_keys);
+  door.allowed_origins = std::move(allowed_origins);
   door.web_ui = config.http.web_ui;
   door.version = TROUPE_VERSION;
   door.ping = std::chrono::seconds(config.http.sse_ping_s);
   door.generation_timeout = std::chrono::seconds(config.http.request_timeout_s);
-  auto metrics = std::make_shared<frontend_metrics>(
-      prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
   application_ =
-      std::make_shared<application>(std::move(door), cluster_->service(), model_, metrics);
-  auto server = http_server::start(server_options(config.http), application_);
-  if (!server) return give_up(server.error(), exit_configuration);
-  server_ = std::move(*server);
-  return {};
+      std::make_shared<application>(std::move(door), cluster_->service(), model_, metrics_);
+  door_->open(application_);
 }
 
 serving_result<std::unique_ptr<serving>> serving::start(const serve_config& config) {
-  auto keys = keys_of(config.http.keys, config.http.key_file);
+  auto keys = api_keys::load(config.http.keys, config.http.key_file);
   if (!keys) return give_up(keys.error(), exit_configuration);
-  auto admin_keys = keys_of({}, config.http.admin_key_file);
+  auto admin_keys = api_keys::load({}, config.http.admin_key_file);
   if (!admin_keys) return give_up(admin_keys.error(), exit_configuration);
+  auto origins = cors::make(config.http.allowed_origins);
+  if (!origins) return give_up(origins.error(), exit_configuration);
+  std::unique_ptr<serving> s(new serving);
+  if (auto ok = s->take_ports(config); !ok) return tl::unexpected(ok.error());
   auto opened = open_model_file(config.model, config.node.engine.max_model_len);
   if (!opened) return tl::unexpected(opened.error());
-  std::unique_ptr<serving> s(new serving);
   // First the nodes: they load while the tokenizer is made here.
   if (auto ok = s->start_cluster(config, *opened); !ok) return tl::unexpected(ok.error());
   auto model = make_served_model(*opened);
   if (!model) return tl::unexpected(model.error());
   s->model_ = std::move(*model);
-  if (auto ok = s->open_door(config, std::move(*keys), std::move(*admin_keys)); !ok)
-    return tl::unexpected(ok.error());
+  s->open_door(config, std::move(*keys), std::move(*admin_keys), std::move(*origins));
   return s;
 }
 
@@ -183,6 +189,7 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
 // own thread included.
 serving::~serving() {
   server_.reset();
+  door_.reset();
   application_.reset();
   cluster_.reset();
 }

@@ -8,6 +8,7 @@
 #include "actors/cluster.hpp"
 #include "api/application.hpp"
 #include "api/config.hpp"
+#include "api/front_door.hpp"
 #include "api/http_server.hpp"
 
 namespace troupe::api {
@@ -47,10 +48,14 @@ class serving {
  private:
   serving() = default;
   serving_result<void> start_cluster(const serve_config& config, const opened_model& opened);
-  serving_result<void> open_door(const serve_config& config, api_keys keys, api_keys admin_keys);
+  serving_result<void> take_ports(const serve_config& config);
+  void open_door(const serve_config& config, api_keys keys, api_keys admin_keys,
+                 cors allowed_origins);
 
   std::string host_;
   std::shared_ptr<const served_model> model_;
+  std::shared_ptr<frontend_metrics> metrics_;
+  std::shared_ptr<front_door> door_;
   std::unique_ptr<actors::serve_process> cluster_;
   std::shared_ptr<application> application_;
   std::unique_ptr<http_server> server_;
@@ -61,5 +66,7 @@ serving_result<opened_model> open_model_file(const model_choice& choice,
 // With its tokenizer and template. A template that cannot be used is a warning: only /v1/completions works then.
 serving_result<std::shared_ptr<const served_model>> make_served_model(const opened_model& opened);
 int exit_code_of(ec code);
+// The name by which a model is served unless another is given: of the file, or of the directory.
+std::string base_name(const std::filesystem::path& path);
 
 }  // namespace troupe::api

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from troupe_process import metric, wait_until
+from troupe_process import Server, metric, wait_until
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -83,6 +83,17 @@ def test_prompt_longer_than_the_context(server):
     assert error["code"] == "context_length_exceeded"
     error = error_of(server.http.post(TEXT, json=server.body("word " * 1_000, max_tokens=1_000_000)), 400)
     assert error["code"] == "context_length_exceeded"
+
+
+def test_prompt_longer_than_the_kv_cache():
+    """What the cluster cannot hold is not promised, and refused in words that say why."""
+    with Server("--kv-blocks", 20, single_process=True) as small:
+        assert small.http.get("/v1/models").json()["data"][0]["max_model_len"] == 320
+        for fields in ({"prompt": "word " * 400}, {"prompt": "word", "max_tokens": 320}):
+            error = error_of(small.http.post(TEXT, json={"model": small.model, **fields}), 400)
+            assert error["code"] == "context_length_exceeded" and "KV cache" in error["message"], error
+        answer = small.complete("word", max_tokens=300, ignore_eos=True)
+        assert answer["usage"]["completion_tokens"] == 300
 
 
 def test_special_tokens_in_user_text_stay_text(server):

@@ -17,12 +17,18 @@ def refused(result, *words):
     return text
 
 
-def test_port_in_use():
+def test_port_in_use(tmp_path):
+    """Told before the model is so much as looked for."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         refused(run("serve", MODEL, "--port", port, "--single-process"), "port", str(port))
+        nothing = tmp_path / "nothing.gguf"
+        for flags in (("--port", port), ("--port", free_port(), "--cluster-port", port)):
+            assert "nothing.gguf" not in refused(run("serve", nothing, *flags), flags[-2], str(port))
+        node = run("node", MODEL, "--role", "decode", "--join", "127.0.0.1:1", "--cluster-port", port)
+        refused(node, "--cluster-port", str(port))
 
 
 def test_unknown_role():

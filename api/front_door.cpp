@@ -1,0 +1,32 @@
+#include "api/front_door.hpp"
+
+#include "api/application.hpp"
+
+namespace troupe::api {
+void front_door::handle(http_request request, std::shared_ptr<exchange> to) {
+  if (auto open = std::atomic_load(&to_)) return open->handle(std::move(request), std::move(to));
+  const auto path = path_of(request.target);
+  http_response response;
+  if (path == "/live") {
+    response.body = R"({"status":"alive"})";
+  } else if (path == "/health" || path == "/ready") {
+    response.status = 503;
+    response.body = R"({"status":"starting","detail":"reading the model's file"})";
+    response.headers.emplace_back("Retry-After", "1");
+  } else {
+    const auto e = server_is_starting();
+    metrics_->rejected(e);
+    response = error_response(e);
+  }
+  to->respond(std::move(response));
+}
+
+http_response front_door::refuse(const api_error& e) {
+  if (auto open = std::atomic_load(&to_)) return open->refuse(e);
+  metrics_->rejected(e);
+  auto response = error_response(e);
+  response.close = true;
+  return response;
+}
+
+}  // namespace troupe::api
