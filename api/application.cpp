@@ -2,6 +2,7 @@
 
 #include "api/application_call.hpp"
 #include "api/json_input.hpp"
+#include "api/migration_hints.hpp"
 
 namespace troupe::api {
 namespace {
@@ -99,13 +100,10 @@ application::~application() = default;
 
 http_response application::refuse(const api_error& e) {
   metrics_->answered(endpoint::other, e.status, 0);
-  http_response response;
-  response.status = e.status;
-  response.body = to_json_text(e);
+  metrics_->rejected(e);
+  auto response = error_response(e);
   response.close = true;
   response.headers.emplace_back("X-Request-Id", "req-" + random_id());
-  if (e.retry_after > 0)
-    response.headers.emplace_back("Retry-After", std::to_string(e.retry_after));
   return response;
 }
 
@@ -114,10 +112,14 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
   c->request = std::move(request);
   c->to = std::move(to);
   c->metrics = metrics_;
+  c->allowed_origins = &options_.allowed_origins;
   c->path = path_of(c->request.target);
   const auto own = c->request.header("x-request-id");
   c->id = usable_id(own) ? std::string(own) : "req-" + random_id();
   metrics_->http_request_bytes->Increment(static_cast<double>(c->request.body.size()));
+
+  // Browsers ask without the key that the request itself will bring.
+  if (auto may = options_.allowed_origins.preflight(c->request)) return c->answer(std::move(*may));
 
   const std::string_view method =
       c->request.method == "HEAD" ? "GET" : std::string_view(c->request.method);
@@ -140,7 +142,11 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
     const char* scheme = c->path == "/" ? "Basic realm=\"troupe\"" : "Bearer";
     return c->fail(invalid_api_key(), {{"WWW-Authenticate", scheme}});
   }
-  if (allowed.empty()) return c->fail(http_error(404, "There is nothing at this URL."));
+  if (allowed.empty()) {
+    std::string text = "There is nothing at this URL.";
+    if (const auto hint = hint_for_path(c->path); !hint.empty()) (text += ' ') += hint;
+    return c->fail(http_error(404, std::move(text)));
+  }
   if (!found) {
     if (allowed == "GET") allowed = "GET, HEAD";
     return c->fail(http_error(405, "This URL does not support the method."), {{"Allow", allowed}});

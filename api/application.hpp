@@ -16,6 +16,7 @@
 #include "api/api_keys.hpp"
 #include "api/background.hpp"
 #include "api/completion_job.hpp"
+#include "api/cors.hpp"
 #include "api/frontend_metrics.hpp"
 #include "api/http_types.hpp"
 #include "api/request.hpp"
@@ -26,6 +27,7 @@ namespace troupe::api {
 struct application_options {
   api_keys keys;
   api_keys admin_keys;    // if there are any, only they change the cluster
+  cors allowed_origins;   // of pages in browsers, beside the server's own
   request_limits limits;  // vocab_size is filled from the model
   std::string version = "0.1.0";
   bool web_ui = true;
@@ -69,10 +71,10 @@ class application : public http_handler {
   void web_page(call& c);
 
   void start_job(call& c, answer_plan plan);
-  void reject(call& c, const api_error& e);
   api_result<answer_head> head_for(const common_request& common, bool chat) const;
   api_result<void> check_model(const std::string& name) const;
   api_result<void> check_admission() const;
+  std::uint32_t max_model_len() const;  // of the model, or what the cluster holds of it
 
   const application_options options_;
   const request_limits limits_;

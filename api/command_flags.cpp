@@ -1,5 +1,6 @@
 #include "api/command_flags.hpp"
 
+#include "engine/structured/tool_calls.hpp"
 #include "model/synthetic.hpp"
 
 namespace troupe::api {
@@ -131,6 +132,11 @@ void add_http(CLI::App& a, http_settings& h) {
                "File with one key a line: only these may drain nodes and clear or pin caches "
                "(default: whoever has a key)")
       ->group("HTTP");
+  a.add_option("--allowed-origins", h.allowed_origins,
+               "Origins whose pages may use the server from a browser (CORS), such as "
+               "https://chat.example, with commas between, or a JSON list; *: all (default: none)")
+      ->allow_extra_args(false)
+      ->group("HTTP");
   a.add_option("--http-threads", h.threads, "Threads of the HTTP server")
       ->check(CLI::Range(1, 64))
       ->group("HTTP");
@@ -151,9 +157,14 @@ void add_http(CLI::App& a, http_settings& h) {
 
 void add_tool_calls(CLI::App& a, model_choice& m) {
   a.add_option("--tool-call-parser", m.tool_call_parser,
-               "How the model writes calls of tools: hermes, llama3_json, mistral, mistral_args; "
-               "auto: as its chat template does; none: requests with tools are refused")
-      ->check(CLI::IsMember({"auto", "none", "hermes", "llama3_json", "mistral", "mistral_args"}))
+               "How the model writes calls of tools: hermes, llama3_json, mistral, mistral_args, "
+               "deepseek_v3, deepseek_v31, qwen3_coder; auto: as its chat template does; none: "
+               "requests with tools are refused")
+      ->check(CLI::IsMember([] {
+        std::vector<std::string> names{"auto", "none"};
+        for (const auto name : engine::structured::call_syntax_names) names.emplace_back(name);
+        return names;
+      }()))
       ->group("HTTP");
 }
 
@@ -207,7 +218,10 @@ void add_ask(builder& b, ask_config& c, const char* name, const char* help,
   auto* a = add_command(b.app, name, help);
   if (!c.chat) a->add_option("PROMPT", c.prompt, "What to ask")->required();
   add_url(*a, c.url, c.key, "Ask this server instead of a cluster in this process");
-  a->add_option("--model", c.model.path, "GGUF file to serve in this process")->group("Model");
+  a->add_option(
+       "--model", c.model.path,
+       "GGUF file to serve in this process; with --url the name of one of the server's models")
+      ->group("Model");
   a->add_option("--system", c.system, "System message")->group("Generation");
   a->add_option("--temperature", c.temperature, "0: always the most likely token")
       ->check(CLI::Range(0.0, 2.0))

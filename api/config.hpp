@@ -41,6 +41,7 @@ struct http_settings {
   std::uint16_t port = 8000;
   std::vector<std::string> keys;
   std::filesystem::path key_file, admin_key_file;
+  std::vector<std::string> allowed_origins;  // as cors::make takes them
   unsigned threads = 2;
   std::uint32_t max_connections = 1024;
   std::uint32_t max_body_mib = 8;
