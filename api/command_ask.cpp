@@ -3,6 +3,8 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <iostream>
 #include <thread>
 
@@ -54,11 +56,23 @@ serving_result<std::unique_ptr<serving>> serve_here(const ask_config& c) {
   return started;
 }
 
+// TROUPE_MODEL is the file that a server serves, and no answer to which of a server's models is meant. Who gives a file
+// means the name that it is served by.
+std::string asked_model(const ask_config& c) {
+  const char* of_environment = std::getenv("TROUPE_MODEL");
+  const auto& given = c.model.path;
+  if (c.url.empty() || given.empty() || (of_environment != nullptr && given == of_environment))
+    return "default";
+  std::error_code none;
+  const bool is_file = given.extension() == ".gguf" || std::filesystem::exists(given, none);
+  return is_file ? base_name(given) : given.string();
+}
+
 completion_call call_of(const ask_config& c, const url& to, const nlohmann::json& messages) {
   completion_call call;
   call.to = to;
   call.key = c.key;
-  call.body = {{"model", "default"},
+  call.body = {{"model", asked_model(c)},
                {"messages", messages},
                {"temperature", c.temperature},
                {"top_p", c.top_p}};
