@@ -4,6 +4,7 @@
 
 #include "api/command_flags.hpp"
 #include "api/config_file.hpp"
+#include "api/migration_hints.hpp"
 
 namespace troupe::api {
 namespace {
@@ -53,6 +54,7 @@ std::string closest(const CLI::App& a, std::string_view wrong) {
 std::string unknown(const CLI::App& a, const std::string& wrong) {
   std::string text = "unknown " + std::string(wrong.rfind('-', 0) == 0 ? "flag " : "word ") + wrong;
   const auto name = wrong.substr(0, wrong.find('='));
+  if (const auto hint = hint_for_flag(name); !hint.empty()) return text + ": " + std::string(hint);
   if (auto guess = closest(a, name); !guess.empty()) text += "; did you mean " + guess + "?";
   return text;
 }

@@ -337,6 +337,24 @@ TEST(application, context_is_checked_before_the_work) {
       << "16 is only a default";
 }
 
+TEST(application, what_the_cluster_holds_is_the_context) {
+  door d;
+  d.service.hold_at_most(100);
+  EXPECT_EQ(json_of(*d.ask("GET", "/v1/models"))["data"][0]["max_model_len"], 100);
+  EXPECT_EQ(json_of(*d.post("/tokenize", {{"prompt", "x"}}))["max_model_len"], 100);
+  const auto x = d.post("/v1/completions", {{"prompt", std::string(99, 'x')}, {"max_tokens", 2}});
+  EXPECT_EQ(x->response.status, 400);
+  const auto error = json_of(*x)["error"];
+  EXPECT_EQ(error["code"], "context_length_exceeded");
+  EXPECT_NE(error["message"].get<std::string>().find("max_model_len is 100"), std::string::npos);
+  EXPECT_NE(error["message"].get<std::string>().find("KV cache can hold"), std::string::npos);
+  EXPECT_EQ(d.service.submitted().size(), 0u);
+  d.post("/v1/chat/completions", chat);
+  EXPECT_EQ(d.service.submitted().at(0).sampling.max_tokens, 92u) << "the rest of what fits";
+  d.service.hold_at_most(5000);
+  EXPECT_EQ(json_of(*d.ask("GET", "/v1/models"))["data"][0]["max_model_len"], 512);
+}
+
 TEST(application, special_tokens_in_user_text_stay_text) {
   door d;
   json body = chat;
@@ -426,6 +444,9 @@ TEST(application, tokenizes_both_ways) {
   EXPECT_EQ(t["max_model_len"], 512);
   EXPECT_EQ(t["token_strs"].size(), 3u);
   EXPECT_EQ(json_of(*d.post("/detokenize", {{"tokens", t["tokens"]}}))["prompt"], "h\u00e9");
+  EXPECT_EQ(json_of(*d.post("/detokenize", {{"tokens", t["tokens"]}}))["content"], "h\u00e9");
+  EXPECT_EQ(json_of(*d.post("/tokenize", {{"content", "h\u00e9"}}))["tokens"], t["tokens"]);
+  EXPECT_EQ(d.post("/tokenize", {{"content", 1}})->response.status, 400);
   EXPECT_EQ(json_of(*d.post("/tokenize", chat))["count"], 8);
   EXPECT_EQ(d.post("/tokenize", {{"prompt", ""}})->response.status, 200);
   for (const json& bad :
@@ -444,7 +465,7 @@ TEST(application, health_follows_the_cluster) {
   d.service.set_status(loading);
   auto x = d.ask("GET", "/ready");
   EXPECT_EQ(x->response.status, 503);
-  EXPECT_EQ(json_of(*x)["status"], "loading");
+  EXPECT_EQ(json_of(*x)["status"], "starting");
   EXPECT_EQ(json_of(*x)["detail"], loading.loading);
   EXPECT_EQ(d.ask("GET", "/live")->response.status, 200);
 }
@@ -474,7 +495,7 @@ TEST(application, metrics_exist_from_the_start_and_move) {
        {"troupe_fake_total 1",
         "troupe_requests_total{code=\"503\",endpoint=\"chat_completions\"} 0",
         "troupe_time_to_first_token_seconds_count 0", "troupe_requests_in_flight 0",
-        "troupe_requests_rejected_total{reason=\"server_is_overloaded\"} 0",
+        "troupe_requests_rejected_total{reason=\"queue_full\"} 0",
         "troupe_answer_forms_total{form=\"tool_calls\",outcome=\"refused\"} 0",
         "troupe_inter_token_latency_seconds_bucket{le=\"0.0005\"} 0"})
     EXPECT_NE(before.find(line), std::string::npos) << line;
