@@ -147,7 +147,7 @@ TEST(tool_call_parser, makes_json_of_parameters_between_tags) {
   const auto one = [](const std::string& key, const std::string& value) {
     return "<parameter=" + key + ">\n" + value + "\n</parameter>\n";
   };
-  const auto given = [](const std::string& json) { return "\n@get_weather " + json; };
+  const auto given = [](const std::string& object) { return "\n@get_weather " + object; };
   expect_read(
       call_syntax::qwen3_coder, false,
       "I look.\n" +
