@@ -41,7 +41,8 @@ result<std::vector<placement>> place_nodes(const gpu::runner_options& options, s
       return fail(ec::invalid_argument, "--gpu-memory-fraction " + std::to_string(asked) + ": " +
                                             std::to_string(sharing[key_of(p.device)]) +
                                             " nodes share " + p.device +
-                                            ", which makes more than all of its memory");
+                                            ", which makes more than all of its memory: give "
+                                            "each less, or start fewer (--prefill 0)");
   }
   return placed;
 }

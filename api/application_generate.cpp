@@ -101,8 +101,10 @@ void application::completions(call& c) {
         API_TRY(prompt.tokens,
                 tokenize_infill(*model_, p.text, request.suffix, request.add_special_tokens));
       }
-      API_TRY(prompt.max_tokens, answer_length(*model_, max_model_len(), prompt.tokens.size(),
-                                               request.common.max_tokens, 16, "prompt"));
+      API_TRY(
+          prompt.max_tokens,
+          answer_length(*model_, max_model_len(), prompt.tokens.size(), request.common.max_tokens,
+                        request.common.to_the_end ? std::nullopt : std::optional(16u), "prompt"));
       if (request.echo)
         prompt.text = p.is_tokens
                           ? model_->tokenizer->decode(p.tokens, !request.common.skip_special_tokens)

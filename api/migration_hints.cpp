@@ -19,7 +19,7 @@ constexpr std::string_view proxy = "put a proxy in front for that (docs/security
 
 // https://docs.vllm.ai/en/latest/cli/serve.html, https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 constexpr std::array flags{
-    hint{"--gpu-memory-utilization", "use --gpu-memory-fraction"},
+    hint{"--gpu-memory-utilization", "use --gpu-memory-fraction, which is that of each node"},
     hint{"--tensor-parallel-size", no_parallel},
     hint{"-tp", no_parallel},
     hint{"--pipeline-parallel-size", no_parallel},

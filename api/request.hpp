@@ -40,6 +40,7 @@ struct common_request {
   engine::sampling_params
       sampling;  // max_tokens is set by the endpoint once the prompt's length is known
   std::optional<std::uint32_t> max_tokens;
+  bool to_the_end = false;  // of the context, as long as no end of the answer comes
   std::uint32_t n = 1;
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;

@@ -161,9 +161,10 @@ void read_common(field_reader& in, const request_limits& limits, common_request&
   // In order of precedence: the last one that is present wins.
   for (const char* name : {"n_predict", "max_tokens", "max_completion_tokens"}) {
     std::int64_t value = 0;
-    const bool may_be_open = name == std::string_view("n_predict");  // -1: llama.cpp's default
-    if (in.integer(name, value, may_be_open ? -1 : 0, int32_max) && value >= 0)
-      to.max_tokens = static_cast<std::uint32_t>(value);
+    if (!in.integer(name, value, -1, int32_max)) continue;
+    to.to_the_end = value < 0;  // as llama.cpp takes -1
+    to.max_tokens.reset();
+    if (value >= 0) to.max_tokens = static_cast<std::uint32_t>(value);
   }
   if (to.max_tokens && to.sampling.min_tokens > *to.max_tokens)
     in.fail(bad_field("min_tokens", "min_tokens must not exceed max_tokens."));

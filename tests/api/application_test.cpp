@@ -335,6 +335,8 @@ TEST(application, context_is_checked_before_the_work) {
             200);
   EXPECT_EQ(d.post("/v1/completions", {{"prompt", std::string(505, 'x')}})->response.status, 200)
       << "16 is only a default";
+  d.post("/v1/completions", {{"prompt", "xx"}, {"max_tokens", -1}});
+  EXPECT_EQ(d.service.submitted().back().sampling.max_tokens, 510u) << "all that is left";
 }
 
 TEST(application, what_the_cluster_holds_is_the_context) {

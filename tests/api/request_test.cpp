@@ -46,8 +46,8 @@ const std::vector<hostile> both{
     {"n", {"0", "-1", "129", "1000000", "1.5", "\"2\"", "true", "9223372036854775807"}},
     {"best_of", {"2", "0", "-1", "\"x\"", "1e9"}},
     {"max_tokens",
-     {"-1", "-9223372036854775808", "9223372036854775807", "1.5", "\"9\"", "true", "4294967296"}},
-    {"max_completion_tokens", {"-1", "1e300", "\"9\"", "[]"}},
+     {"-2", "-9223372036854775808", "9223372036854775807", "1.5", "\"9\"", "true", "4294967296"}},
+    {"max_completion_tokens", {"-2", "1e300", "\"9\"", "[]"}},
     {"n_predict", {"-2", "1e300"}},
     {"min_tokens", {"-1", "1.5", "\"1\"", "1e300", "99999999999"}},
     {"ignore_eos", {"1", "\"true\"", "[]"}},
@@ -252,8 +252,12 @@ TEST(request, defaults_of_other_servers_are_taken_and_their_samplers_are_not) {
   const auto parsed = [](const char* field, const char* value) {
     return parse_completion(with(completion_base, field, value), limits);
   };
-  ASSERT_TRUE(parsed("n_predict", "-1"));  // llama.cpp's: the rest of the context
-  EXPECT_FALSE(parsed("n_predict", "-1")->common.max_tokens);
+  for (const char* name : {"n_predict", "max_tokens"}) {  // llama.cpp's: the rest of the context
+    ASSERT_TRUE(parsed(name, "-1"));
+    EXPECT_FALSE(parsed(name, "-1")->common.max_tokens);
+    EXPECT_TRUE(parsed(name, "-1")->common.to_the_end);
+    EXPECT_FALSE(parsed(name, "7")->common.to_the_end);
+  }
   for (const auto& [field, neutral, other] : {std::tuple{"mirostat", "0", "2"},
                                               {"typical_p", "1.0", "0.9"},
                                               {"dry_multiplier", "0", "0.8"},

@@ -45,7 +45,7 @@ def test_malformed_json(server, path, text):
 
 BAD_FIELDS = [
     ("temperature", -0.1), ("temperature", "hot"), ("temperature", 1e30), ("top_p", 0), ("top_p", 1.1), ("top_k", -7), ("min_p", 2),
-    ("n", 0), ("n", -1), ("n", 1_000_000), ("n", 1.5), ("max_tokens", -1), ("max_tokens", 2**63), ("max_tokens", "many"),
+    ("n", 0), ("n", -1), ("n", 1_000_000), ("n", 1.5), ("max_tokens", -2), ("max_tokens", 2**63), ("max_tokens", "many"),
     ("presence_penalty", 3), ("frequency_penalty", -3), ("repetition_penalty", 0), ("seed", 2**64), ("seed", "x"),
     ("logit_bias", {"-1": 1}), ("logit_bias", {"1000000": 1}), ("logit_bias", {"1": 101}), ("logit_bias", [1]),
     ("stop", [""]), ("stop", ["x"] * 100), ("stop", 7), ("logprobs", 1_000_000_000), ("logprobs", -1), ("stream", "yes"),
