@@ -22,31 +22,13 @@ struct matmul_kernel {
   static void run(const matmul_args& a) {
     std::uint32_t row = a.first_row, left = a.num_rows;
     for (; left >= rows_per_block; left -= rows_per_block, row += rows_per_block) rows<8>(a, row);
-    switch (left) {
-      case 1:
-        rows<1>(a, row);
-        break;
-      case 2:
-        rows<2>(a, row);
-        break;
-      case 3:
-        rows<3>(a, row);
-        break;
-      case 4:
-        rows<4>(a, row);
-        break;
-      case 5:
-        rows<5>(a, row);
-        break;
-      case 6:
-        rows<6>(a, row);
-        break;
-      case 7:
-        rows<7>(a, row);
-        break;
-      default:
-        break;
-    }
+    if (left > 0) fewer_rows<rows_per_block - 1>(a, row, left);
+  }
+
+  template <int n>
+  static void fewer_rows(const matmul_args& a, std::uint32_t row, std::uint32_t left) {
+    if (left == n) return rows<n>(a, row);
+    if constexpr (n > 1) fewer_rows<n - 1>(a, row, left);
   }
 
   template <int n>
@@ -83,11 +65,9 @@ struct matmul_kernel {
           weights += super_bytes(fi.scales);
         }
       }
-      // A decode step reads weights only once: they come from memory, some kilobytes ahead of their use.
-      if constexpr (n <= 4) {
-        for (std::size_t line = 0; line < group_bytes(fi); line += 64)
-          S::prefetch(weights + prefetch_distance + line);
-      }
+      // Weights come from memory, some kilobytes ahead of their use: a decode step reads them only once.
+      for (std::size_t line = 0; line < group_bytes(fi); line += 64)
+        S::prefetch(weights + prefetch_distance + line);
       const std::uint8_t* scales = weights + integer_bytes(fi.bits);
       const auto group = S::template unpack<fi.bits>(weights);
       i dot[n];

@@ -172,7 +172,7 @@ struct simd {
   // out[r][output] = sum over weights [4 * first, 4 * last) of weight * activation, exact.
   template <int first, int last, int rows>
   static void dot(const group& g, const std::int8_t* act, i (&out)[rows]) {
-    if constexpr (rows <= 2) {  // two chains a row hide the latency of the dot product
+    if constexpr (rows <= 6) {  // two chains a row hide the latency of the dot product
       i low[rows];
       for (int r = 0; r < rows; ++r) out[r] = low[r] = _mm512_setzero_si512();
       for (int j = first; j < last; ++j)

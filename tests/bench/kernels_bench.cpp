@@ -125,8 +125,9 @@ double dot_limit() {
 void matmul(benchmark::State& state, model::tensor_type type) {
   const auto rows = static_cast<std::uint32_t>(state.range(0)),
              columns = static_cast<std::uint32_t>(state.range(1));
-  // For one row 64 MB of weights, so that they come from memory as in a decode step.
-  const std::uint64_t outputs = rows == 1 ? (std::uint64_t{64} << 20) / columns * 2 / 16 * 16 : 512;
+  // For few rows 64 MB of weights, so that they come from memory as in a decode step, or one that checks guesses.
+  const bool decodes = rows <= rows_per_block;
+  const std::uint64_t outputs = decodes ? (std::uint64_t{64} << 20) / columns * 2 / 16 * 16 : 512;
   const matrix m(type, outputs, columns);
   const input in(rows, columns);
   std::vector<float> out(std::size_t{rows} * m.packed.tiles * 16);
@@ -187,8 +188,8 @@ void attention(benchmark::State& state) {
 }
 
 BENCHMARK_CAPTURE(matmul, q4_1, model::tensor_type::q4_1)
-    ->ArgsProduct({{1, 4, 8, 16, 128}, {576, 1536}});
-BENCHMARK_CAPTURE(matmul, q8_0, model::tensor_type::q8_0)->ArgsProduct({{1, 8, 128}, {576}});
+    ->ArgsProduct({{1, 2, 3, 4, 5, 6, 8, 16, 128}, {576, 1536}});
+BENCHMARK_CAPTURE(matmul, q8_0, model::tensor_type::q8_0)->ArgsProduct({{1, 2, 4, 8, 128}, {576}});
 BENCHMARK_CAPTURE(matmul, q4_k, model::tensor_type::q4_k)->ArgsProduct({{1, 128}, {768}});
 BENCHMARK_CAPTURE(matmul, q6_k, model::tensor_type::q6_k)->ArgsProduct({{1, 128}, {768}});
 BENCHMARK(attention)->ArgsProduct({{1, 32}, {512, 4096}});
