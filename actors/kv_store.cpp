@@ -204,15 +204,24 @@ void kv_store_state::on_membership(const membership& m) {
 void kv_store_state::tick() {
   self->delayed_send(self, tick_interval, caf::tick_atom_v);
   const auto now = context->node->now();
-  store->expire(now);
+  end_leases(store->expire(now));
   if (context->file) context->file->expire(now);
-  std::erase_if(copies, [&](const auto& c) { return !other_stores.contains(c.second.to); });
   const auto s = store->stats();
   context->metrics->update(s, context->sealed_bytes, store->oldest_use(now));
   if (disk) context->metrics->update_disk(context->file->stats(), context->file->record_bytes());
   context->metrics->readers(leases.size());
   hand_on();
   context->node->requests = static_cast<std::uint32_t>(s.leased + offers.size() + busy_leaving());
+}
+
+// Of readers whose release was lost with its link, and of copies that were never answered.
+void kv_store_state::end_leases(const std::vector<std::uint64_t>& ended) {
+  const std::set<std::uint64_t> gone(ended.begin(), ended.end());
+  context->metrics->leases_expired(
+      std::erase_if(leases, [&](const auto& l) { return gone.contains(l.second); }));
+  std::erase_if(copies, [&](const auto& c) {
+    return gone.contains(c.second.lease) || !other_stores.contains(c.second.to);
+  });
 }
 
 std::uint64_t kv_store_state::clear() {

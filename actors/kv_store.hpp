@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <unordered_map>
 
 #include "actors/interfaces.hpp"
 #include "actors/node_services.hpp"
@@ -85,6 +86,8 @@ struct kv_store_state {
     std::size_t first = 0;     // index in the answer
     std::vector<engine::record_id> records;
     time_point started{};
+    std::uint64_t taker = 0;       // not 0: blocks for that store, by its incarnation
+    std::vector<block_id> blocks;  // of them
   };
   void take(const store_offer& m);
   void on_pulled(const store_pulled& m);
@@ -92,6 +95,7 @@ struct kv_store_state {
   void release(const caf::actor_addr& actor, std::uint64_t request);
   void on_membership(const membership& m);
   void tick();
+  void end_leases(const std::vector<std::uint64_t>& ended);
   std::uint64_t clear();
 
   // -- copies and pins (kv_store_copies.cpp) -----------------------------------------------------------------------------
@@ -129,6 +133,8 @@ struct kv_store_state {
     std::deque<hash128_t> waiting;
     std::uint64_t number = 0, lease = 0;  // of the offer under way; 0: none
     std::vector<block_id> blocks;         // of it
+    std::vector<block_id> from_file;      // and of these, which room is only lent to
+    std::uint64_t reading = 0;            // the disk's job for the next offer; 0: none
     std::uint32_t offered = 0, refusals = 0;
     time_point began{};
     pin_list pins;  // to be set there when all is there
@@ -137,12 +143,27 @@ struct kv_store_state {
   bool busy_leaving();
   void share_with(std::uint64_t newcomer);
   std::vector<std::uint64_t> owners_of(const hash128_t& first, bool with_me) const;
-  void plan_handovers(bool with_me, std::optional<std::uint64_t> only);
+  struct owned_block {
+    const engine::block_key* key;
+    std::optional<time_point> pinned_until;
+  };
+  void plan_handovers(const std::vector<owned_block>& blocks, bool with_me,
+                      std::optional<std::uint64_t> only);
+  std::vector<owned_block> blocks_in_memory() const;
+  static std::unordered_map<hash128_t, hash128_t> first_blocks(std::vector<owned_block> blocks);
+  bool on_handed_on(const store_offer_done& m);
   void hand_on();  // the next blocks to every store that waits for some
   void offer_next(std::uint64_t to);
-  bool on_handed_on(const store_offer_done& m);
+  void send_offer(std::uint64_t to);
+  void end_offer(handover& h, bool keep);
   void pass_pins(other_store& to, const pin_list& pins);
   void give_up(std::uint64_t to);  // on what waits for that store
+
+  // -- leaving with a file (kv_store_handover_disk.cpp) ------------------------------------------------------------------
+  void hand_on_file();
+  std::size_t blocks_of_one_offer() const;
+  void read_for(std::uint64_t to, const std::vector<engine::record_id>& records);
+  void on_read_for(const disk_job& job, const blocks_loaded& m);
 
   // -- disk (kv_store_disk.cpp) ------------------------------------------------------------------------------------------
   void open_disk();
@@ -170,6 +191,8 @@ struct kv_store_state {
   std::map<std::uint64_t, handover> handovers;        // by the incarnation of who gets it
   std::uint64_t next_pull = 1, next_lease = 1, next_copy = 1;
   time_point leaves_by{};                   // set once it leaves: nothing is handed on after that
+  std::chrono::milliseconds leave_time{0};  // that whoever drains it allows
+  bool file_is_planned = false;             // what is in the file only is handed on
   std::map<std::uint64_t, answer> answers;  // by our number
   std::map<std::uint64_t, disk_job> jobs;
   std::uint64_t next_answer = 1, next_job = 1;

@@ -28,14 +28,14 @@ void kv_store_state::save(block_id b) {
   const auto record = context->file->claim(key);
   if (!record) return;
   const auto job = next_job++;
-  jobs[job] = {0, 0, {*record}, now};
+  jobs[job] = {0, 0, {*record}, now, 0, {}};
   disk->save(job, {*record, key, context->file->sequence(*record), bytes(b), tag(b)});
 }
 
 void kv_store_state::load(std::uint64_t number, const std::vector<engine::record_id>& records) {
   answer& a = answers.at(number);
   std::vector<store_disk::load_piece> pieces;
-  disk_job job{number, 0, {}, context->node->now()};
+  disk_job job{number, 0, {}, context->node->now(), 0, {}};
   std::size_t next = 0;
   for (std::size_t i = 0; i < a.blocks.size(); ++i) {
     if (!a.ready[i]) {
@@ -50,7 +50,7 @@ void kv_store_state::load(std::uint64_t number, const std::vector<engine::record
     const bool gap = a.ready[i] || i + 1 == a.blocks.size();
     if (pieces.empty() || !(gap || pieces.size() >= load_batch)) continue;
     ++a.loading;
-    jobs[next_job] = std::exchange(job, disk_job{number, 0, {}, context->node->now()});
+    jobs[next_job] = std::exchange(job, disk_job{number, 0, {}, context->node->now(), 0, {}});
     disk->load(next_job++, std::exchange(pieces, {}));
   }
 }
@@ -60,6 +60,7 @@ void kv_store_state::on_disk(const blocks_loaded& m) {
   if (it == jobs.end()) return;
   const disk_job job = std::move(it->second);
   jobs.erase(it);
+  if (job.taker != 0) return on_read_for(job, m);
   const auto now = context->node->now();
   auto ok = [&m](std::size_t i) { return i < m.ok.size() && m.ok[i]; };
   if (job.answer == 0) {

@@ -1,9 +1,9 @@
 // What a store gives to others: all that it has when it leaves, and to one that comes the share that is now that one's. It
 // offers as a node would, the others pull; a block is offered to the stores that own its prompt, which say what they had,
-// took, or have no room for. The most worth goes first: time is short for one that leaves. What is in its file only stays
-// there, to be found when the store comes back.
+// took, or have no room for. The most worth goes first: time is short for one that leaves. Then comes what is in its file
+// only (kv_store_handover_disk.cpp).
+#include <algorithm>
 #include <set>
-#include <unordered_map>
 
 #include "actors/kv_store.hpp"
 #include "base/log.hpp"
@@ -11,10 +11,9 @@
 namespace troupe::actors {
 namespace {
 
-constexpr std::size_t of_one_offer = 64;  // blocks
 constexpr auto offer_timeout = std::chrono::seconds(5);
 // Of one that leaves: long enough for some GB, and short beside what supervisors wait before they kill.
-constexpr auto longest_leave = std::chrono::seconds(10);
+constexpr auto usual_leave = std::chrono::seconds(10);
 // A store that has just come may not know this one yet, and refuses everything.
 constexpr std::uint32_t most_refusals = 8;  // in a row
 
@@ -32,34 +31,56 @@ std::vector<std::uint64_t> kv_store_state::owners_of(const hash128_t& first, boo
   return owners;
 }
 
-// To each owner but this store what it should have; `only`: to nobody else.
-void kv_store_state::plan_handovers(bool with_me, std::optional<std::uint64_t> only) {
-  std::unordered_map<hash128_t, std::vector<std::uint64_t>> owners;  // by the prompt's first block
+std::vector<kv_store_state::owned_block> kv_store_state::blocks_in_memory() const {
+  std::vector<owned_block> all;
+  for (const block_id b : store->by_worth())
+    all.push_back({&store->key(b), store->pinned_until(b)});
+  return all;
+}
+
+// Of each block that can be reached, its prompt's first block.
+std::unordered_map<hash128_t, hash128_t> kv_store_state::first_blocks(
+    std::vector<owned_block> blocks) {
+  std::ranges::sort(blocks, {}, [](const owned_block& b) { return b.key->index; });
   std::unordered_map<hash128_t, hash128_t> first_of;
-  for (const block_id b : store->by_worth()) {
-    const auto& k = store->key(b);
-    const auto before = first_of.find(k.parent);
-    if (k.index > 0 && before == first_of.end()) continue;  // nobody could reach it
-    const hash128_t first = k.index == 0 ? k.hash : before->second;
-    first_of[k.hash] = first;
-    auto known = owners.find(first);
-    if (known == owners.end()) known = owners.emplace(first, owners_of(first, with_me)).first;
-    const auto pinned = store->pinned_until(b);
+  for (const auto& [k, pinned] : blocks) {
+    const auto before = first_of.find(k->parent);
+    if (k->index == 0)
+      first_of[k->hash] = k->hash;
+    else if (before != first_of.end())
+      first_of[k->hash] = hash128_t(before->second);
+  }
+  return first_of;
+}
+
+// To each owner but this store what it should have; `only`: to nobody else.
+void kv_store_state::plan_handovers(const std::vector<owned_block>& blocks, bool with_me,
+                                    std::optional<std::uint64_t> only) {
+  std::unordered_map<hash128_t, std::vector<std::uint64_t>> owners;  // by the prompt's first block
+  const auto first_of = first_blocks(blocks);
+  for (const auto& [k, pinned] : blocks) {
+    const auto first = first_of.find(k->hash);
+    if (first == first_of.end()) continue;
+    auto known = owners.find(first->second);
+    if (known == owners.end())
+      known = owners.emplace(first->second, owners_of(first->second, with_me)).first;
     for (const auto to : known->second) {
       if (to == context->node->info.start || (only && to != *only)) continue;
-      handovers[to].waiting.push_back(k.hash);
-      if (pinned) handovers[to].pins.emplace_back(k.hash, *pinned);
+      handovers[to].waiting.push_back(k->hash);
+      if (pinned) handovers[to].pins.emplace_back(k->hash, *pinned);
     }
   }
 }
 
 // In the background: an offer a tick.
 void kv_store_state::share_with(std::uint64_t newcomer) {
-  if (context->node->state != node_state::draining) plan_handovers(true, newcomer);
+  if (context->node->state != node_state::draining)
+    plan_handovers(blocks_in_memory(), true, newcomer);
 }
 
 void kv_store_state::leave(const drain_request& how) {
   context->node->restart = how.restart;
+  leave_time = std::chrono::milliseconds(how.timeout_ms);
   context->node->state = node_state::draining;
 }
 
@@ -68,15 +89,16 @@ bool kv_store_state::busy_leaving() {
   if (context->node->state != node_state::draining) return true;
   const auto now = context->node->now();
   if (leaves_by == time_point{}) {
-    leaves_by = now + longest_leave;
-    for (auto& [to, h] : handovers) store->release(h.lease);
+    leaves_by = now + std::max<std::chrono::milliseconds>(usual_leave, leave_time);
+    for (auto& [to, h] : handovers) end_offer(h, false);
     handovers.clear();
-    plan_handovers(false, std::nullopt);
+    plan_handovers(blocks_in_memory(), false, std::nullopt);
     for (const auto& [to, h] : handovers)
       spdlog::info("this store leaves: {} gets {} blocks", other_stores.at(to).info.name,
                    h.waiting.size());
     hand_on();
   }
+  if (handovers.empty() && now < leaves_by) hand_on_file();
   if (now >= leaves_by)
     while (!handovers.empty()) give_up(handovers.begin()->first);
   return !handovers.empty();
@@ -95,32 +117,56 @@ void kv_store_state::hand_on() {
     }
     if (h.number != 0 && now - h.began > offer_timeout) {
       context->metrics->handed_on(0, 0, 0, h.offered);
-      store->release(h.lease);
-      h.number = 0;
+      end_offer(h, false);
     }
-    if (h.number == 0) offer_next(to);
+    if (h.number == 0 && h.reading == 0) offer_next(to);
   }
 }
 
+// What is not in memory any more was given up for other blocks, or is read from the file first.
 void kv_store_state::offer_next(std::uint64_t to) {
   handover& h = handovers.at(to);
-  other_store& s = other_stores.at(to);
-  connect_store(s);
-  if (!s.actor) return;  // with the next tick
+  const auto s = other_stores.find(to);
+  if (s == other_stores.end()) return;  // given up with the next tick
+  connect_store(s->second);
+  if (!s->second.actor) return;  // with the next tick
   h.blocks.clear();
-  for (; !h.waiting.empty() && h.blocks.size() < of_one_offer; h.waiting.pop_front())
-    if (const auto b = store->present(h.waiting.front())) h.blocks.push_back(*b);
-  if (h.blocks.empty()) {
-    pass_pins(s, h.pins);
+  std::vector<engine::record_id> on_disk;
+  const std::size_t most = blocks_of_one_offer();
+  for (; !h.waiting.empty() && h.blocks.size() + on_disk.size() < most; h.waiting.pop_front()) {
+    if (const auto b = store->present(h.waiting.front()))
+      h.blocks.push_back(*b);
+    else if (const auto r =
+                 file_is_planned ? context->file->present(h.waiting.front()) : std::nullopt)
+      on_disk.push_back(*r);
+  }
+  if (h.blocks.empty() && on_disk.empty()) {
+    pass_pins(s->second, h.pins);
     handovers.erase(to);
     return;
   }
-  h.number = next_copy++;
   h.lease = next_lease++;
+  store->lease(h.lease, h.blocks, context->node->now());
+  if (on_disk.empty())
+    send_offer(to);
+  else
+    read_for(to, on_disk);
+}
+
+void kv_store_state::send_offer(std::uint64_t to) {
+  handover& h = handovers.at(to);
+  h.number = next_copy++;
   h.began = context->node->now();
   h.offered = static_cast<std::uint32_t>(h.blocks.size());
-  store->lease(h.lease, h.blocks, h.began);
-  self->send(s.actor, offer_of(h.number, h.blocks));
+  self->send(other_stores.at(to).actor, offer_of(h.number, h.blocks));
+}
+
+void kv_store_state::end_offer(handover& h, bool keep) {
+  store->release(h.lease);
+  h.number = 0;
+  if (!keep)
+    for (const block_id b : h.from_file) store->drop(b);
+  h.from_file.clear();
 }
 
 // False: the offer was none of these.
@@ -129,10 +175,9 @@ bool kv_store_state::on_handed_on(const store_offer_done& m) {
       handovers, [&](const auto& h) { return h.second.number == m.number && m.number != 0; });
   if (it == handovers.end()) return false;
   handover& h = it->second;
-  store->release(h.lease);
-  h.number = 0;
   const std::uint32_t kept = std::min(h.offered, m.stored + m.had);
   const bool again = kept == 0 && ++h.refusals < most_refusals;
+  end_offer(h, again);
   if (again) {
     for (auto b = h.blocks.rbegin(); b != h.blocks.rend(); ++b)
       h.waiting.push_front(store->key(*b).hash);
@@ -162,10 +207,11 @@ void kv_store_state::pass_pins(other_store& to, const pin_list& pins) {
 }
 
 void kv_store_state::give_up(std::uint64_t to) {
-  const handover h = std::move(handovers.at(to));
+  handover h = std::move(handovers.at(to));
   handovers.erase(to);
-  if (h.number != 0) store->release(h.lease);
-  context->metrics->handed_on(0, 0, 0, h.waiting.size() + (h.number != 0 ? h.offered : 0));
+  const bool under_way = h.number != 0 || h.reading != 0;
+  if (under_way) end_offer(h, false);
+  context->metrics->handed_on(0, 0, 0, h.waiting.size() + (under_way ? h.offered : 0));
 }
 
 }  // namespace troupe::actors

@@ -27,6 +27,8 @@ store_metrics::store_metrics(const std::string& node)
       oldest_(gauge("troupe_store_oldest_use_seconds",
                     "Age of the last use of the block that was not used for longest")),
       pinned_(gauge("troupe_store_pinned_blocks", "Blocks in memory that an operator pinned")),
+      leases_expired_(counter("troupe_store_leases_expired_total",
+                              "Readers' leases that ended without a release")),
       copies_(counter("troupe_store_copies_total",
                       "Prompts copied to another store because they were asked for often")),
       taken_(handed_on_counter("taken")),

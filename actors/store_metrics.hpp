@@ -18,6 +18,7 @@ class store_metrics : public process_metrics {
                  std::uint64_t token_bytes);
   void disk_read(double seconds) { disk_read_seconds_.Observe(seconds); }
   void copied() { copies_.Increment(); }
+  void leases_expired(std::size_t n) { leases_expired_.Increment(static_cast<double>(n)); }
   // Blocks that this store offered to another that should have them, by what came of it.
   void handed_on(std::size_t taken, std::size_t had, std::size_t refused, std::size_t dropped);
   void disk_write_failed() { disk_failures_.Increment(); }
@@ -48,6 +49,7 @@ class store_metrics : public process_metrics {
   prometheus::Counter &disk_failures_, &disk_corrupt_;
   prometheus::Histogram& disk_read_seconds_;
   prometheus::Gauge &leased_, &oldest_, &pinned_;
+  prometheus::Counter& leases_expired_;
   prometheus::Counter &copies_, &taken_, &had_, &refused_, &dropped_;
 };
 

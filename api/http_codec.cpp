@@ -201,9 +201,6 @@ bool response_parser::header_done() const {
 bool response_parser::done() const {
   return impl_->parser.is_done();
 }
-bool response_parser::keep_alive() const {
-  return impl_->parser.get().keep_alive();
-}
 int response_parser::status() const {
   return static_cast<int>(impl_->parser.get().result_int());
 }

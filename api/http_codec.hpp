@@ -57,7 +57,6 @@ class response_parser {
   bool finish();
   bool header_done() const;
   bool done() const;
-  bool keep_alive() const;
   int status() const;
   std::string header(std::string_view name) const;
 

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <utility>
 
 #include "transport/fence.hpp"
@@ -227,11 +228,8 @@ std::uint64_t block_file::offset_of(record_id r) const {
 
 std::optional<record_id> block_file::find(const hash128_t& hash,
                                           std::span<const token_id> tokens) const {
-  auto at = by_hash_.find(hash);
-  if (at == by_hash_.end() || records_[at->second].state != record_state::present)
-    return std::nullopt;
-  if (!std::ranges::equal(records_[at->second].key.tokens, tokens)) return std::nullopt;
-  return at->second;
+  const auto r = present(hash);
+  return r && std::ranges::equal(records_[*r].key.tokens, tokens) ? r : std::nullopt;
 }
 
 void block_file::forget(record_id r) {
@@ -291,9 +289,9 @@ void block_file::unhold(record_id r, bool ok) {
 }
 
 bool block_file::pin(const hash128_t& hash, bool pinned, time_point until) {
-  auto at = by_hash_.find(hash);
-  if (at == by_hash_.end() || records_[at->second].state != record_state::present) return false;
-  record& x = records_[at->second];
+  const auto r = present(hash);
+  if (!r) return false;
+  record& x = records_[*r];
   if (!pinned) {
     unpin(x);
     return true;
@@ -314,11 +312,38 @@ void block_file::expire(time_point now) {
     if (x.pinned && x.pinned_until <= now) unpin(x);
 }
 
+std::optional<record_id> block_file::present(const hash128_t& hash) const {
+  const auto at = by_hash_.find(hash);
+  if (at == by_hash_.end() || records_[at->second].state != record_state::present)
+    return std::nullopt;
+  return at->second;
+}
+
 const block_key* block_file::find_key(const hash128_t& hash) const {
-  auto at = by_hash_.find(hash);
-  return at == by_hash_.end() || records_[at->second].state != record_state::present
-             ? nullptr
-             : &records_[at->second].key;
+  const auto r = present(hash);
+  return r ? &records_[*r].key : nullptr;
+}
+
+std::optional<time_point> block_file::pinned_until(record_id r) const {
+  return records_[r].pinned ? std::optional(records_[r].pinned_until) : std::nullopt;
+}
+
+// Of two blocks of a prompt the earlier one may have been written later, when it was given up and came back.
+std::vector<record_id> block_file::by_age() const {
+  std::vector<record_id> all;
+  for (record_id r = 0; r < records_.size(); ++r)
+    if (records_[r].state == record_state::present) all.push_back(r);
+  std::ranges::sort(all, {}, [&](record_id r) { return records_[r].key.index; });
+  std::vector<record_id> root(
+      records_.size());  // the first block of each one's prompt that is here
+  std::vector<std::uint64_t> latest(records_.size());  // by that one
+  for (const record_id r : all) {
+    const auto parent = present(records_[r].key.parent);
+    root[r] = parent && records_[*parent].key.index < records_[r].key.index ? root[*parent] : r;
+    latest[root[r]] = std::max(latest[root[r]], records_[r].sequence);
+  }
+  std::ranges::stable_sort(all, std::greater<>(), [&](record_id r) { return latest[root[r]]; });
+  return all;
 }
 
 std::vector<record_id> block_file::clear() {

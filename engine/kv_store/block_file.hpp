@@ -60,7 +60,6 @@ class block_file {
   block_file& operator=(const block_file&) = delete;
 
   std::optional<record_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
-  bool known(const hash128_t& hash) const { return by_hash_.contains(hash); }
   const block_key& key(record_id r) const { return records_[r].key; }
 
   // A record to write this block to; nullopt: every record is held. It can be found once written(ok) was called.
@@ -74,6 +73,10 @@ class block_file {
   bool pin(const hash128_t& hash, bool pinned, time_point until);
   void expire(time_point now);                             // pins
   const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
+  // What is present, prompts that were written lately first; a block comes after the one it follows.
+  std::vector<record_id> by_age() const;
+  std::optional<record_id> present(const hash128_t& hash) const;
+  std::optional<time_point> pinned_until(record_id r) const;  // nullopt: it is not pinned
   // Forgets all that is not held; returns the records whose headers must be erased.
   std::vector<record_id> clear();
 

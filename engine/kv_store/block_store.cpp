@@ -262,6 +262,10 @@ std::optional<block_id> block_store::present(const hash128_t& hash) const {
   return at->second;
 }
 
+void block_store::drop(block_id b) {
+  if (evictable(slots_[b])) remove(b);
+}
+
 std::optional<time_point> block_store::pinned_until(block_id b) const {
   return slots_[b].pinned ? std::optional(slots_[b].pinned_until) : std::nullopt;
 }
@@ -277,7 +281,7 @@ std::uint32_t block_store::clear() {
   return removed;
 }
 
-void block_store::expire(time_point now) {
+std::vector<std::uint64_t> block_store::expire(time_point now) {
   std::vector<std::uint64_t> ended;
   for (const auto& [id, record] : leases_)
     if (record.end <= now) ended.push_back(id);
@@ -285,12 +289,13 @@ void block_store::expire(time_point now) {
   if (pinned_ > 0)
     for (slot& s : slots_)
       if (s.pinned && s.pinned_until <= now) unpin(s);
-  if (options_.ttl.count() == 0) return;
+  if (options_.ttl.count() == 0) return ended;
   for (block_id b = 0; b < slots_.size(); ++b) {
     if (!evictable(slots_[b]) || now - slots_[b].used < options_.ttl) continue;
     remove(b);
     ++counters_.expired;
   }
+  return ended;
 }
 
 block_store_stats block_store::stats() const {

@@ -72,19 +72,20 @@ class block_store {
   // for it, so it is taken whatever its worth.
   std::optional<block_id> reserve(const block_key& key, time_point now, bool needed = false);
   void filled(block_id block, bool ok, time_point now);
-  bool known(const hash128_t& hash) const { return by_hash_.contains(hash); }
 
   // -- operators -----------------------------------------------------------------------------------------------------
   // Keeps a block from eviction and TTL for a while. False: it is not here, or half of all blocks are pinned already.
   bool pin(const hash128_t& hash, bool pinned, time_point until = time_point::max());
-  std::uint32_t clear();        // all that is neither leased nor filling; how many
-  void expire(time_point now);  // TTL, pins, and leases whose readers vanished
+  std::uint32_t clear();  // all that is neither leased nor filling; how many
+  // TTL, pins, and leases whose readers vanished; the leases that ended so.
+  std::vector<std::uint64_t> expire(time_point now);
   const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
 
   // -- who leaves, or shares with others --------------------------------------------------------------------------------
   // What is present, the most worth first: pinned, then as eviction ranks it; a block comes after the one it follows.
   std::vector<block_id> by_worth() const;
   std::optional<block_id> present(const hash128_t& hash) const;
+  void drop(block_id b);                                     // unless it is leased or pinned
   std::optional<time_point> pinned_until(block_id b) const;  // nullopt: it is not pinned
 
   std::uint64_t generation(block_id b) const { return slots_[b].generation; }

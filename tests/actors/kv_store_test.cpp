@@ -248,6 +248,54 @@ TEST_F(kv_store_test, a_store_that_is_drained_hands_on_what_it_has) {
   }
 }
 
+// Its memory holds hardly more than one prompt; the file has six.
+TEST_F(kv_store_test, a_store_that_is_drained_hands_on_its_file) {
+  auto o = options(0, 1, 1);
+  o.store.disk = dir / "kv";
+  o.store.disk_bytes = 64 << 20;
+  const std::string on_disk =
+      "troupe_store_blocks{node=\"kv-store-0\",role=\"kv-store\",tier=\"disk\"}";
+  std::vector<std::vector<token_id>> first;
+  {
+    auto s = start(o);
+    ASSERT_TRUE(s);
+    for (std::uint64_t n = 0; n < 6; ++n) first.push_back(run(*s, ask(700 + n, 200))->tokens);
+    ASSERT_TRUE(eventually([&] { return metric(*s, on_disk) == 6 * 12; }));
+  }
+  o.store.memory_bytes = 1 << 16;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  std::uint64_t blocks = 0;
+  for (const auto& n : s->service().status().nodes)
+    if (n.role == "kv-store") blocks = n.blocks_total;
+  ASSERT_GT(blocks, 0u);
+  ASSERT_LT(blocks, 2u * 12);
+  ASSERT_EQ(metric(*s, on_disk), 6 * 12);
+  auto n = stranger("kv-store", path, *s);
+  n.name = "kv-store-9";
+  n.model_name = "tiny";
+  n.store.memory_bytes = 8 << 20;
+  auto joined = node_process::start(n);
+  ASSERT_TRUE(joined) << to_string(joined.error());
+  ASSERT_TRUE(eventually([&] {
+    std::uint32_t stores = 0;
+    for (const auto& m : s->service().status().nodes)
+      stores += m.role == "kv-store" && m.state == "ready";
+    return stores == 2;
+  }));
+  const auto taken = [&] {
+    return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
+  };
+  ASSERT_EQ(taken(), 0) << "one that joins gets what is in memory only";
+  ASSERT_TRUE(s->service().drain_node("kv-store-0", milliseconds(60'000), false, false));
+  EXPECT_TRUE(eventually([&] { return taken() == 6 * 12; })) << taken();
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    const auto again = run(*s, ask(700 + i, 200));
+    EXPECT_EQ(again->tokens, first[i]);
+    EXPECT_EQ(again->end->usage.cached_tokens, 192u);
+  }
+}
+
 TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   auto o = options(0, 1, 1);
   o.engine.num_kv_blocks = 40;

@@ -53,10 +53,11 @@ struct block_file_test : ::testing::Test {
     for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(n * 31 + i);
     return bytes;
   }
-  bool write(std::uint32_t n) {
-    const auto r = file->claim(key(n));
+  bool write(std::uint32_t n) { return write(key(n), n); }
+  bool write(const block_key& k, std::uint32_t n) {
+    const auto r = file->claim(k);
     if (!r) return false;
-    const auto ok = file->write(*r, key(n), file->sequence(*r), payload(n));
+    const auto ok = file->write(*r, k, file->sequence(*r), payload(n));
     EXPECT_TRUE(ok) << to_string(ok.error());
     file->written(*r, ok.has_value());
     return true;
@@ -332,6 +333,28 @@ TEST_F(block_file_test, pinned_blocks_are_passed_over_until_their_time_ends) {
   for (std::uint32_t n = 15; n < 25; ++n) EXPECT_TRUE(write(n * 10));
   EXPECT_FALSE(has(10));
   EXPECT_FALSE(has(20));
+}
+
+TEST_F(block_file_test, prompts_that_were_written_lately_come_first_each_in_its_order) {
+  open(6);
+  auto after = [](const block_key& before, std::uint32_t n) {
+    block_key k = key(n);
+    k.parent = before.hash;
+    k.hash = chain_hash(k.parent, k.tokens);
+    k.index = before.index + 1;
+    return k;
+  };
+  const auto a0 = key(10), a1 = after(a0, 20), a2 = after(a1, 30), b0 = key(40), b1 = after(b0, 50);
+  std::uint32_t n = 0;
+  for (const auto& k : {a2, b1, a1, b0, a0}) EXPECT_TRUE(write(k, ++n));
+  std::vector<hash128_t> order;
+  for (const auto r : file->by_age()) order.push_back(file->key(r).hash);
+  EXPECT_EQ(order, (std::vector<hash128_t>{a0.hash, a1.hash, a2.hash, b0.hash, b1.hash}));
+  EXPECT_TRUE(file->present(b1.hash));
+  EXPECT_FALSE(file->present(key(50).hash));
+  EXPECT_FALSE(file->pinned_until(*file->present(b1.hash)));
+  EXPECT_TRUE(file->pin(b1.hash, true, time_point::max()));
+  EXPECT_EQ(file->pinned_until(*file->present(b1.hash)), time_point::max());
 }
 
 }  // namespace

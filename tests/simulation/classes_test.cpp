@@ -99,6 +99,18 @@ TEST(failure_class, c08_a_reader_vanishes_and_no_work_follows) {
   EXPECT_EQ(t.violations, 0u);
 }
 
+// A reader's link to a store ends before its release was sent, and the reader lives on. Here the store's table of readers
+// follows the leases, which end by themselves; world_stores.cpp asks that none is left.
+TEST(failure_class, a_release_is_lost_with_its_link) {
+  auto s = with_requests(cluster(2, 0), 12, 32);
+  s.num_stores = 1;
+  s.num_blocks = 20;
+  s.network.lose_releases = 1;
+  const auto t = sweep(s);
+  expect_all_answered(t);
+  EXPECT_GT(t.store_hits, 0u) << t.table(1);
+}
+
 // TensorRT-LLM#12542: a block is evicted between announcing and sending. Here announced blocks are referenced until
 // released (state held), and only blocks without references are evicted.
 TEST(failure_class, c09_eviction_between_announcing_and_reading) {

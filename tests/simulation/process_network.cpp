@@ -336,6 +336,9 @@ void process_network::send(process_id from, process_id to, const caf::strong_act
   if (distort) content = distort(from, content);
   if (weather.through_wire) content = through_wire(content);
   if (weather.lose > 0 && of_guesses(content) && chance_.chance(weather.lose)) return;
+  if (weather.lose_releases > 0 && content.match_elements<actors::release_request>() &&
+      chance_.chance(weather.lose_releases))
+    return;
   const auto epoch = connections_[pair_of(from, to)].epoch;
   const int copies =
       weather.duplicate > 0 && idempotent(content) && chance_.chance(weather.duplicate) ? 2 : 1;

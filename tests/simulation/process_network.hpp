@@ -32,6 +32,7 @@ struct network_weather {
   nanoseconds latency_min{30'000}, latency_max{400'000};
   double duplicate = 0;       // of messages that are declared idempotent
   double lose = 0;            // of messages that are declared to be nobody's need
+  double lose_releases = 0;   // of leases, as when a link ends before they are sent
   bool through_wire = false;  // every message is serialized and read back
 };
 
