@@ -26,9 +26,9 @@ __host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int width
 
 // What one block does of the producer's part: weights and activations of `steps` tiles into the ring.
 template <int kWidth, packed_format kFormat>
-__device__ inline void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
-                               const CUtensorMap& activations, std::uint32_t box_rows, int row0,
-                               std::uint32_t first_step, std::uint32_t steps) {
+__device__ __forceinline__ void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
+                                        const CUtensorMap& activations, std::uint32_t box_rows,
+                                        int row0, std::uint32_t first_step, std::uint32_t steps) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
   constexpr std::uint32_t kQuantBytes = packed_quant_bytes(kFormat);
   constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
@@ -94,20 +94,21 @@ __global__ void __launch_bounds__(160)
   let_next_kernel_start();
 
   float sum[kWidth / 2];
-  with_format(source.format, [&]<packed_format kFormat>() {
-    const std::uint32_t stages = stages_of(kFormat, kWidth, ring_bytes);
-    const packed_ring_memory ring{
-        shared, shared + stages * packed_stage_tiles(kFormat, kWidth) * kWidth * 128, full,
-        full + most_stages, stages};
-    if (threadIdx.x >= 128) {
-      if (threadIdx.x == 128) {
-        produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
-                                 first_step, steps);
-      }
-    } else {
-      consume_packed<kWidth, kFormat>(sum, ring, first_step, steps);
-    }
-  });
+  with_format(
+      source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
+        const std::uint32_t stages = stages_of(kFormat, kWidth, ring_bytes);
+        const packed_ring_memory ring{
+            shared, shared + stages * packed_stage_tiles(kFormat, kWidth) * kWidth * 128, full,
+            full + most_stages, stages};
+        if (threadIdx.x >= 128) {
+          if (threadIdx.x == 128) {
+            produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
+                                     first_step, steps);
+          }
+        } else {
+          consume_packed<kWidth, kFormat>(sum, ring, first_step, steps);
+        }
+      });
   if (threadIdx.x < 128)
     store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum,
                        packed_gain(source.format));

@@ -27,8 +27,8 @@ struct ring_memory {
 
 // One tile: 64 columns in four steps.
 template <int kCount>
-__device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
-                                  std::uint64_t input, bool accumulate) {
+__device__ __forceinline__ void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
+                                           std::uint64_t input, bool accumulate) {
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2],
@@ -39,15 +39,15 @@ __device__ inline void start_tile(float (&sum)[kCount], const std::uint32_t (&va
 
 // Four 8 x 8 matrices of the activations' tile, 32 columns from chunk `first` of 8 on: of each the two values that the
 // thread's row and columns want (PTX ISA, "ldmatrix"; the swizzle is the copy engine's).
-__device__ inline void load_input(const std::uint8_t* tile, std::uint32_t first,
-                                  std::uint32_t (&b)[4]) {
+__device__ __forceinline__ void load_input(const std::uint8_t* tile, std::uint32_t first,
+                                           std::uint32_t (&b)[4]) {
   const std::uint32_t row = threadIdx.x % 8, chunk = first + threadIdx.x % 32 / 8;
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
                : "r"(shared_address(tile) + row * 128 + ((chunk ^ row) * 16)));
 }
-__device__ inline void multiply_warp(float* d, const std::uint32_t* a, std::uint32_t b0,
-                                     std::uint32_t b1) {
+__device__ __forceinline__ void multiply_warp(float* d, const std::uint32_t* a, std::uint32_t b0,
+                                              std::uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
@@ -87,8 +87,8 @@ struct packed_ring_position {
 };
 // Tile t of a stage whose first is tile `step` of the matrix.
 template <packed_format kFormat, int kWidth>
-__device__ inline packed_tile tile_in_stage(const std::uint8_t* slot, std::uint32_t t,
-                                            std::uint32_t step) {
+__device__ __forceinline__ packed_tile tile_in_stage(const std::uint8_t* slot, std::uint32_t t,
+                                                     std::uint32_t step) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
   if constexpr (packed_group(kFormat) == 1) {
     const std::uint8_t* tile = slot + t * packed_tile_bytes(kFormat);
@@ -102,9 +102,9 @@ __device__ inline packed_tile tile_in_stage(const std::uint8_t* slot, std::uint3
 // As consume_packed, by instructions of single warps: over 8 or 16 rows of activations wgmma's own pace, which does not
 // depend on their number, would be slower than the memory.
 template <int kWidth, packed_format kFormat>
-__device__ inline void consume_packed_by_warps(float (&sum)[kWidth / 2],
-                                               const packed_ring_memory& ring,
-                                               std::uint32_t steps) {
+__device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2],
+                                                        const packed_ring_memory& ring,
+                                                        std::uint32_t steps) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
   const std::uint32_t thread = threadIdx.x % 128;
 #pragma unroll
@@ -137,8 +137,9 @@ __device__ inline void consume_packed_by_warps(float (&sum)[kWidth / 2],
 
 // sum = `steps` tiles of packed weights, from tile `first_step` of the matrix on.
 template <int kWidth, packed_format kFormat>
-__device__ inline void consume_packed(float (&sum)[kWidth / 2], const packed_ring_memory& ring,
-                                      std::uint32_t first_step, std::uint32_t steps) {
+__device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
+                                               const packed_ring_memory& ring,
+                                               std::uint32_t first_step, std::uint32_t steps) {
   if constexpr (kWidth <= 16) {
     consume_packed_by_warps<kWidth, kFormat>(sum, ring, steps);
   } else {
@@ -152,7 +153,18 @@ __device__ inline void consume_packed(float (&sum)[kWidth / 2], const packed_rin
       const std::uint8_t* slot = ring.weights + at.stage * packed_slot_bytes(kFormat, kWidth);
       barrier_wait(ring.full + at.stage, at.phase);
       const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
-      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, 0, step), thread, first);
+      const auto unpack_tile = [&](std::uint32_t t, std::uint32_t(&values)[16])
+          __attribute__((always_inline)) {
+        packed_tile tile = tile_in_stage<kFormat, kWidth>(slot, t, step);
+        if (packed_group(kFormat) == 4 && s % 2 == 0) {  // the place in the group as a constant
+          tile.sub = t;
+          unpack_fragment<kFormat>(tile, thread, values);
+        } else {
+          if (packed_group(kFormat) == 4) tile.sub = 2 + t;
+          unpack_fragment<kFormat>(tile, thread, values);
+        }
+      };
+      unpack_tile(0, first);
       wgmma_fence();
       start_tile(sum, first, input, s > 0);
       wgmma_commit();
@@ -162,7 +174,7 @@ __device__ inline void consume_packed(float (&sum)[kWidth / 2], const packed_rin
       previous = at.stage;
       // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
       if (tiles == 2) {
-        unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, 1, step), thread, second);
+        unpack_tile(1, second);
       } else {
 #pragma unroll
         for (int i = 0; i < 16; ++i) second[i] = 0;

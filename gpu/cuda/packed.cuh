@@ -40,7 +40,8 @@ __host__ __device__ constexpr float nibble_factor(bool lower_row) {
 }
 
 // Pair j (of 8) of 6 bits in three words: in the lowest bits of both halves.
-__device__ inline std::uint32_t six_bits(std::uint32_t a, std::uint32_t b, std::uint32_t c, int j) {
+__device__ __forceinline__ std::uint32_t six_bits(std::uint32_t a, std::uint32_t b, std::uint32_t c,
+                                                  int j) {
   constexpr std::uint32_t low = 0x000F000F, high = 0x00300030, all = low | high;
   if (j == 6) return (a >> 12 & low) | (c >> 8 & high);
   if (j == 7) return (b >> 12 & low) | (c >> 10 & high);
@@ -52,7 +53,8 @@ __device__ inline std::uint32_t six_bits(std::uint32_t a, std::uint32_t b, std::
 struct q4_k_row {
   std::uint32_t words[3];
   __nv_bfloat162 coarse, fine;
-  __device__ q4_k_row(const std::uint8_t* scales, std::uint32_t row, bool lower_row) {
+  __device__ __forceinline__ q4_k_row(const std::uint8_t* scales, std::uint32_t row,
+                                      bool lower_row) {
     const uint4 block = reinterpret_cast<const uint4*>(scales)[row];
     words[0] = block.y;
     words[1] = block.z;
@@ -62,11 +64,12 @@ struct q4_k_row {
     both.x *= nibble_factor(lower_row) * 0x1p6f;
     both.y *= -0x1p-26f;
     coarse = __floats2bfloat162_rn(both.x, both.y);
-    const float2 rounded = __bfloat1622float2(coarse);
-    fine = __floats2bfloat162_rn(both.x - rounded.x, both.y - rounded.y);
+    // By hand: the compiler would take `coarse` apart and put it together again for each use.
+    fine = __floats2bfloat162_rn(both.x - __uint_as_float(bits_of(coarse) << 16),
+                                 both.y - __uint_as_float(bits_of(coarse) & 0xFFFF0000u));
   }
   // (scale, minimum) of the 32 values from 32 j on.
-  __device__ __nv_bfloat162 pair(int j) const {
+  __device__ __forceinline__ __nv_bfloat162 pair(int j) const {
     const __nv_bfloat162 n = __hmul2(as_bf162(six_bits(words[0], words[1], words[2], j)),
                                      __float2bfloat162_rn(0x1p127f));
     return __hfma2(n, coarse, __hmul2(n, fine));
@@ -75,8 +78,9 @@ struct q4_k_row {
 
 // (scale, minimum) of 32 columns of row `row` of a 4-bit tile, the tile `sub` of its group.
 template <packed_format kFormat>
-__device__ inline void load_q4_scales(const std::uint8_t* scales, std::uint32_t row, bool lower_row,
-                                      std::uint32_t sub, __nv_bfloat162 (&out)[2]) {
+__device__ __forceinline__ void load_q4_scales(const std::uint8_t* scales, std::uint32_t row,
+                                               bool lower_row, std::uint32_t sub,
+                                               __nv_bfloat162 (&out)[2]) {
   if constexpr (kFormat == packed_format::q4) {
     const uint2 both = reinterpret_cast<const uint2*>(scales)[row];
     out[0] = as_bf162(both.x);
@@ -104,9 +108,9 @@ __device__ inline void load_q4_scales(const std::uint8_t* scales, std::uint32_t 
 
 // A thread's 32 values of a tile: out[4 * step + pair], two values each.
 template <packed_format kFormat>
-__device__ inline void unpack_q4(const std::uint8_t* quants, const std::uint8_t* scales,
-                                 std::uint32_t sub, std::uint32_t thread, std::uint32_t row,
-                                 std::uint32_t (&out)[16]) {
+__device__ __forceinline__ void unpack_q4(const std::uint8_t* quants, const std::uint8_t* scales,
+                                          std::uint32_t sub, std::uint32_t thread,
+                                          std::uint32_t row, std::uint32_t (&out)[16]) {
   const uint4 both = reinterpret_cast<const uint4*>(quants)[thread];
   const std::uint32_t words[4] = {both.x, both.y, both.z, both.w};
   __nv_bfloat162 upper[2], lower[2];  // by 32 columns
@@ -126,9 +130,9 @@ __device__ inline void unpack_q4(const std::uint8_t* quants, const std::uint8_t*
 }
 
 // An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024: exact.
-__device__ inline void unpack_q8(const std::uint8_t* quants, const std::uint8_t* scales,
-                                 std::uint32_t thread, std::uint32_t row,
-                                 std::uint32_t (&out)[16]) {
+__device__ __forceinline__ void unpack_q8(const std::uint8_t* quants, const std::uint8_t* scales,
+                                          std::uint32_t thread, std::uint32_t row,
+                                          std::uint32_t (&out)[16]) {
   const __half2 bias = __float2half2_rn(1152.0f);
   const uint4 first = reinterpret_cast<const uint4*>(quants)[thread],
               second = reinterpret_cast<const uint4*>(quants)[128 + thread];
@@ -152,8 +156,8 @@ __device__ inline void unpack_q8(const std::uint8_t* quants, const std::uint8_t*
 }
 
 // Scales of four times 16 columns of a row in tile `sub` of a q6_k group.
-__device__ inline void load_q6_scales(const std::uint8_t* scales, std::uint32_t row,
-                                      std::uint32_t sub, __half2 (&out)[2]) {
+__device__ __forceinline__ void load_q6_scales(const std::uint8_t* scales, std::uint32_t row,
+                                               std::uint32_t sub, __half2 (&out)[2]) {
   const std::uint32_t four =
       reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub] ^ 0x80808080u;
   const __half2 all = __half2half2(reinterpret_cast<const __half*>(scales + 1024)[row]);
@@ -161,9 +165,9 @@ __device__ inline void load_q6_scales(const std::uint8_t* scales, std::uint32_t 
   out[0] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4140)), bias), all);
   out[1] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4342)), bias), all);
 }
-__device__ inline void unpack_q6(const std::uint8_t* quants, const std::uint8_t* scales,
-                                 std::uint32_t sub, std::uint32_t thread, std::uint32_t row,
-                                 std::uint32_t (&out)[16]) {
+__device__ __forceinline__ void unpack_q6(const std::uint8_t* quants, const std::uint8_t* scales,
+                                          std::uint32_t sub, std::uint32_t thread,
+                                          std::uint32_t row, std::uint32_t (&out)[16]) {
   const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
   const uint4 first = reinterpret_cast<const uint4*>(quants)[thread];
   const uint2 second = reinterpret_cast<const uint2*>(quants + 2048)[thread];
@@ -185,8 +189,8 @@ __device__ inline void unpack_q6(const std::uint8_t* quants, const std::uint8_t*
 }
 
 // E4M3 in bf16's places is 2^-120 of its value, subnormals too.
-__device__ inline void unpack_f8(const std::uint8_t* tile, std::uint32_t thread,
-                                 std::uint32_t (&out)[16]) {
+__device__ __forceinline__ void unpack_f8(const std::uint8_t* tile, std::uint32_t thread,
+                                          std::uint32_t (&out)[16]) {
   const __nv_bfloat162 bias = __float2bfloat162_rn(0x1p120f);
   const auto* words =
       reinterpret_cast<const std::uint32_t*>(tile) + thread / 32 * 256 + thread % 32;
@@ -220,10 +224,11 @@ __device__ inline packed_tile tile_of(const std::uint8_t* row, packed_format for
   return {at + sub * packed_quant_bytes(format), at + group * packed_quant_bytes(format), sub};
 }
 
-// Thread `thread` (of 128)'s fragment of a tile, packed_gain(kFormat) times smaller.
+// Thread `thread` (of 128)'s fragment of a tile, packed_gain(kFormat) times smaller. Always inlined, with what it calls:
+// products of wgmma are serialized across a call.
 template <packed_format kFormat>
-__device__ inline void unpack_fragment(const packed_tile& tile, std::uint32_t thread,
-                                       std::uint32_t (&out)[16]) {
+__device__ __forceinline__ void unpack_fragment(const packed_tile& tile, std::uint32_t thread,
+                                                std::uint32_t (&out)[16]) {
   const std::uint32_t row = thread / 32 * 16 + thread % 32 / 4;
   if constexpr (kFormat == packed_format::f8) {
     unpack_f8(tile.quants, thread, out);
@@ -238,7 +243,7 @@ __device__ inline void unpack_fragment(const packed_tile& tile, std::uint32_t th
 
 // Calls `f` with the format as a constant.
 template <class F>
-__device__ inline void with_format(packed_format format, F&& f) {
+__device__ __forceinline__ void with_format(packed_format format, F&& f) {
   using enum packed_format;
   switch (format) {
     case none:

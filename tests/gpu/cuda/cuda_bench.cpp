@@ -162,7 +162,7 @@ void bench_fourbit_products() {
     for (const std::uint32_t rows : {1u, 8u, 16u}) {
       std::string line;
       double best = 1e9;
-      for (const std::uint32_t ring : {27u, 40u, 54u, 72u}) {
+      for (const std::uint32_t ring : {40u, 54u, 72u}) {
         tuning_of_packed().ring_bytes = ring * 1024;
         line += " | " + std::to_string(ring);
         for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
@@ -391,9 +391,8 @@ class llama {
 
 // Whole decode steps of 4-bit weights, by KiB of the ring, blocks a multiprocessor and the most splits.
 void bench_fourbit_steps() {
-  constexpr std::array<std::uint32_t, 3> tunings[] = {{54, 4, 8}, {72, 3, 8}, {40, 4, 8},
-                                                      {40, 5, 8}, {27, 4, 8}, {27, 6, 8},
-                                                      {54, 4, 4}, {27, 4, 4}};
+  constexpr std::array<std::uint32_t, 3> tunings[] = {
+      {54, 4, 8}, {54, 3, 8}, {54, 4, 4}, {40, 4, 8}};
   for (const auto& [ring, blocks, splits] : tunings) {
     tuning_of_packed() = {ring * 1024, blocks, splits};
     std::printf("\nring of %u KiB, %u blocks a multiprocessor, at most %u splits", ring, blocks,

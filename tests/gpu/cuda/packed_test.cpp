@@ -198,7 +198,8 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
   const std::uint32_t rows[3] = {640, 128, 192}, columns = 1024, features = 960;
   for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q4_k, tensor_type::q6_k},
                           std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0},
-                          std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0}}) {
+                          std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0},
+                          std::array{tensor_type::q5_0, tensor_type::q6_k, tensor_type::q4_k}}) {
     packed_matrix m;
     std::uint64_t offset = 0;
     std::uint32_t tile = 0;
