@@ -13,9 +13,9 @@ namespace {
 constexpr std::uint32_t most_stages = 16;
 constexpr std::size_t barrier_bytes = std::size_t{2} * most_stages * sizeof(std::uint64_t);
 
-// Of the ring over more than 16 rows, so that 3, 2, 2, and 1 blocks fit a multiprocessor.
+// Of the ring over more than 16 rows, so that 3, 2, 2, and 1 blocks fit a multiprocessor, with room for what comes next.
 constexpr std::uint32_t ring_bytes_for(int width) {
-  return width <= 32 ? 74 * 1024 : width <= 128 ? 110 * 1024 : 152 * 1024;
+  return (width <= 32 ? 74 : width <= 64 ? 104 : width <= 128 ? 84 : 152) * 1024;
 }
 
 __host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int width,
@@ -114,20 +114,21 @@ __global__ void __launch_bounds__(160)
                        packed_gain(source.format));
 }
 
-// No more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
+// Whole stages, no more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
 std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, int width) {
   const std::uint32_t most = width <= 16 ? tuning_of_packed().ring_bytes : ring_bytes_for(width);
   const std::uint32_t unit = splits_groups(p) ? 4 : 1;
   const std::uint32_t steps = (p.depth_steps / unit + p.splits - 1) / p.splits * unit;
-  std::uint32_t needed = 0;
+  std::uint32_t bytes = 0;
   for (const packed_format f : w.format) {
     if (f == packed_format::none) continue;
     TROUPE_ASSERT(packed_group(f) == 1 || unit == 4);
     TROUPE_ASSERT(stages_of(f, width, most) >= 1);
-    const std::uint32_t tiles = packed_stage_tiles(f, width);
-    needed = std::max(needed, (steps + tiles - 1) / tiles * packed_stage_bytes(f, width));
+    const std::uint32_t tiles = packed_stage_tiles(f, width), needed = (steps + tiles - 1) / tiles;
+    bytes =
+        std::max(bytes, std::min(stages_of(f, width, most), needed) * packed_stage_bytes(f, width));
   }
-  return std::min(most, needed);
+  return bytes;
 }
 
 template <int kWidth>
