@@ -15,7 +15,7 @@
 namespace troupe::actors {
 
 // Peers of another protocol version are refused when they join.
-inline constexpr std::uint32_t protocol_version = 3;
+inline constexpr std::uint32_t protocol_version = 4;
 
 enum class role : std::uint8_t { gateway, prefill, decode, kv_store, draft };
 enum class node_state : std::uint8_t { joining, ready, draining, lost };
