@@ -100,7 +100,7 @@ void gateway_state::route(std::uint64_t id) {
   auto& q = requests.at(id);
   q.decode = 0;
   q.routing = true;
-  q.parked = false;
+  parked.erase(id);
   const auto try_number = q.try_number;
   const auto begin = self->clock().now();
   route_request ask{id,
@@ -130,8 +130,6 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
   auto* q = find(id, try_number);
   if (q == nullptr) return;
   q->routing = false;
-  if (q->canceled)
-    return fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
   if (plan.code != ec::none) {
     const error why =
         q->last_failure.code != ec::none ? q->last_failure : error{plan.code, plan.detail};
@@ -158,7 +156,7 @@ void gateway_state::on_plan(std::uint64_t id, std::uint32_t try_number, const ro
 void gateway_state::await_worker(std::uint64_t id, const error& why) {
   auto& q = requests.at(id);
   const auto now = self->clock().now();
-  q.parked = true;
+  parked.insert(id);
   if (!q.no_worker_since) q.no_worker_since = now;
   if (now - *q.no_worker_since > context->options.no_worker_wait) fail(id, why);
 }
@@ -220,7 +218,7 @@ void gateway_state::on_finished(const generation_finished& m) {
   close(m.id, std::move(copy));
 }
 
-void gateway_state::retry(std::uint64_t id, const error& why) {
+void gateway_state::park(std::uint64_t id, const error& why) {
   auto it = requests.find(id);
   if (it == requests.end()) return;
   auto& q = it->second;
@@ -237,8 +235,7 @@ void gateway_state::retry(std::uint64_t id, const error& why) {
   if (const auto old = decoder(q.decode)) self->send(old, cancel_request{id});
   q.excluded.push_back(std::exchange(q.decode, 0));
   ++q.try_number;
-  q.parked = true;
-  route_parked();
+  parked.insert(id);
 }
 
 void gateway_state::fail(std::uint64_t id, const error& why, engine::finish_reason reason,
@@ -264,6 +261,7 @@ void gateway_state::close(std::uint64_t id, generation_finished m) {
                      m.reason != static_cast<std::uint8_t>(engine::finish_reason::abort);
   self->send(q.client, std::move(m));
   requests.erase(it);
+  parked.erase(id);
   track();
   admission->leave(id, used, whole, self->clock().now());
   route_parked();
@@ -281,33 +279,40 @@ void gateway_state::cancel(std::uint64_t id) {
     fail(id, {ec::canceled, "canceled by the client"}, engine::finish_reason::abort);
 }
 
+void gateway_state::retry(std::uint64_t id, const error& why) {
+  park(id, why);
+  route_parked();
+}
+
 void gateway_state::route_parked() {
-  std::vector<std::pair<std::pair<std::int32_t, time_point>, std::uint64_t>> parked;
+  if (parked.empty() || routing_parked) return;
+  std::vector<std::pair<std::pair<std::int32_t, time_point>, std::uint64_t>> ordered;
   std::size_t busy = 0;  // what a node that is being drained still has takes no room of the others
   for (const auto& [id, q] : requests) {
-    if (q.parked) parked.push_back({{q.message.priority, q.arrived}, id});
+    if (parked.contains(id)) ordered.push_back({{q.message.priority, q.arrived}, id});
     const auto* n = nodes.find(q.decode);
     busy += q.routing || (n != nullptr && has_room(*n));
   }
-  if (parked.empty()) return;
-  std::sort(parked.begin(), parked.end());
+  std::sort(ordered.begin(), ordered.end());
   const auto limit = room();
   const bool any_ready =
       std::any_of(latest.members.begin(), latest.members.end(), [](const actors::member& m) {
         return m.info.kind == role::decode && m.state == node_state::ready;
       });
-  for (const auto& [order, id] : parked) {
-    const auto at = requests.find(id);
-    if (at == requests.end() || !at->second.parked) continue;  // failing one lets others go on
-    const auto& last = at->second.last_failure;
+  routing_parked = true;
+  for (const auto& [order, id] : ordered) {
+    if (!parked.contains(id)) continue;  // the end of another one ended it
+    auto& q = requests.at(id);
+    const auto last = q.last_failure;
     if (!any_ready || busy < limit)
       ++busy, route(id);
     else if (limit > 0)
-      at->second.no_worker_since.reset();  // there is one: it only has to wait for its turn
+      q.no_worker_since.reset();  // there is one: it only has to wait for its turn
     else
-      await_worker(id, last.code != ec::none ? error(last)
-                                             : error{ec::no_worker, "no decode node is reached"});
+      await_worker(
+          id, last.code != ec::none ? last : error{ec::no_worker, "no decode node is reached"});
   }
+  routing_parked = false;
 }
 
 void gateway_state::check_deadlines() {

@@ -78,7 +78,6 @@ struct gateway_state {
     bool accepted = false, prompt_logprobs_sent = false, canceled = false;
     bool waiting = true;                 // in the admission queue
     bool routing = false;                // the router is asked and has not answered
-    bool parked = false;                 // it waits for a decode node, or for one with room
     std::size_t output_at_dispatch = 0;  // tokens that earlier attempts delivered
     std::vector<std::uint64_t> excluded;
     error last_failure{ec::none, {}};
@@ -99,6 +98,8 @@ struct gateway_state {
   void on_tokens(const generation_tokens& m);
   void on_finished(const generation_finished& m);
   void retry(std::uint64_t id, const error& why);
+  void park(std::uint64_t id,
+            const error& why);  // its attempt ended; or it has had all it may have
   void fail(std::uint64_t id, const error& why,
             engine::finish_reason reason = engine::finish_reason::error,
             std::chrono::seconds retry_after = {});
@@ -127,6 +128,8 @@ struct gateway_state {
   gateway_actor::pointer self;
   std::shared_ptr<gateway_context> context;
   std::map<std::uint64_t, request> requests;
+  std::set<std::uint64_t> parked;  // of them: they wait for a decode node, or for one with room
+  bool routing_parked = false;     // what ends meanwhile does not begin anew with the others
   std::optional<admission_queue> admission;  // from the options, once there is a context
   poison_list poison;
   node_table nodes;

@@ -1,4 +1,4 @@
-// The gateway actor's connections to decode and prefill nodes.
+// The gateway actor's connections to nodes of every other role.
 #include <algorithm>
 
 #include "actors/gateway.hpp"
@@ -30,8 +30,9 @@ void gateway_state::on_lost(std::uint64_t start, const node_table::peer& lost,
     spdlog::warn("{} is lost ({}) with {} requests", lost.info.name, why.why, affected.size());
     if (why.ended && !leaves(start)) suspect(affected);
   }
-  for (auto id : affected)
-    retry(id, {ec::peer_lost, "decode node " + lost.info.name + " was lost"});
+  // All of them first: then the best priority and the oldest get what room there is.
+  for (auto id : affected) park(id, {ec::peer_lost, "decode node " + lost.info.name + " was lost"});
+  route_parked();
 }
 
 decode_actor gateway_state::decoder(std::uint64_t start) const {

@@ -366,6 +366,21 @@ TEST_F(gateway_test, what_an_outage_left_is_given_by_capacity) {
   EXPECT_EQ(served.size(), 10u);
 }
 
+TEST_F(gateway_test, of_what_a_lost_node_had_the_best_goes_on_first) {
+  max_num_seqs = 8;
+  add_decode("decode-0", 1);
+  for (std::uint64_t id = 1; id <= 8; ++id) submit(id, 60'000, id > 6 ? -1 : 0);
+  max_num_seqs = 3;
+  members.members.front().load.running = 0;
+  auto other = add_decode("decode-1", 2);
+  EXPECT_TRUE(other->requests.empty());
+  kill_decode(1);
+  ASSERT_EQ(other->requests.size(), 4u) << "three and a quarter of them";
+  std::vector<std::uint64_t> ids;
+  for (const auto& r : other->requests) ids.push_back(r.id);
+  EXPECT_EQ(ids, (std::vector<std::uint64_t>{7, 8, 1, 2}));
+}
+
 TEST_F(gateway_test, a_request_that_would_miss_its_deadline_is_refused_with_the_time) {
   max_num_seqs = 1;
   auto d = add_decode("decode-0", 1);
