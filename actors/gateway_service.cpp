@@ -20,12 +20,11 @@ struct status_board {
   std::atomic<std::uint32_t> in_flight{0}, max_model_len{0};
 };
 
-// While no decode node is ready: what the last ones could.
+// Also of nodes that are away for now, or the door would tell clients to shorten what fits again in a moment.
 void note_longest(status_board& board, const membership& m) {
   std::uint32_t longest = 0;
   for (const auto& n : m.members)
-    if (n.info.kind == role::decode && n.state == node_state::ready)
-      longest = std::max(longest, n.info.max_model_len);
+    if (n.info.kind == role::decode) longest = std::max(longest, n.info.max_model_len);
   if (longest > 0) board.max_model_len = longest;
 }
 

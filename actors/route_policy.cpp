@@ -77,9 +77,14 @@ void route_policy::update(const membership& m, time_point now) {
   std::map<std::uint64_t, std::size_t> place;
   std::map<std::string_view, std::size_t> identity;
   identities_.clear();
+  longest_lost_ = 0;
   for (const auto& node : m.members) {
     if (node.info.kind == role::gateway || node.info.kind == role::draft) continue;
-    if (node.state == node_state::lost) continue;
+    if (node.state == node_state::lost) {
+      if (node.info.kind == role::decode)
+        longest_lost_ = std::max(longest_lost_, node.info.max_model_len);
+      continue;
+    }
     prefixes_.add_node(node.info.start);
     const auto [at, fresh] = identity.try_emplace(node.info.kv_identity, identity.size());
     if (fresh) identities_.push_back(node.info.kv_identity);
@@ -274,12 +279,15 @@ std::optional<route_policy::way> route_policy::choose(const route_request& r,
 route_decision route_policy::refuse(const route_request& r) const {
   route_decision d;
   d.reason = "refused";
+  // One that would hold it and is away for now may be back before the request has waited long enough.
   std::uint32_t longest = 0;
-  for (const auto& c : nodes_)
-    if (c.m.info.kind == role::decode && c.m.state == node_state::ready &&
-        !holds(c.m, r.total_tokens))
-      longest = std::max(longest, c.m.info.max_model_len);
-  if (longest > 0) {
+  bool is_held = r.total_tokens <= longest_lost_;
+  for (const auto& c : nodes_) {
+    if (c.m.info.kind != role::decode) continue;
+    is_held = is_held || holds(c.m, r.total_tokens);
+    longest = std::max(longest, c.m.info.max_model_len);
+  }
+  if (longest > 0 && !is_held) {
     d.plan.code = ec::context_exceeded;
     d.plan.detail = std::to_string(r.total_tokens) +
                     " tokens of prompt and answer are more than the " + std::to_string(longest) +

@@ -85,7 +85,8 @@ class route_policy {
   std::vector<std::string> identities_;
   std::map<std::uint64_t, measurement> measured_;  // by incarnation
   prefix_map prefixes_;
-  std::uint64_t turn_ = 0;  // breaks ties in turn
+  std::uint32_t longest_lost_ = 0;  // request that a decode node held which is lost
+  std::uint64_t turn_ = 0;          // breaks ties in turn
 };
 
 }  // namespace troupe::actors

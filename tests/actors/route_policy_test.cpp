@@ -58,6 +58,25 @@ TEST(route_policy, only_nodes_that_hold_a_request_get_it) {
   EXPECT_NE(d.plan.detail.find("8192"), std::string::npos);
 }
 
+TEST(route_policy, who_holds_a_request_and_is_away_is_waited_for) {
+  auto small = node("decode-0", role::decode, 1), large = node("decode-1", role::decode, 2);
+  small.info.max_model_len = 320, large.info.max_model_len = 8192;
+  auto r = ask(300);
+  r.total_tokens = 1000;
+  route_policy p;
+  for (const auto state : {node_state::joining, node_state::draining, node_state::lost}) {
+    large.state = state;
+    p.update({1, {small, large}});
+    EXPECT_EQ(p.decide(r).plan.code, ec::no_worker) << static_cast<int>(state);
+  }
+  large.state = node_state::ready;
+  p.update({2, {small, large}});
+  r.excluded = {2};
+  EXPECT_EQ(p.decide(r).plan.code, ec::no_worker);
+  p.update({3, {small}});
+  EXPECT_EQ(p.decide(r).plan.code, ec::context_exceeded);
+}
+
 TEST(route_policy, long_prompts_go_to_prefill_short_ones_stay) {
   route_policy p;
   p.update({1, {node("decode-0", role::decode, 1), node("prefill-0", role::prefill, 2)}});
