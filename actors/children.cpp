@@ -62,6 +62,8 @@ void children::spawn(child& c) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
+  // Listeners and clients' connections are the server's alone: held here they would outlive its closing them.
+  close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
   // Its own group: Ctrl-C at a terminal reaches the server only, which then drains its nodes in order.
   setpgid(0, 0);
   execv(c.command.binary.c_str(), argv.data());
