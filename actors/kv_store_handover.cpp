@@ -193,7 +193,7 @@ bool kv_store_state::on_handed_on(const store_offer_done& m) {
 void kv_store_state::pass_pins(other_store& to, const pin_list& pins) {
   std::set<hash128_t> followed;
   for (const auto& [hash, until] : pins)
-    if (const auto* k = store->find_key(hash)) followed.insert(k->parent);
+    if (const auto* k = find_key(hash)) followed.insert(k->parent);
   const auto now = context->node->now();
   for (const auto& [hash, until] : pins) {
     if (followed.contains(hash) || until <= now) continue;

@@ -14,7 +14,7 @@
 // pulls its blocks; what does not fit the queue is forgotten, oldest first. A block that was reused before the store came
 // fails its fence there.
 //
-// Scheduled actor; its state is touched by its handlers only, but for `ready`.
+// Scheduled actor; its state is touched by its handlers only.
 #pragma once
 
 #include <caf/stateful_actor.hpp>
