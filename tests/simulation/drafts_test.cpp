@@ -155,11 +155,11 @@ TEST(drafting, readers_cancel_and_leave) {
   expect_guesses(t);
 }
 
-// They wait for the only decode node to come back, are then given to it all at once, and most do not find room there. What
-// the engine refuses was never followed.
+// They wait for the only decode node to come back and are then given to it as far as it has room; but its engine takes one
+// at a time. What it refuses was never followed.
 TEST(drafting, requests_are_refused) {
   auto s = drafted(1, 20);
-  s.max_waiting = 3;
+  s.max_waiting = 1;
   s.max_num_seqs = 2;
   s.faults.push_back({fault_kind::kill, milliseconds(0), milliseconds(1000), 1, 0});
   const auto t = sweep(s);
