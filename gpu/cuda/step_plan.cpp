@@ -66,8 +66,13 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
       for (const auto& p : pieces) count += (p.position + p.tokens + split - 1) / split;
       return count * options.shape.num_kv_heads;
     };
+    // Not much longer parts, though: of one long piece among many short ones they would be all that still runs.
     if (pieces.size() * options.shape.num_kv_heads <= places) {
-      while (parts() > places) split += tile_keys(tile);
+      for (const std::uint32_t first = split; parts() > places; split += tile_keys(tile)) {
+        if (2 * std::uint64_t{split} <= 3 * std::uint64_t{first}) continue;
+        split = first;
+        break;
+      }
     }
   }
   std::uint32_t partial_row = 0;

@@ -124,13 +124,30 @@ TEST(step_plan, parts_fit_the_card_at_once) {
   options.shape = {32, 8, 128};
   std::vector<block_id> table(512);
   const token_id token = 0;
-  for (const std::uint32_t sequences : {1u, 4u, 8u, 16u, 33u}) {
+  for (const std::uint32_t sequences : {1u, 4u, 8u, 16u}) {
     std::vector<sequence_rows> rows(sequences, {std::span(&token, 1), 1029, table, 1});
     rows[0].first_position = 5000;
     step_plan plan;
     plan.build({rows}, options);
     EXPECT_LE(plan.items.size() * 8, 2 * options.multiprocessors) << sequences;
     EXPECT_GE(plan.items.size(), sequences);
+  }
+}
+
+TEST(step_plan, a_long_sequence_among_many_short_ones_is_split) {
+  plan_options options;
+  options.shape = {32, 8, 128};
+  std::vector<block_id> table(4096);
+  const token_id token = 0;
+  for (const std::uint32_t sequences : {8u, 25u, 32u, 33u, 64u}) {
+    std::vector<sequence_rows> rows(sequences, {std::span(&token, 1), 1023, table, 1});
+    rows[0].first_position = 32767;
+    step_plan plan;
+    plan.build({rows}, options);
+    std::uint32_t longest = 0;
+    for (const auto& i : plan.items) longest = std::max(longest, i.kv_end - i.kv_begin);
+    const std::uint32_t fair = (32768 + (sequences - 1) * 1024) * 8 / (2 * options.multiprocessors);
+    EXPECT_LE(longest, 2 * std::max(fair, 256u)) << sequences;
   }
 }
 
