@@ -74,6 +74,7 @@ class config_converter {
   static bool is_f8(const json& quantization) {
     if (!quantization.is_object()) return false;
     const auto method = quantization.value("quant_method", json());
+    if (present(quantization, "weight_block_size")) return false;  // a scale a block
     if (method == "fp8" || method == "fbgemm_fp8") return true;
     if (method != "compressed-tensors") return false;
     const auto groups = quantization.value("config_groups", json::object());
