@@ -11,7 +11,7 @@ inline constexpr float f8_largest = 448.0f;
 
 // Of a row whose largest absolute value is `most`.
 __device__ inline float f8_scale(float most) {
-  return most > 0.0f ? most / f8_largest : 1.0f;
+  return most > 1e-30f ? most / f8_largest : 1.0f;  // below, the inverse would be infinite
 }
 // Two scaled values, the first in the lower byte.
 __device__ inline std::uint32_t f8_pair(float first, float second) {
