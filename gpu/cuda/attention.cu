@@ -388,15 +388,21 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
     last[r] = min(static_cast<int>(item.position + (my_row + 8 * r) / p.group),
                   static_cast<int>(item.kv_end) - 1);
   }
+  // A decode step's tile has few rows. The others' probabilities are zero, and a warp without any of those few does not work
+  // them out: the card's power is the products' limit.
+  const std::uint32_t rows = item.tokens * p.group;
+  const bool live = first_row + threadIdx.x % 128 / 32 * 16 < rows;
+  const std::uint32_t keep[2] = {my_row < rows ? ~0u : 0u, my_row + 8 < rows ? ~0u : 0u};
   // The lowest row of the warpgroup sees this many keys; tiles before it need no mask.
   const std::uint32_t unmasked = item.position + first_row / p.group + 1;
 
-  float scores[kKeys / 2], output[kHead / 2], rescale[2];
+  float scores[kKeys / 2], output[kHead / 2], rescale[2] = {1.0f, 1.0f};
   std::uint32_t probabilities[kKeys / 4];
   softmax_state softmax;
   ring_position<kStages> at;
   const auto finish_scores = [&](std::uint32_t t) {
     hold(scores);
+    if (kGroups == 1 && !live) return;
     const std::uint32_t first = item.kv_begin + t * kKeys;
     if (first + kKeys > min(unmasked, item.kv_end))
       mask_scores(scores, static_cast<int>(first), last);
@@ -409,8 +415,16 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   wgmma_commit();
   wgmma_wait<0>();
   if (leader) barrier_arrive(empty + at.stage);
+  const auto pack = [&] {
+    pack_probabilities(scores, probabilities);
+    if constexpr (kGroups == 1) {
+#pragma unroll
+      for (int i = 0; i < kKeys / 4; ++i)
+        probabilities[i] = live ? probabilities[i] & keep[i % 2] : 0;
+    }
+  };
   finish_scores(0);
-  pack_probabilities(scores, probabilities);
+  pack();
 
   ring_position<kStages> values = at;
   at.advance();
@@ -434,7 +448,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
     if (leader) barrier_arrive(empty + kStages + values.stage);
 #pragma unroll
     for (int i = 0; i < kHead / 2; ++i) output[i] *= rescale[i / 2 % 2];
-    pack_probabilities(scores, probabilities);
+    pack();
   }
   barrier_wait(full + kStages + values.stage, values.phase);
   wgmma_fence();

@@ -89,7 +89,7 @@ result<void> forward_pass::allocate_activations() {
   for (const auto& layer : weights_.layers) {
     for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
       const std::uint32_t most =
-          fp8 && !limits_.exact ? std::max(splits(*w), most_fp8_splits) : splits(*w);
+          limits_.exact ? splits(*w) : std::max({splits(*w), most_fp8_splits, most_wide_splits});
       partial = std::max(partial, std::size_t{most} * narrow_rows * w->rows);
     }
   }
@@ -207,6 +207,11 @@ result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows
   return true;
 }
 
+bool forward_pass::takes_wide(const weight_matrix& w, std::uint32_t rows,
+                              std::uint32_t beyond) const {
+  return !limits_.exact && rows > beyond && !w.is_packed() && w.rows % 2 == 0;
+}
+
 bool forward_pass::takes_fp8(const weight_matrix& w, std::uint32_t rows) const {
   return !limits_.exact && rows > fp8_rows && is_fp8(w);
 }
@@ -248,8 +253,17 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
   layer_output out;
   TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
   if (!narrow(rows)) {
-    TROUPE_CHECK(multiply_wide(x, rows, w, y, false, true, stream));
+    TROUPE_CHECK(multiply_wide(x, rows, w, {&y}, {{}, true, !unpacked}, stream));
     out.values = y.data;
+    return out;
+  }
+  if (takes_wide(w, rows, wide_rows)) {
+    const wide_shape shape = shape_of_partial(rows, w.rows, w.columns, limits_.multiprocessors);
+    TROUPE_ASSERT(std::size_t{shape.splits} * rows * w.rows <= partial_.size());
+    TROUPE_CHECK(
+        multiply_wide(x, rows, w, {nullptr, false, partial_.data()}, {shape, true, true}, stream));
+    out.partial = partial_.data();
+    out.splits = shape.splits;
     return out;
   }
   narrow_options options;
@@ -334,11 +348,12 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
     return linear(gated_, w.down, out_, shape.rows, stream);
   }
   TROUPE_TRY(const bool unpacked, unpack_for(w.gate_up, shape.rows, stream));
-  if (narrow(shape.rows)) {
+  if (narrow(shape.rows) && !takes_wide(w.gate_up, shape.rows, wide_feature_rows)) {
     TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data},
                                  {1, tile_groups(shape.rows), !unpacked, unpacked}, stream));
   } else {
-    TROUPE_CHECK(multiply_wide(normed_, shape.rows, w.gate_up, gated_, true, true, stream));
+    TROUPE_CHECK(multiply_wide(normed_, shape.rows, w.gate_up, {&gated_, true},
+                               {{}, true, !unpacked}, stream));
   }
   return linear(gated_, w.down, out_, shape.rows, stream);
 }
@@ -372,8 +387,13 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                             config_.rms_norm_eps};
   // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
   TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
-  TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
-                               {1, tile_groups(count), true}, stream));
+  if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
+    TROUPE_CHECK(multiply_wide(normed_, count, weights_.lm_head, {nullptr, false, logits_.data()},
+                               {{}, true, true}, stream));
+  } else {
+    TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
+                                 {1, tile_groups(count), true}, stream));
+  }
   return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true,
                      stream);
 }

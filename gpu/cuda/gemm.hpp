@@ -1,7 +1,8 @@
 // Linear layers y = x W^T in bf16 with f32 accumulation, on Hopper's copy engine and tensor cores.
 //
 // Two kernels. `multiply_narrow` has the weights on the tensor cores' 64-row side, so that few rows of activations waste
-// nothing and the kernel streams weights at the memory's speed. `multiply_wide` has the activations there: prefill.
+// nothing and the kernel streams weights at the memory's speed. `multiply_wide` has the activations there: prefill, and
+// decode of many rows.
 // An output value of multiply_narrow depends on its row of activations, the weights and `splits` only, never on the
 // other rows or on the width chosen for them: `exact` runs it for every number of rows.
 //
@@ -65,9 +66,28 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
                              const narrow_output& y, const narrow_options& options,
                              cudaStream_t stream);
 
-// y[rows][features], or with `gated` y[rows][features / 2] as above.
+// One of the two. `values`: [rows][features], or with `gated` [rows][features / 2], as of narrow_output. `partial`: as
+// there, of an even number of features.
+struct wide_output {
+  const activation_matrix* values = nullptr;
+  bool gated = false;
+  float* partial = nullptr;
+};
+// How multiply_wide cuts a product: tiles of 128 rows by `width` features, and their reduced dimension into `splits`.
+struct wide_shape {
+  std::uint32_t width = 256, splits = 1;
+};
+// For sums that go to a `partial`, of rows so few that tiles do not fill the multiprocessors by themselves.
+wide_shape shape_of_partial(std::uint32_t rows, std::uint32_t features, std::uint32_t columns,
+                            std::uint32_t multiprocessors);
+inline constexpr std::uint32_t most_wide_splits = 4;
+struct wide_options {
+  wide_shape shape;   // of a partial: 256, 192 or 128 features; values have the best for their size
+  bool early = true;  // launch.hpp
+  bool ahead = false;  // the weights may be fetched before the kernel before has ended
+};
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                           const activation_matrix& y, bool gated, bool early, cudaStream_t stream);
+                           const wide_output& y, const wide_options& options, cudaStream_t stream);
 
 // Activations in E4M3 with a scale a row, for multiply_fp8. Of 16 columns the order is that of f8 tiles.
 struct quantized_rows {

@@ -163,26 +163,6 @@ __device__ inline void scale_sums(float (&sum)[kWidth / 2], float upper, float l
   }
 }
 
-template <int kWidth>
-__device__ inline void store_partial(const float (&sum)[kWidth / 2], const f8_parameters& p,
-                                     std::uint32_t split, std::uint32_t row,
-                                     std::uint32_t feature0) {
-  const std::uint32_t lane = threadIdx.x % 32;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const std::uint32_t r = row + lane / 4 + 8 * h;
-    if (r >= p.rows) continue;
-    float* to = p.partial + (std::size_t{split} * p.rows + r) * p.features;
-#pragma unroll
-    for (int j = 0; j < kWidth / 8; ++j) {
-      const std::uint32_t feature = feature0 + 8 * j + lane % 4 * 2;
-      if (feature < p.features)
-        *reinterpret_cast<float2*>(to + feature) =
-            make_float2(sum[4 * j + 2 * h], sum[4 * j + 2 * h + 1]);
-    }
-  }
-}
-
 template <bool kGated, int kWidth>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     f8_kernel(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap output,
@@ -253,7 +233,8 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
     sync_threads(1 + group, 128);
     scale_sums<kWidth>(sum, upper, lower, of_features);
     if (!kGated && p.partial != nullptr) {
-      store_partial<kWidth>(sum, p, work.split, y + warp % 4 * 16, tile.feature_tile * kWidth);
+      store_sums<kWidth>(sum, p.partial + std::size_t{work.split} * p.rows * p.features, p.rows,
+                         p.features, y, tile.feature_tile * kWidth);
       sync_threads(1 + group, 128);  // the scales may be overwritten
     } else {
       store_panels<kGated>(sum, &output, staging, group,

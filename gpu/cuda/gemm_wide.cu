@@ -3,6 +3,7 @@
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_wide.cuh"
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/tensor_map.hpp"
 
 namespace troupe::gpu::cuda {
 
@@ -14,26 +15,99 @@ namespace {
 using namespace wide;
 
 constexpr std::uint32_t depth_step = 64;
-template <int kWidth>
+// Of weights, on their way while the kernel before runs: what that one asks for queues behind them.
+constexpr std::uint32_t stages_ahead = 2;
+
+// `panels` and `gated_panels` go by the copy engine, panels of 64 features; the others as the registers have them.
+enum class stored { panels, gated_panels, gated, partial };
+
+template <stored kStored, int kWidth>
 struct wide_tile {
-  static constexpr int stages = kWidth == 256 ? 4 : 6;
+  static constexpr bool staged = kStored == stored::panels || kStored == stored::gated_panels;
   static constexpr std::uint32_t stage_bytes = row_bytes + kWidth * 128;
-  static constexpr std::size_t shared_bytes = stages * stage_bytes + staging_bytes + 256;
+  static constexpr std::uint32_t output_bytes = staged ? staging_bytes : 0;
+  static constexpr int stages =
+      std::min(6, static_cast<int>((226 * 1024 - output_bytes) / stage_bytes));
+  static constexpr std::size_t shared_bytes = stages * stage_bytes + output_bytes + 256;
+  static constexpr int box_rows = kWidth % 64 == 0 ? 64 : kWidth / 2;  // of weights, a copy
 };
 
-template <bool kGated, int width>
+struct product_parameters {
+  wide_parameters shape;
+  std::uint32_t splits, rows, features;  // features: of the output
+  std::uint32_t ahead;                   // stages of weights to fetch before the kernel before ends
+  float* partial;
+  __nv_bfloat16* gated;
+};
+// What a block works on in its turn: some of the depth of one tile, in stages.
+struct wide_work {
+  tile_position tile;
+  std::uint32_t split, begin, end;
+};
+__host__ __device__ inline std::uint32_t count_work(const product_parameters& p) {
+  return p.shape.row_tiles * p.shape.feature_tiles * p.splits;
+}
+__device__ inline wide_work find_work(std::uint32_t index, const product_parameters& p) {
+  const std::uint32_t split = index % p.splits;
+  return {locate(index / p.splits, p.shape), split, p.shape.depth_steps * split / p.splits,
+          p.shape.depth_steps * (split + 1) / p.splits};
+}
+
+// By one thread.
+template <stored kStored, int kWidth>
+__device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
+                            const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
+                            std::uint64_t* empty) {
+  using shape = wide_tile<kStored, kWidth>;
+  const auto copy_rows = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
+    for (int g = 0; g < groups; ++g) {
+      copy_tile_2d(tiles + stage * shape::stage_bytes + g * panel_bytes, &rows, full + stage,
+                   static_cast<int>(s * depth_step),
+                   static_cast<int>(work.tile.row_tile * 128 + g * 64));
+    }
+  };
+  const auto copy_weights = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
+    barrier_expect(full + stage, shape::stage_bytes);
+    for (int f = 0; f < kWidth; f += shape::box_rows) {
+      copy_tile_2d(tiles + stage * shape::stage_bytes + row_bytes + f * 128, &weights, full + stage,
+                   static_cast<int>(s * depth_step),
+                   static_cast<int>(work.tile.feature_tile * kWidth + f));
+    }
+  };
+  const wide_work first = find_work(blockIdx.x, p);
+  const std::uint32_t ahead = min(p.ahead, first.end - first.begin);
+  for (std::uint32_t s = 0; s < ahead; ++s) copy_weights(first, first.begin + s, s);
+  wait_for_previous_kernel();
+  for (std::uint32_t s = 0; s < ahead; ++s) copy_rows(first, first.begin + s, s);
+  ring_position<shape::stages> at;
+  std::uint32_t fetched = ahead;
+  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
+    const wide_work work = find_work(t, p);
+    for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
+      if (fetched > 0) {
+        --fetched;
+        continue;
+      }
+      barrier_wait(empty + at.stage, at.phase ^ 1);
+      copy_weights(work, s, at.stage);
+      copy_rows(work, s, at.stage);
+    }
+  }
+}
+
+template <stored kStored, int kWidth>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     wide_kernel(const __grid_constant__ CUtensorMap rows,
                 const __grid_constant__ CUtensorMap weights,
-                const __grid_constant__ CUtensorMap output, const wide_parameters p) {
-  constexpr int stages = wide_tile<width>::stages;
-  constexpr std::uint32_t stage_bytes = wide_tile<width>::stage_bytes;
+                const __grid_constant__ CUtensorMap output, const product_parameters p) {
+  using shape = wide_tile<kStored, kWidth>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
-  auto* full = reinterpret_cast<std::uint64_t*>(tiles + stages * stage_bytes + staging_bytes);
-  auto* empty = full + stages;
+  auto* full = reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes +
+                                                shape::output_bytes);
+  auto* empty = full + shape::stages;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < stages; ++s) {
+    for (int s = 0; s < shape::stages; ++s) {
       barrier_init(full + s, 1);
       barrier_init(empty + s, groups);
     }
@@ -41,107 +115,163 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   }
   __syncthreads();
   let_next_kernel_start();
-  wait_for_previous_kernel();
-
-  const std::uint32_t num_tiles = p.row_tiles * p.feature_tiles;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  ring_position<stages> at;
   if (warp == groups * 4) {
-    if (threadIdx.x % 32 != 0) return;
-    for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
-      const tile_position tile = locate(t, p);
-      for (std::uint32_t s = 0; s < p.depth_steps; ++s, at.advance()) {
-        barrier_wait(empty + at.stage, at.phase ^ 1);
-        barrier_expect(full + at.stage, stage_bytes);
-        std::uint8_t* to = tiles + at.stage * stage_bytes;
-        const int x = static_cast<int>(s * depth_step);
-        for (int g = 0; g < groups; ++g) {
-          copy_tile_2d(to + g * panel_bytes, &rows, full + at.stage, x,
-                       static_cast<int>(tile.row_tile * 128 + g * 64));
-        }
-        for (int f = 0; f < width; f += 64) {
-          copy_tile_2d(to + row_bytes + f * 128, &weights, full + at.stage, x,
-                       static_cast<int>(tile.feature_tile * width + f));
-        }
-      }
-    }
+    if (threadIdx.x % 32 == 0) feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
     return;
   }
 
+  // What these warps store needs no wait for the kernel before: the rows of a tile come behind it.
   const int group = warp / 4;
-  std::uint8_t* staging = tiles + stages * stage_bytes + group * 2 * panel_bytes;
-  float sum[width / 2];
-  for (std::uint32_t t = blockIdx.x; t < num_tiles; t += gridDim.x) {
-    const tile_position tile = locate(t, p);
+  ring_position<shape::stages> at;
+  float sum[kWidth / 2];
+  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
+    const wide_work work = find_work(t, p);
+    const tile_position tile = work.tile;
     std::uint32_t previous = 0;
-    for (std::uint32_t s = 0; s < p.depth_steps; ++s, at.advance()) {
+    for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
       barrier_wait(full + at.stage, at.phase);
-      const std::uint64_t a = k_major_tile(tiles + at.stage * stage_bytes + group * panel_bytes);
-      const std::uint64_t b = k_major_tile(tiles + at.stage * stage_bytes + row_bytes);
+      const std::uint8_t* stage = tiles + at.stage * shape::stage_bytes;
+      const std::uint64_t a = k_major_tile(stage + group * panel_bytes);
+      const std::uint64_t b = k_major_tile(stage + row_bytes);
       hold(sum);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > 0 || k > 0);
+      for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > work.begin || k > 0);
       wgmma_commit();
       wgmma_wait<1>();
-      if (s > 0 && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+      if (s > work.begin && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
       previous = at.stage;
     }
     wgmma_wait<0>();
     hold(sum);
     if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
-    const int y = static_cast<int>(tile.row_tile * 128 + group * 64);
-    const int x = static_cast<int>(tile.feature_tile * (kGated ? width / 2 : width));
-    store_panels<kGated>(sum, &output, staging, group, x, y);
+    const std::uint32_t y = tile.row_tile * 128 + group * 64;
+    if constexpr (kStored == stored::partial) {
+      store_sums<kWidth>(sum, p.partial + std::size_t{work.split} * p.rows * p.features, p.rows,
+                         p.features, y, tile.feature_tile * kWidth);
+    } else if constexpr (kStored == stored::gated) {
+      const std::uint32_t lane = threadIdx.x % 32;
+      store_gated(sum, p.gated, p.rows, p.features, y + warp % 4 * 16 + lane / 4,
+                  tile.feature_tile * (kWidth / 2) + lane % 4 * 2);
+    } else {
+      constexpr bool kGated = kStored == stored::gated_panels;
+      std::uint8_t* staging = tiles + shape::stages * shape::stage_bytes + group * 2 * panel_bytes;
+      store_panels<kGated>(sum, &output, staging, group,
+                           static_cast<int>(tile.feature_tile * (kGated ? kWidth / 2 : kWidth)),
+                           static_cast<int>(y));
+    }
   }
-  if (threadIdx.x % 128 == 0) store_wait();
+  if constexpr (shape::staged) {
+    if (threadIdx.x % 128 == 0) store_wait();
+  }
 }
 
-template <bool kGated, int kWidth>
-result<void> run(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                 const activation_matrix& y, std::uint32_t multiprocessors, bool early,
-                 cudaStream_t stream) {
-  const wide_parameters p{(rows + 127) / 128, (w.rows + kWidth - 1) / kWidth,
-                          (w.columns + depth_step - 1) / depth_step};
-  const launch_shape shape{dim3(std::min(p.row_tiles * p.feature_tiles, multiprocessors)),
-                           dim3(groups * 128 + 32), wide_tile<kWidth>::shared_bytes};
-  return launch("multiply_wide", wide_kernel<kGated, kWidth>, shape, stream, early, x.box(64),
-                w.map, y.box(64), p);
+struct product {
+  const activation_matrix& x;
+  std::uint32_t rows;
+  const weight_matrix& w;
+  const wide_output& y;
+  const wide_options& options;
+  std::uint32_t multiprocessors;
+};
+
+template <stored kStored, int kWidth>
+result<void> run(const product& r, cudaStream_t stream) {
+  using tile = wide_tile<kStored, kWidth>;
+  const bool partial = kStored == stored::partial;
+  product_parameters p{};
+  p.shape = {(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
+             (r.w.columns + depth_step - 1) / depth_step};
+  p.splits = partial ? r.options.shape.splits : 1;
+  p.rows = r.rows;
+  p.features = r.y.gated ? r.w.rows / 2 : r.w.rows;
+  p.ahead = r.options.ahead ? std::min<std::uint32_t>(stages_ahead, tile::stages) : 0;
+  p.partial = r.y.partial;
+  p.gated = partial ? nullptr : r.y.values->data;
+  CUtensorMap weights = r.w.map;
+  if constexpr (tile::box_rows != 64) {
+    TROUPE_TRY(weights, make_matrix_map(r.w.data, half_type::bf16, r.w.rows, r.w.columns,
+                                        static_cast<std::uint32_t>(tile::box_rows)));
+  }
+  const launch_shape shape{dim3(std::min(count_work(p), r.multiprocessors)),
+                           dim3(groups * 128 + 32), tile::shared_bytes};
+  return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
+                r.x.box(64), weights, partial ? r.x.box(64) : r.y.values->box(64), p);
 }
 
-template <int kWidth>
+template <stored kStored, int... kWidths>
 result<void> prepare() {
-  constexpr std::size_t bytes = wide_tile<kWidth>::shared_bytes;
-  TROUPE_CHECK(allow_shared_memory(wide_kernel<false, kWidth>, bytes, "preparing multiply_wide"));
-  return allow_shared_memory(wide_kernel<true, kWidth>, bytes, "preparing multiply_wide");
+  result<void> done;
+  ((done = done ? allow_shared_memory(wide_kernel<kStored, kWidths>,
+                                      wide_tile<kStored, kWidths>::shared_bytes,
+                                      "preparing multiply_wide")
+                : done),
+   ...);
+  return done;
 }
 
 }  // namespace
 
 result<void> prepare_gemm() {
-  TROUPE_CHECK(prepare<256>());
-  TROUPE_CHECK(prepare<128>());
+  TROUPE_CHECK((prepare<stored::panels, 256, 128>()));
+  TROUPE_CHECK((prepare<stored::gated_panels, 256, 128>()));
+  TROUPE_CHECK((prepare<stored::gated, 224>()));
+  TROUPE_CHECK((prepare<stored::partial, 256, 192, 128>()));
   TROUPE_CHECK(prepare_fp8());
   return prepare_narrow();
 }
 
+wide_shape shape_of_partial(std::uint32_t rows, std::uint32_t features, std::uint32_t columns,
+                            std::uint32_t multiprocessors) {
+  // In steps of one feature: what a turn costs besides its own, by its width and by itself, and writing and reading a split.
+  constexpr std::uint32_t turn_steps = 12, step = 32, split_cost = 400;
+  const std::uint32_t depth = (columns + depth_step - 1) / depth_step;
+  wide_shape best;
+  std::uint32_t least = ~0u;
+  for (const std::uint32_t width : {256u, 192u, 128u}) {
+    const std::uint32_t tiles = (rows + 127) / 128 * ((features + width - 1) / width);
+    for (std::uint32_t splits = 1; splits <= std::min(most_wide_splits, depth); ++splits) {
+      const std::uint32_t turns = (tiles * splits + multiprocessors - 1) / multiprocessors,
+                          steps = (depth + splits - 1) / splits + turn_steps;
+      const std::uint32_t cost = turns * steps * (width + step) + splits * split_cost;
+      if (cost < least) {
+        least = cost;
+        best = {width, splits};
+      }
+    }
+  }
+  return best;
+}
+
 result<void> multiply_wide(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
-                           const activation_matrix& y, bool gated, bool early,
-                           cudaStream_t stream) {
-  TROUPE_ASSERT(x.columns == w.columns && rows > 0 && rows <= x.capacity && rows <= y.capacity);
-  TROUPE_ASSERT(y.columns == (gated ? w.rows / 2 : w.rows));
+                           const wide_output& y, const wide_options& options, cudaStream_t stream) {
+  TROUPE_ASSERT(x.columns == w.columns && rows > 0 && rows <= x.capacity);
+  TROUPE_ASSERT((y.values == nullptr) != (y.partial == nullptr));
+  TROUPE_ASSERT(y.values == nullptr || (rows <= y.values->capacity &&
+                                        y.values->columns == (y.gated ? w.rows / 2 : w.rows)));
   int device = 0, multiprocessors = 0;
   TROUPE_CHECK(checked(cudaGetDevice(&device), "asking for the device"));
   TROUPE_CHECK(
       checked(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
               "asking for the multiprocessors"));
   const auto count = static_cast<std::uint32_t>(multiprocessors);
-  if (half_width_pays(rows, w.rows, count)) {
-    return gated ? run<true, 128>(x, rows, w, y, count, early, stream)
-                 : run<false, 128>(x, rows, w, y, count, early, stream);
+  const product r{x, rows, w, y, options, count};
+  if (y.partial != nullptr) {
+    TROUPE_ASSERT(!y.gated && w.rows % 2 == 0 && options.shape.splits > 0);
+    return options.shape.width == 256   ? run<stored::partial, 256>(r, stream)
+           : options.shape.width == 192 ? run<stored::partial, 192>(r, stream)
+                                        : run<stored::partial, 128>(r, stream);
   }
-  return gated ? run<true, 256>(x, rows, w, y, count, early, stream)
-               : run<false, 256>(x, rows, w, y, count, early, stream);
+  const bool half = half_width_pays(rows, w.rows, count);
+  if (!y.gated)
+    return half ? run<stored::panels, 128>(r, stream) : run<stored::panels, 256>(r, stream);
+  const std::uint32_t least =
+      half ? turns_of(rows, w.rows, 128, count) * 57 : turns_of(rows, w.rows, 256, count) * 100;
+  if (w.rows % 16 == 0 && turns_of(rows, w.rows, 224, count) * 92 < least)
+    return run<stored::gated, 224>(r, stream);
+  return half ? run<stored::gated_panels, 128>(r, stream)
+              : run<stored::gated_panels, 256>(r, stream);
 }
 
 }  // namespace troupe::gpu::cuda

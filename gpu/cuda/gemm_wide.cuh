@@ -102,14 +102,53 @@ __device__ inline void store_panels(const float (&sum)[kCount], const CUtensorMa
     store_panels<kGated, kPanel + kPanels>(sum, map, staging, group, x, y);
 }
 
+// A warpgroup's rows from `row` on, as they are: into [rows][features] of f32.
+template <int kWidth>
+__device__ inline void store_sums(const float (&sum)[kWidth / 2], float* to, std::uint32_t rows,
+                                  std::uint32_t features, std::uint32_t row,
+                                  std::uint32_t feature0) {
+  const std::uint32_t lane = threadIdx.x % 32, first = row + threadIdx.x / 32 % 4 * 16 + lane / 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const std::uint32_t r = first + 8 * h;
+    if (r >= rows) continue;
+#pragma unroll
+    for (int j = 0; j < kWidth / 8; ++j) {
+      const std::uint32_t feature = feature0 + 8 * j + lane % 4 * 2;
+      if (feature < features)
+        *reinterpret_cast<float2*>(to + std::size_t{r} * features + feature) =
+            make_float2(sum[4 * j + 2 * h], sum[4 * j + 2 * h + 1]);
+    }
+  }
+}
+
+// The same of gate and up, without the copy engine: tiles of any width, into [rows][features] of bf16.
+template <int kColumn = 0, int kCount>
+__device__ inline void store_gated(const float (&sum)[kCount], __nv_bfloat16* to,
+                                   std::uint32_t rows, std::uint32_t features, std::uint32_t row,
+                                   std::uint32_t feature) {
+  if constexpr (kColumn < kCount / 8) {
+    std::uint32_t upper, lower;
+    column_group<true, kColumn>(sum, upper, lower);
+    if (feature < features) {
+      __nv_bfloat16* at = to + std::size_t{row} * features + feature;
+      if (row < rows) *reinterpret_cast<std::uint32_t*>(at) = upper;
+      if (row + 8 < rows) *reinterpret_cast<std::uint32_t*>(at + std::size_t{8} * features) = lower;
+    }
+    store_gated<kColumn + 1>(sum, to, rows, features, row, feature + 8);
+  }
+}
+
+inline std::uint32_t turns_of(std::uint32_t rows, std::uint32_t features, std::uint32_t width,
+                              std::uint32_t multiprocessors) {
+  const std::uint32_t tiles = (rows + 127) / 128 * ((features + width - 1) / width);
+  return (tiles + multiprocessors - 1) / multiprocessors;
+}
 // Half as wide a tile takes a bit more than half the time; it pays where it fills the last turn better.
 inline bool half_width_pays(std::uint32_t rows, std::uint32_t features,
                             std::uint32_t multiprocessors) {
-  const auto turns = [&](std::uint32_t width) {
-    const std::uint32_t tiles = (rows + 127) / 128 * ((features + width - 1) / width);
-    return (tiles + multiprocessors - 1) / multiprocessors;
-  };
-  return turns(128) * 57 < turns(256) * 100;
+  return turns_of(rows, features, 128, multiprocessors) * 57 <
+         turns_of(rows, features, 256, multiprocessors) * 100;
 }
 
 }  // namespace troupe::gpu::cuda::wide

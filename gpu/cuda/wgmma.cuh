@@ -61,11 +61,15 @@ __device__ inline std::uint64_t mn_major_tile(const void* tile, std::uint32_t pa
   TROUPE_NAMES_32                                                                    \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TROUPE_NAMES_128                                                                         \
+#define TROUPE_NAMES_96                                                                          \
   TROUPE_NAMES_64                                                                                \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"             \
-  ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"             \
-  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111" \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define TROUPE_NAMES_112 \
+  TROUPE_NAMES_96        \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define TROUPE_NAMES_128                                                                         \
+  TROUPE_NAMES_112                                                                               \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, " \
   "%127"
 #define TROUPE_VALUES_4(i) "+f"(d[i]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3])
@@ -73,7 +77,9 @@ __device__ inline std::uint64_t mn_major_tile(const void* tile, std::uint32_t pa
 #define TROUPE_VALUES_16(i) TROUPE_VALUES_8(i), TROUPE_VALUES_8((i) + 8)
 #define TROUPE_VALUES_32(i) TROUPE_VALUES_16(i), TROUPE_VALUES_16((i) + 16)
 #define TROUPE_VALUES_64(i) TROUPE_VALUES_32(i), TROUPE_VALUES_32((i) + 32)
-#define TROUPE_VALUES_128(i) TROUPE_VALUES_64(i), TROUPE_VALUES_64((i) + 64)
+#define TROUPE_VALUES_96(i) TROUPE_VALUES_64(i), TROUPE_VALUES_32((i) + 64)
+#define TROUPE_VALUES_112(i) TROUPE_VALUES_96(i), TROUPE_VALUES_16((i) + 96)
+#define TROUPE_VALUES_128(i) TROUPE_VALUES_112(i), TROUPE_VALUES_16((i) + 112)
 
 // d[64][N] += a b with `count` values of d a thread; `a`, `b` and `p` are the operands' numbers behind those, `layouts` which of
 // a and b lie with the reduced dimension outermost.
@@ -102,6 +108,8 @@ TROUPE_WGMMA(multiply_bf16, 8, "16k16.f32.bf16.bf16", 8, 9, 10, ", 0, 0")
 TROUPE_WGMMA(multiply_bf16, 16, "32k16.f32.bf16.bf16", 16, 17, 18, ", 0, 0")
 TROUPE_WGMMA(multiply_bf16, 32, "64k16.f32.bf16.bf16", 32, 33, 34, ", 0, 0")
 TROUPE_WGMMA(multiply_bf16, 64, "128k16.f32.bf16.bf16", 64, 65, 66, ", 0, 0")
+TROUPE_WGMMA(multiply_bf16, 96, "192k16.f32.bf16.bf16", 96, 97, 98, ", 0, 0")
+TROUPE_WGMMA(multiply_bf16, 112, "224k16.f32.bf16.bf16", 112, 113, 114, ", 0, 0")
 TROUPE_WGMMA(multiply_bf16, 128, "256k16.f32.bf16.bf16", 128, 129, 130, ", 0, 0")
 // The same in f16.
 TROUPE_WGMMA(multiply_f16, 32, "64k16.f32.f16.f16", 32, 33, 34, ", 0, 0")
@@ -136,12 +144,16 @@ TROUPE_WGMMA(multiply_f8, 128, "256k32.f32.e4m3.e4m3", 128, 129, 130, "")
 #undef TROUPE_NAMES_16
 #undef TROUPE_NAMES_32
 #undef TROUPE_NAMES_64
+#undef TROUPE_NAMES_96
+#undef TROUPE_NAMES_112
 #undef TROUPE_NAMES_128
 #undef TROUPE_VALUES_4
 #undef TROUPE_VALUES_8
 #undef TROUPE_VALUES_16
 #undef TROUPE_VALUES_32
 #undef TROUPE_VALUES_64
+#undef TROUPE_VALUES_96
+#undef TROUPE_VALUES_112
 #undef TROUPE_VALUES_128
 
 }  // namespace troupe::gpu::cuda

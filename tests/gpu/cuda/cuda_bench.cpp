@@ -1,4 +1,4 @@
-// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [attention] [decode] [prefill] [exact]
+// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [parts] [attention] [decode] [prefill] [exact]
 // [quantized] [fourbit] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
 // Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
@@ -125,11 +125,65 @@ void bench_gemm() {
           need(make_activation_matrix(y.data(), capacity, gated ? l.features / 2 : l.features));
       const double us = time_us(
           [&] {
-            need(multiply_wide(input, rows, weights[0], output, gated, true, cudaStreamPerThread));
+            need(multiply_wide(input, rows, weights[0], {&output, gated}, {{}, true, true},
+                               cudaStreamPerThread));
           },
           5, 5);
       std::printf("%-8s rows %4u wide %8.1f us %6.1f TFLOP/s\n", l.name, rows, us,
                   2e-6 * rows * static_cast<double>(size) / us);
+    }
+  }
+}
+
+// Products of some rows: multiply_narrow beside multiply_wide by width x splits; us.
+void bench_parts() {
+  need(prepare_gemm());
+  const auto x = random_bf16(std::size_t{256} * 14336, 1);
+  const auto y = random_bf16(std::size_t{256} * 28672, 1);
+  const auto partial = need(device_buffer<float>::make(std::size_t{256} * 128256, "bench"));
+  std::printf(
+      "\nproducts of some rows, us: narrow, as forward_pass runs it; wide, width x splits\n");
+  for (const auto& l : llama_layers) {
+    const std::size_t size = std::size_t{l.features} * l.depth,
+                      copies = (std::size_t{256} << 20) / (size * 2) + 2;
+    const auto memory = random_bf16(size * copies, 0.02f);
+    std::vector<weight_matrix> weights;
+    for (std::size_t i = 0; i < copies; ++i)
+      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+    const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
+    const auto output = need(make_activation_matrix(y.data(), 256, l.features / 2));
+    const bool gated = l.features == 28672;
+    std::size_t next = 0;
+    const auto wide = [&](std::uint32_t rows, const wide_output& to, wide_shape shape) {
+      return time_us(
+          [&] {
+            need(multiply_wide(input, rows, weights[next++ % copies], to, {shape, true, true},
+                               cudaStreamPerThread));
+          },
+          10, 5);
+    };
+    for (const std::uint32_t rows : {64u, 128u, 256u}) {
+      const std::uint32_t splits = l.features <= 4096 ? 4 : l.features == 6144 ? 2 : 1;
+      const double narrow = time_us(
+          [&] {
+            need(multiply_narrow(
+                input, rows, weights[next++ % copies],
+                gated ? narrow_output{nullptr, y.data()} : narrow_output{partial.data(), nullptr},
+                {splits, rows <= 128 ? 1u : 2u, true}, cudaStreamPerThread));
+          },
+          10, 5);
+      std::printf("%-8s rows %3u narrow %6.1f | wide", l.name, rows, narrow);
+      if (gated) std::printf(" gated %.1f", wide(rows, {&output, true}, {}));
+      for (const std::uint32_t width : {256u, 192u, 128u}) {
+        for (const std::uint32_t s : {1u, 2u, 3u, 4u}) {
+          if (s > 1 && l.features > 8192) continue;
+          std::printf(" %ux%u:%.1f", width, s,
+                      wide(rows, {nullptr, false, partial.data()}, {width, s}));
+        }
+      }
+      const wide_shape chosen = shape_of_partial(rows, l.features, l.depth, 132);
+      std::printf(" chosen %ux%u\n", chosen.width, chosen.splits);
+      std::fflush(stdout);
     }
   }
 }
@@ -465,6 +519,7 @@ int main(int argc, char** argv) {
               device.multiprocessors, device.memory_bytes / 1e9);
   bench_limits();
   if (wants("gemm")) bench_gemm();
+  if (wants("parts")) bench_parts();
   if (wants("attention")) bench_attention();
   if (wants("decode") || wants("prefill")) {
     llama model(false, 16384);

@@ -95,32 +95,68 @@ TEST_F(gemm_test, narrow_rows_do_not_depend_on_their_neighbours) {
   }
 }
 
+// Of 28,640 features in 130 to 256 rows multiply_wide makes tiles of 224 on a card of 132 multiprocessors, the last one
+// narrower.
 TEST_F(gemm_test, gate_and_up_are_fused_in_both_kernels) {
-  const std::uint32_t intermediate = 1536, depth = 576;
-  const auto w = random_values<__nv_bfloat16>(std::size_t{2} * intermediate * depth, random, 0.05f);
-  const device_array<__nv_bfloat16> w_device(w);
-  const auto weights = make_weight_matrix(w_device.data(), 2 * intermediate, depth).value();
-  const auto x = random_values<__nv_bfloat16>(std::size_t{512} * depth, random);
-  const device_array<__nv_bfloat16> x_device(x);
-  const auto input = make_activation_matrix(x_device.data(), 512, depth).value();
-  for (const bool wide : {false, true}) {
-    for (const std::uint32_t rows : {5u, 130u, 257u}) {
-      device_array<__nv_bfloat16> y_device(std::size_t{512} * intermediate);
-      y_device.poison();
-      const auto output = make_activation_matrix(y_device.data(), 512, intermediate).value();
-      require(wide ? multiply_wide(input, rows, weights, output, true, false, stream)
-                   : multiply_narrow(input, rows, weights, {nullptr, y_device.data()},
-                                     {1, 2, false}, stream));
-      const auto y = y_device.fetch();
-      relative_error error;
-      for (std::uint32_t i = 0; i < rows * intermediate; ++i)
-        ASSERT_FALSE(std::isnan(to_float(y[i])));
-      for (std::uint32_t i = 0; i < 2000; ++i) {
-        const std::uint32_t row = random() % rows, f = random() % intermediate;
-        const double g = dot(x, row, w, gate_row(f), depth), u = dot(x, row, w, up_row(f), depth);
-        error.add(to_float(y[std::size_t{row} * intermediate + f]), g / (1 + std::exp(-g)) * u);
+  for (const layer_case l : {layer_case{1536, 576}, layer_case{14320, 192}}) {
+    const std::uint32_t intermediate = l.features, depth = l.depth;
+    const auto w =
+        random_values<__nv_bfloat16>(std::size_t{2} * intermediate * depth, random, 0.05f);
+    const device_array<__nv_bfloat16> w_device(w);
+    const auto weights = make_weight_matrix(w_device.data(), 2 * intermediate, depth).value();
+    const auto x = random_values<__nv_bfloat16>(std::size_t{512} * depth, random);
+    const device_array<__nv_bfloat16> x_device(x);
+    const auto input = make_activation_matrix(x_device.data(), 512, depth).value();
+    for (const bool wide : {false, true}) {
+      for (const std::uint32_t rows : {5u, 130u, 200u, 257u}) {
+        device_array<__nv_bfloat16> y_device(std::size_t{512} * intermediate);
+        y_device.poison();
+        const auto output = make_activation_matrix(y_device.data(), 512, intermediate).value();
+        require(wide ? multiply_wide(input, rows, weights, {&output, true}, {{}, false}, stream)
+                     : multiply_narrow(input, rows, weights, {nullptr, y_device.data()},
+                                       {1, 2, false}, stream));
+        const auto y = y_device.fetch();
+        relative_error error;
+        for (std::uint32_t i = 0; i < rows * intermediate; ++i)
+          ASSERT_FALSE(std::isnan(to_float(y[i])));
+        for (std::uint32_t i = 0; i < 2000; ++i) {
+          const std::uint32_t row = random() % rows, f = random() % intermediate;
+          const double g = dot(x, row, w, gate_row(f), depth), u = dot(x, row, w, up_row(f), depth);
+          error.add(to_float(y[std::size_t{row} * intermediate + f]), g / (1 + std::exp(-g)) * u);
+        }
+        EXPECT_LT(error.value(), 4e-3) << (wide ? "wide, " : "narrow, ") << rows << " rows";
       }
-      EXPECT_LT(error.value(), 4e-3) << (wide ? "wide, " : "narrow, ") << rows << " rows";
+    }
+  }
+}
+
+TEST_F(gemm_test, wide_parts_equal_double_reference) {
+  for (const layer_case l : layers) {
+    const auto w = random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f);
+    const device_array<__nv_bfloat16> w_device(w);
+    const auto weights = make_weight_matrix(w_device.data(), l.features, l.depth).value();
+    const auto x = random_values<__nv_bfloat16>(std::size_t{512} * l.depth, random);
+    const device_array<__nv_bfloat16> x_device(x);
+    const auto input = make_activation_matrix(x_device.data(), 512, l.depth).value();
+    for (const std::uint32_t rows : {1u, 70u, 130u, 256u}) {
+      for (const wide_shape shape : {wide_shape{256, 1}, {256, 3}, {192, 2}, {128, 3}}) {
+        device_array<float> y_device(std::size_t{shape.splits} * rows * l.features);
+        y_device.poison();
+        require(multiply_wide(input, rows, weights, {nullptr, false, y_device.data()},
+                              {shape, false}, stream));
+        const auto y = y_device.fetch();
+        for (const float v : y) ASSERT_FALSE(std::isnan(v)) << "an output was not written";
+        relative_error error;
+        for (std::uint32_t i = 0; i < 300; ++i) {
+          const std::uint32_t row = random() % rows, feature = random() % l.features;
+          double got = 0;
+          for (std::uint32_t s = 0; s < shape.splits; ++s)
+            got += y[(std::size_t{s} * rows + row) * l.features + feature];
+          error.add(got, dot(x, row, w, feature, l.depth));
+        }
+        EXPECT_LT(error.value(), 3e-5) << l.features << " x " << l.depth << ", " << rows
+                                       << " rows, " << shape.width << " x " << shape.splits;
+      }
     }
   }
 }
@@ -138,7 +174,7 @@ TEST_F(gemm_test, wide_equals_double_reference) {
       device_array<__nv_bfloat16> y_device(std::size_t{capacity} * l.features);
       y_device.poison();
       const auto output = make_activation_matrix(y_device.data(), capacity, l.features).value();
-      require(multiply_wide(input, rows, weights, output, false, false, stream));
+      require(multiply_wide(input, rows, weights, {&output}, {{}, false}, stream));
       const auto y = y_device.fetch();
       for (std::size_t i = 0; i < std::size_t{rows} * l.features; ++i)
         ASSERT_FALSE(std::isnan(to_float(y[i]))) << i;

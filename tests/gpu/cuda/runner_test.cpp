@@ -51,7 +51,7 @@ TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature)
   };
   for (const auto& o : cases) {
     const auto m = make_random_model(o, random);
-    const auto prompt = tokens(330, o.vocab);
+    const auto prompt = tokens(460, o.vocab);
     const auto wanted = reference_logits(*m, prompt);
     for (const bool exact : {false, true}) {
       const auto runner = start(m, exact);
@@ -70,6 +70,7 @@ TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature)
       compare(0, 280, 3);    // the wide kernels
       compare(280, 40, 40);  // a short chunk, logits of every row
       for (std::uint32_t p = 320; p < 330; ++p) compare(p, 1, 1);  // graphs
+      compare(330, 130, 130);  // the wide kernels' sums in parts
       EXPECT_LT(error.value(), 1.5e-2)
           << o.heads << " heads of " << o.head_dim << (exact ? ", exact" : "");
     }
