@@ -77,6 +77,11 @@ api_result<nlohmann::json> parse_json(std::string_view body, const json_limits& 
   return value;
 }
 
+bool is_bounded_json(std::string_view text, const json_limits& limits) {
+  const shape s = measure(text, limits.depth);
+  return s.depth <= limits.depth && s.values <= limits.values && nlohmann::json::accept(text);
+}
+
 const nlohmann::json* field_reader::find(std::string_view name) const {
   if (failure_) return nullptr;
   auto it = object_.find(name);

@@ -25,6 +25,9 @@ struct json_limits {
 // The object that a request's body is; 400 for anything else.
 api_result<nlohmann::json> parse_json(std::string_view body, const json_limits& limits = {});
 
+// JSON text inside a string of a body: within the same bounds, as what is made of it is walked recursively too.
+bool is_bounded_json(std::string_view text, const json_limits& limits = {});
+
 class field_reader {
  public:
   explicit field_reader(const nlohmann::json& object) : object_(object) {}

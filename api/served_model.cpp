@@ -33,6 +33,21 @@ std::string flatten(const Json& content) {
   return text;
 }
 
+// The arguments of a message's earlier calls.
+std::size_t bytes_of_calls(const nlohmann::ordered_json& message) {
+  std::size_t bytes = 0;
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end()) return bytes;
+  for (const auto& call : *calls) {
+    const auto& function = call["function"];
+    const auto arguments = function.find("arguments");
+    if (arguments == function.end()) continue;
+    bytes += arguments->is_string() ? arguments->get_ref<const std::string&>().size()
+                                    : dump(*arguments).size();
+  }
+  return bytes;
+}
+
 std::string special_text(const model::tokenizer& t, std::optional<token_id> id) {
   return id ? t.token_bytes(*id, true) : std::string();
 }
@@ -114,7 +129,7 @@ api_result<std::vector<token_id>> tokenize_chat(const served_model& m,
   std::size_t bytes = 0;
   for (auto& message : messages) {
     std::string flat = flatten(message["content"]);
-    bytes += flat.size();
+    bytes += flat.size() + bytes_of_calls(message);
     message["content"] = std::move(flat);
   }
   for (const auto& tool : request.tools.tools) bytes += tool.call.parameters.size();

@@ -9,6 +9,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::size_t max_calls = 128;  // of one message
+const std::string or_too_deep =
+    ", or nests deeper than " + std::to_string(json_limits{}.depth) + " levels.";
 
 const json* member(const json& object, const char* name) {
   const auto at = object.find(name);
@@ -56,8 +58,8 @@ void read_tool(field_reader& in, const std::string& where, const json& value, to
   if (const json* parameters = member(*function, "parameters")) {
     if (!parameters->is_object() && !parameters->is_string())
       return wrong(".function.parameters must be a JSON schema.");
-    if (parameters->is_string() && !json::accept(parameters->get_ref<const std::string&>()))
-      return wrong(".function.parameters is not JSON.");
+    if (parameters->is_string() && !is_bounded_json(parameters->get_ref<const std::string&>()))
+      return wrong(".function.parameters is not JSON" + or_too_deep);
     tool.call.parameters = parameters->is_string() ? parameters->get<std::string>()
                                                    : dump(nlohmann::ordered_json(*parameters));
   }
@@ -136,8 +138,8 @@ void check_tool_message(field_reader& in, const std::string& where, json& messag
     const json* arguments = member(*function, "arguments");
     if (arguments == nullptr || arguments->is_object()) continue;
     const std::string* text = text_of(arguments);
-    if (text == nullptr || !(text->empty() || json::accept(*text)))
-      return wrong(".tool_calls holds arguments that are no JSON text.");
+    if (text == nullptr || !(text->empty() || is_bounded_json(*text)))
+      return wrong(".tool_calls holds arguments that are no JSON text" + or_too_deep);
   }
 }
 

@@ -273,6 +273,42 @@ TEST(tool_fields, messages_with_calls) {
   EXPECT_FALSE(fits({{"role", "tool"}, {"tool_call_id", "a"}}));
 }
 
+// The body is shallow and its strings are not: what is made of them is walked recursively.
+TEST(tool_fields, text_that_nests_without_end_is_refused) {
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  const json call = {
+      {{"id", "a"}, {"type", "function"}, {"function", {{"name", "f"}, {"arguments", deep}}}}};
+  const json tool = {{"type", "function"}, {"function", {{"name", "f"}, {"parameters", deep}}}};
+  const json user = {{"role", "user"}, {"content", "x"}};
+  const json assistant = {{"role", "assistant"}, {"content", nullptr}, {"tool_calls", call}};
+  door d([](const auto&) { return script{}; }, {}, toy_model(1 << 20));
+  for (const char* path : {"/v1/chat/completions", "/tokenize"}) {
+    const auto refused = [&](const json& more) {
+      auto x = d.post(path, plus(chat, more));
+      EXPECT_EQ(x->response.status, 400) << path;
+      const json e = json_of(*x)["error"];
+      EXPECT_THAT(e.value("message", ""), HasSubstr("64 levels"));
+      return e.value("param", "");
+    };
+    EXPECT_EQ(refused({{"messages", {user, assistant, user}}}), "messages");
+    EXPECT_EQ(refused({{"tools", {tool}}}), "tools");
+  }
+}
+
+TEST(tool_fields, arguments_count_before_the_work) {
+  const json call = {
+      {{"id", "a"},
+       {"type", "function"},
+       {"function",
+        {{"name", "f"}, {"arguments", json{{"a", std::string(100'000, 'x')}}.dump()}}}}};
+  const json user = {{"role", "user"}, {"content", "x"}};
+  const json assistant = {{"role", "assistant"}, {"content", nullptr}, {"tool_calls", call}};
+  door d([](const auto&) { return script{}; }, {}, toy_model(4096));
+  auto x = d.post("/tokenize", {{"messages", {user, assistant, user}}});
+  EXPECT_EQ(x->response.status, 400) << x->response.body;
+  EXPECT_EQ(json_of(*x)["error"].value("code", ""), "context_length_exceeded");
+}
+
 // -- prompts ---------------------------------------------------------------------------------------------------------------
 std::shared_ptr<const served_model> model_with(const std::string& name) {
   auto m = std::make_shared<served_model>(*toy_model(1 << 16));
