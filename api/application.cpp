@@ -134,6 +134,8 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
     allowed = r.method;
     if (method == r.method) found = &r;
   }
+  // A browser may add its user's password to what a stranger's page asks.
+  if (options_.allowed_origins.refuses(c->request)) return c->fail(origin_not_allowed());
   // Keys come first: who has none learns nothing about which paths exist.
   const auto authorization = c->request.header("authorization");
   const std::string admin = options_.admin_keys.holder(authorization);

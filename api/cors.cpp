@@ -1,6 +1,7 @@
 #include "api/cors.hpp"
 
 #include <algorithm>
+#include <cctype>
 #include <nlohmann/json.hpp>
 
 namespace troupe::api {
@@ -48,6 +49,12 @@ bool are_header_names(std::string_view text) {
          });
 }
 
+bool same_name(std::string_view a, std::string_view b) {
+  const auto lower = [](unsigned char c) { return std::tolower(c); };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                    [&](char x, char y) { return lower(x) == lower(y); });
+}
+
 }  // namespace
 
 result<cors> cors::make(const std::vector<std::string>& texts) {
@@ -72,6 +79,19 @@ result<cors> cors::make(const std::vector<std::string>& texts) {
 bool cors::allows(std::string_view origin) const {
   if (origin.empty()) return false;
   return any_ || std::find(origins_.begin(), origins_.end(), origin) != origins_.end();
+}
+
+bool cors::refuses(const http_request& request) const {
+  if (request.method == "GET" || request.method == "HEAD" || request.method == "OPTIONS")
+    return false;
+  const auto origin = request.header("origin");
+  if (origin.empty() || allows(origin)) return false;
+  // No page can set this one (https://www.w3.org/TR/fetch-metadata/). It is right behind proxies that change the host,
+  // but browsers send it only over TLS and to the machine itself.
+  if (request.header("sec-fetch-site") == "same-origin") return false;
+  const auto scheme = origin.find("://");
+  return scheme == std::string_view::npos ||
+         !same_name(origin.substr(scheme + 3), request.header("host"));
 }
 
 void cors::decorate(const http_request& request, http_response& response) const {

@@ -127,6 +127,15 @@ api_error not_an_admin() {
           0};
 }
 
+api_error origin_not_allowed() {
+  return {403,
+          "permission_error",
+          "origin_not_allowed",
+          "",
+          "This page's origin may not use the server: --allowed-origins lists those that may.",
+          0};
+}
+
 api_error model_not_found(std::string_view name) {
   return {404,
           "not_found_error",

@@ -37,6 +37,7 @@ api_error http_error(int status, std::string message);
 api_error server_is_starting();
 api_error invalid_api_key();
 api_error not_an_admin();
+api_error origin_not_allowed();
 api_error model_not_found(std::string_view name);
 
 // The one table from troupe's codes to HTTP. A service's detail "temperature: must be ..." names

@@ -20,7 +20,8 @@ constexpr std::array rejection_reasons{
     "server_is_starting", "server_is_draining",   "no_worker",         "request_canceled",
     "deadline_exceeded",  "worker_lost",          "internal_error",    "context_length_exceeded",
     "model_not_found",    "request_ends_workers", "unsupported_value", "invalid_api_key",
-    "admin_key_required", "request_too_large",    "unknown_url",       "invalid_request"};
+    "admin_key_required", "origin_not_allowed",   "request_too_large", "unknown_url",
+    "invalid_request"};
 
 // Docs: users.md B2 of the project's notes: vLLM's buckets for the first token, SGLang's between tokens, with finer
 // ones in front for small fast models.
