@@ -69,7 +69,7 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
     // Not much longer parts, though: of one long piece among many short ones they would be all that still runs.
     if (pieces.size() * options.shape.num_kv_heads <= places) {
       for (const std::uint32_t first = split; parts() > places; split += tile_keys(tile)) {
-        if (2 * std::uint64_t{split} <= 3 * std::uint64_t{first}) continue;
+        if (split <= 2 * std::uint64_t{first}) continue;
         split = first;
         break;
       }
