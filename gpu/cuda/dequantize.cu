@@ -8,14 +8,13 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-// Block y: a row; a thread makes two neighbouring values.
+// Block x: a row; a thread makes a value at a time.
 template <model::tensor_type kType>
 __global__ void __launch_bounds__(256)
     dequantize_kernel(const std::uint8_t* raw, std::uint64_t columns, std::uint32_t block_size,
                       std::uint32_t block_bytes, __nv_bfloat16* to, row_placement placement) {
   const std::uint64_t row = blockIdx.x;
-  const std::uint64_t target =
-      placement.interleaved ? row / 8 * 16 + row % 8 + placement.first : row + placement.first;
+  const std::uint64_t target = placement.target(row);
   const std::uint8_t* from = raw + row * (columns / block_size * block_bytes);
   for (std::uint64_t i = threadIdx.x; i < columns; i += blockDim.x) {
     const float value =

@@ -17,6 +17,9 @@ namespace troupe::gpu::cuda {
 struct row_placement {
   std::uint32_t first = 0;
   bool interleaved = false;
+  __host__ __device__ std::uint32_t target(std::uint64_t row) const {
+    return first + static_cast<std::uint32_t>(interleaved ? row / 8 * 16 + row % 8 : row);
+  }
 };
 
 // raw: the tensor's bytes on the device. to: [..][columns].

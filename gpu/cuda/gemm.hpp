@@ -1,6 +1,6 @@
 // Linear layers y = x W^T in bf16 with f32 accumulation, on Hopper's copy engine and tensor cores.
 //
-// Two kernels. `multiply_narrow` has the weights on the tensor cores' 64-row side, so that few rows of activations waste
+// `multiply_narrow` has the weights on the tensor cores' 64-row side, so that few rows of activations waste
 // nothing and the kernel streams weights at the memory's speed. `multiply_wide` has the activations there: prefill, and
 // decode of many rows.
 // An output value of multiply_narrow depends on its row of activations, the weights and `splits` only, never on the
@@ -23,8 +23,8 @@
 
 namespace troupe::gpu::cuda {
 
-// Weights [rows][columns], in bf16 or packed. Packed ones are multiplied as they are by multiply_narrow; for
-// multiply_wide they are unpacked first, to `data`, which many matrices share.
+// Weights [rows][columns], in bf16 or packed. Packed ones are multiplied as they are by multiply_narrow
+// and, in E4M3, by multiply_fp8; over many rows they are unpacked first, to `data`, which many matrices share.
 struct weight_matrix {
   const __nv_bfloat16* data = nullptr;
   std::uint32_t rows = 0, columns = 0;

@@ -121,8 +121,7 @@ __global__ void __launch_bounds__(256)
   if (index >= rows * parts) return;
   const std::uint64_t row = index / parts;
   const auto column = static_cast<std::uint32_t>(index % parts * 32);
-  const std::uint64_t target =
-      placement.interleaved ? row / 8 * 16 + row % 8 + placement.first : row + placement.first;
+  const std::uint64_t target = placement.target(row);
   const std::uint8_t* block =
       raw + row * (columns / block_size) * block_bytes + column / block_size * block_bytes;
   const int first = static_cast<int>(column % block_size);
@@ -176,8 +175,7 @@ __global__ void __launch_bounds__(256)
                     float* scales, row_placement placement) {
   __shared__ float highest[8];
   const std::uint32_t row = blockIdx.x;
-  const std::uint32_t target =
-      placement.first + (placement.interleaved ? row / 8 * 16 + row % 8 : row);
+  const std::uint32_t target = placement.target(row);
   const __nv_bfloat16* values = from + std::size_t{row} * columns;
   float largest = 0.0f;
   for (std::uint32_t i = threadIdx.x; i < columns; i += 256)
@@ -203,8 +201,7 @@ __global__ void __launch_bounds__(256)
     place_f8_kernel(const std::uint8_t* raw, std::uint32_t columns, std::uint8_t* to, float* scales,
                     row_placement placement) {
   const std::uint32_t row = blockIdx.x;
-  const std::uint32_t target =
-      placement.first + (placement.interleaved ? row / 8 * 16 + row % 8 : row);
+  const std::uint32_t target = placement.target(row);
   std::uint8_t* tiles =
       to + std::size_t{target / 64} * (columns / 64) * packed_tile_bytes(packed_format::f8);
   for (std::uint32_t i = threadIdx.x; i < columns; i += 256) {

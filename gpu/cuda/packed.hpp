@@ -14,10 +14,10 @@
 //
 // Of three words, 8 pairs of 6 bits: a pair in each half word's bits 0 to 5 and 6 to 11; the other two in what is left.
 //
-// f8 is E4M3 made from bf16 or f16 weights when they are loaded; products are multiplied with the rows' scales. [8 rows of
-// 8][4 times 16 columns][8 rows][16 bytes]: the tensor cores' own order of 8-bit operands in shared memory, so that the same
-// tile also serves products of E4M3 with E4M3 (gemm_fp8.cu). Of 16 columns the bytes 4 t + {0, 1, 2, 3} are columns
-// 2 t + {0, 1, 8, 9}.
+// f8 is E4M3 as a file has it, or made from bf16, f16 or f32 weights when they are loaded; products are multiplied with the
+// rows' scales. [8 rows of 8][4 times 16 columns][8 rows][16 bytes]: the tensor cores' own order of 8-bit operands in shared
+// memory, so that the same tile also serves products of E4M3 with E4M3 (gemm_fp8.cu). Of 16 columns the bytes
+// 4 t + {0, 1, 2, 3} are columns 2 t + {0, 1, 8, 9}.
 //
 // Thread t holds rows 16 (t / 32) + t % 32 / 4 and the one 8 below, of each 16 columns 2 (t % 4) + {0, 1, 8, 9}. Tiles of 64
 // rows lie one after the other along the columns.

@@ -180,7 +180,7 @@ result<void> cuda_runner::submit(const batch& b) {
   TROUPE_CHECK(prepare_results(b, logits));
   if (decode) {
     TROUPE_CHECK(run_graph(shape));
-    // What to sample is sent while the layers run.
+    // What to sample is made ready while the layers run, and sent behind them.
     if (pending_samples_) TROUPE_CHECK(samples_.upload(b.sampling, stream_));
     TROUPE_CHECK(take_logits(0, logits));
   } else {

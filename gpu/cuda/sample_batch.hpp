@@ -1,7 +1,7 @@
 // The samples of one pass: what the batch asks of each row of logits, on its way to the device, and what comes back. Rows that
 // ask for the highest logit and nothing else have it from the forward pass's own search; the others are tasks of sample_rows.
 //
-// Masks are there once for all rows that have the same; they come from the caller's memory at every pass, while the layers run.
+// Masks are there once for all rows that have the same; they come from the caller's memory at every pass.
 //
 // Owned by the runner, its thread. Allocates at make, and where a pass brings more edits than any before it.
 #pragma once

@@ -120,10 +120,6 @@ TROUPE_WGMMA_REGISTERS(multiply_f16_registers, 32, "64k16.f32.f16.f16", "%32, %3
 TROUPE_WGMMA_REGISTERS(multiply_f16_registers, 64, "128k16.f32.f16.f16", "%64, %65, %66, %67", 68,
                        69, ", 1")
 // d[64][N] += a[64][16] b[N][16]^T in bf16, a in registers.
-TROUPE_WGMMA_REGISTERS(multiply_bf16_registers, 4, "8k16.f32.bf16.bf16", "%4, %5, %6, %7", 8, 9,
-                       ", 0")
-TROUPE_WGMMA_REGISTERS(multiply_bf16_registers, 8, "16k16.f32.bf16.bf16", "%8, %9, %10, %11", 12,
-                       13, ", 0")
 TROUPE_WGMMA_REGISTERS(multiply_bf16_registers, 16, "32k16.f32.bf16.bf16", "%16, %17, %18, %19", 20,
                        21, ", 0")
 TROUPE_WGMMA_REGISTERS(multiply_bf16_registers, 32, "64k16.f32.bf16.bf16", "%32, %33, %34, %35", 36,
