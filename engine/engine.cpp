@@ -120,9 +120,10 @@ result<void> engine_impl::check_request(const generation_request& r) const {
 
 // No other node could do it either.
 error engine_impl::format_overflow() {
-  return {ec::unsupported,
-          "the form of the answer needs more memory to follow than a request may take: nest less, "
-          "or bound its repetitions"};
+  return {
+      ec::unsupported,
+      "the form of the answer needs more memory or work to follow than a request may take: nest "
+      "less, or bound its repetitions"};
 }
 
 // The state that the output so far leads to.

@@ -4,7 +4,8 @@
 // one number, and what a byte leads to is found once and remembered: after a few answers a step is a look into a table.
 // What is remembered is bounded: from max_bytes on full() tells that a new automaton should take this one's place, at twice as
 // much `dead` is the answer where a new state would be needed, and overflowed() tells that it may be a wrong one. So it is
-// where a single state would have more stacks than can be followed.
+// where a single state would have more stacks than can be followed, or where the bytes asked for lead to more work than was
+// granted: an engine follows the forms of all its requests on one thread.
 //
 // Owner and thread: one engine.
 #pragma once
@@ -42,6 +43,8 @@ class automaton {
   bool only_ends(state s) const {
     return accepts(s) && stacks_[static_cast<std::size_t>(s)].size() == 1;
   }
+  // What following one token more, or a mask of tokens, may cost is added to what may be spent.
+  void grant_token();
   std::size_t bytes() const { return bytes_; }
   bool full() const { return overflowed_ || bytes_ >= max_bytes_; }
   bool overflowed() const { return overflowed_; }
@@ -63,6 +66,7 @@ class automaton {
   const grammar grammar_;
   const std::size_t max_bytes_;
   std::size_t bytes_ = 0;
+  std::size_t work_ = 0, most_work_;
   bool overflowed_ = false;
   std::vector<stack_node> nodes_;
   std::unordered_map<std::uint64_t, node> node_ids_;

@@ -53,12 +53,14 @@ bool vocabulary::ends(token_id token) const {
 automaton::state vocabulary::next(automaton& a, automaton::state s, token_id token) const {
   const std::string_view text = bytes(token);
   if (text.empty()) return automaton::dead;
+  a.grant_token();
   for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
   return s;
 }
 
 token_mask vocabulary::allowed(automaton& a, automaton::state s) const {
   token_mask mask((size() + 63) / 64);
+  a.grant_token();
   const auto allow = [&](token_id t) { mask[t / 64] |= std::uint64_t{1} << (t % 64); };
   if (a.accepts(s))
     for (const token_id t : end_of_generation_)

@@ -143,6 +143,16 @@ TEST(format, a_form_that_needs_too_much_memory_is_a_typed_error) {
   EXPECT_EQ(added ? f.of(1).end->failure.code : added.error().code, ec::unsupported);
 }
 
+TEST(format, a_form_that_needs_too_much_work_is_a_typed_error) {
+  engine_fixture f(16, {}, know_words);
+  auto r = make_request(1, make_prompt(1, 5), 50);
+  r.sampling.ignore_eos = true;
+  r.sampling.format = {format_kind::regex, "((((.{1,50}){1,50}){1,50}){1,50}){1,50}"};
+  ASSERT_TRUE(f.engine->add(r, f.now));
+  f.run();
+  EXPECT_EQ(f.of(1).end->failure.code, ec::unsupported);
+}
+
 TEST(format, an_answer_ends_when_nothing_can_follow) {
   engine_fixture f(16, {}, know_words);
   auto r = make_request(1, make_prompt(1, 5), 50);

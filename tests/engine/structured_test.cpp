@@ -287,5 +287,52 @@ TEST(structured, stacks_of_one_state_are_bounded) {
   EXPECT_LT(a.bytes(), 4 * automaton::usual_bytes);
 }
 
+// Follows an answer by masks, for as many tokens as may be, with memory enough; whether the automaton gave up.
+bool gives_up(format_kind kind, const std::string& source, int tokens) {
+  const words w;
+  const vocabulary v = w.make();
+  auto g = compile({kind, source});
+  if (!g) throw std::runtime_error(to_string(g.error()));
+  const auto a = std::make_unique<automaton>(std::move(*g), std::size_t{1} << 30);
+  automaton::state s = a->start();
+  std::mt19937 random(5);
+  for (int step = 0; step < tokens && !a->overflowed(); ++step) {
+    const token_mask mask = v.allowed(*a, s);
+    std::vector<token_id> possible;
+    for (token_id t = 0; t < v.size(); ++t)
+      if (t != w.end() && allows(mask, t) && !a->only_ends(v.next(*a, s, t))) possible.push_back(t);
+    if (possible.empty()) break;
+    s = v.next(*a, s, possible[random() % possible.size()]);
+  }
+  EXPECT_LT(a->bytes(), std::size_t{48} << 20) << source.substr(0, 40);
+  return a->overflowed();
+}
+
+// Repetitions of repetitions: each byte may end a great many of them.
+TEST(structured, work_is_bounded) {
+  for (const char* once : {"a", "[a-z]", "."})
+    EXPECT_TRUE(gives_up(format_kind::regex,
+                         "((((" + std::string(once) + "{1,50}){1,50}){1,50}){1,50}){1,50}", 200))
+        << once;
+  // No single state is large, but each byte leads to another one and has all positions to look at.
+  std::string any;
+  for (char c = 'a'; c <= 'w'; ++c)
+    any += (any.empty() ? "[" : "|[") + std::string(1, c) + "-" + static_cast<char>(c + 2) + "]";
+  EXPECT_TRUE(gives_up(format_kind::regex, "((" + any + ")?){1,400}", 300));
+}
+
+TEST(structured, large_schemas_are_no_work) {
+  std::string properties, strings;
+  for (int i = 0; i < 4000; ++i) {
+    const std::string name = "\"n" + std::to_string(i * 7919) + "\"";
+    properties += (i ? "," : "") + name + ":{\"type\":\"boolean\"}";
+    strings += (i ? "," : "") + name;
+  }
+  EXPECT_FALSE(gives_up(format_kind::json_schema,
+                        R"({"type":"object","properties":{)" + properties + "}}", 300));
+  EXPECT_FALSE(gives_up(format_kind::json_schema,
+                        R"({"type":"array","items":{"enum":[)" + strings + "]}}", 300));
+}
+
 }  // namespace
 }  // namespace troupe::engine::structured
