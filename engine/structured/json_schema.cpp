@@ -178,13 +178,10 @@ class schema_compiler {
     const rule quote = to_.literal("\"");
     const auto quoted = [&](rule inside) { return to_.sequence({quote, inside, quote}); };
     const auto pattern = s.find("pattern");
-    const auto format = s.find("format");
-    std::string_view expression;
+    std::string_view expression = format_expression(s);
     if (pattern != s.end()) {
       if (!pattern->is_string()) return wrong(path + "/pattern", "is no string");
       expression = pattern->get_ref<const std::string&>();
-    } else if (format != s.end() && format->is_string()) {
-      expression = format_expression(format->get<std::string>());
     }
     if (!expression.empty()) {
       if (least || most)
@@ -195,23 +192,6 @@ class schema_compiler {
     }
     if (!least && !most) return rules_.string;
     return quoted(to_.repeat(rules_.character, least.value_or(0), most ? std::int64_t{*most} : -1));
-  }
-
-  // Of RFC 3339, 4122 and 2673; other formats are notes for the reader, as the standard has it.
-  static std::string_view format_expression(std::string_view name) {
-#define TROUPE_DATE "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
-#define TROUPE_TIME \
-  "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-#define TROUPE_BYTE "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-    if (name == "date") return "^" TROUPE_DATE "$";
-    if (name == "time") return "^" TROUPE_TIME "$";
-    if (name == "date-time") return "^" TROUPE_DATE "T" TROUPE_TIME "$";
-    if (name == "uuid") return "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
-    if (name == "ipv4") return "^" TROUPE_BYTE "(\\." TROUPE_BYTE "){3}$";
-    return {};
-#undef TROUPE_DATE
-#undef TROUPE_TIME
-#undef TROUPE_BYTE
   }
 
   rule_result integer(const json& s, const std::string& path) {
@@ -382,6 +362,25 @@ class schema_compiler {
 };
 
 }  // namespace
+
+std::string_view format_expression(const nlohmann::ordered_json& schema) {
+  const auto format = schema.find("format");
+  if (schema.contains("pattern") || format == schema.end() || !format->is_string()) return {};
+  const std::string& name = format->get_ref<const std::string&>();
+#define TROUPE_DATE "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+#define TROUPE_TIME \
+  "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
+#define TROUPE_BYTE "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+  if (name == "date") return "^" TROUPE_DATE "$";
+  if (name == "time") return "^" TROUPE_TIME "$";
+  if (name == "date-time") return "^" TROUPE_DATE "T" TROUPE_TIME "$";
+  if (name == "uuid") return "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$";
+  if (name == "ipv4") return "^" TROUPE_BYTE "(\\." TROUPE_BYTE "){3}$";
+  return {};
+#undef TROUPE_DATE
+#undef TROUPE_TIME
+#undef TROUPE_BYTE
+}
 
 result<json> parse_schema(std::string_view text) {
   int depth = 0;

@@ -1,6 +1,7 @@
 // Grammars of answers that call tools: what each notation accepts, what is free text and what is not, and which tokens the
 // masks let through.
 #include "engine/structured/tool_calls.hpp"
+#include "engine/structured/tagged_parameters.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -154,6 +155,60 @@ TEST(tool_calls, qwen_coder) {
     EXPECT_EQ(compile(to_format(with(bad))).error().code, ec::invalid_argument) << bad;
   EXPECT_TRUE(compile(to_format(with(
       R"({"$defs":{"A":{"anyOf":[{"$ref":"#/$defs/A"},{"type":"null"}]}},"properties":{"a":{"type":"integer"}}})"))));
+}
+
+// As programs make schemas of their types, between tags.
+TEST(tool_calls, qwen_coder_follows_schemas_made_by_programs) {
+  const auto call = [](const std::string& parameters) {
+    return "<tool_call>\n<function=f>\n" + parameters + "</function>\n</tool_call>";
+  };
+  const auto one = [](const std::string& key, const std::string& value) {
+    return "<parameter=" + key + ">\n" + value + "\n</parameter>\n";
+  };
+  const auto with = [](const std::string& parameters, bool strict) {
+    return tool_call_form{call_syntax::qwen3_coder, true, false, {{"f", parameters, strict}}};
+  };
+  const auto refusal = [&](const std::string& parameters) {
+    const auto made = compile(to_format(with(parameters, true)));
+    return made ? ec::none : made.error().code;
+  };
+  const std::string unit =
+      R"({"properties":{"u":{"anyOf":[{"$ref":"#/$defs/U"},{"type":"null"}],"default":null},"d":{"type":"string","format":"date"},
+          "t":{"anyOf":[{"type":"null"},{"type":"string","format":"time"}]},"c":{"oneOf":[{"type":"null"},{"const":"k"}]}},
+          "$defs":{"U":{"type":"string","enum":["c","f"]}}})";
+  for (const bool strict : {false, true})
+    expect(with(unit, strict),
+           {call(""), call(one("u", "c")), call(one("u", "null")), call(one("d", "2026-11-26")),
+            call(one("t", "null")), call(one("t", "05:27:00Z")), call(one("c", "k"))},
+           {call(one("u", "k")), call(one("u", "\"c\"")), call(one("d", "today")),
+            call(one("d", "null")), call(one("t", "soon")), call(one("c", "x"))});
+  EXPECT_EQ(parameter_forms(unit).at("u"), parameter_form::text_or_null);
+  EXPECT_EQ(
+      refusal(
+          R"({"properties":{"s":{"anyOf":[{"type":"string","pattern":"a"},{"type":"null"}]}}})"),
+      ec::unsupported);
+
+  const std::string object =
+      R"({"type":"object","properties":{"n":{"type":"integer"}},"required":["n"]})";
+  for (const std::string& root :
+       {R"({"$ref":"#/$defs/A","$defs":{"A":)" + object + "}}",
+        R"({"allOf":[{"$ref":"#/$defs/A"}],"$defs":{"A":)" + object + "}}",
+        R"({"description":"d","anyOf":[)" + object + "]}",
+        R"({"type":"object","properties":{"s":{"type":"string"}},"allOf":[)" + object + "]}"}) {
+    for (const bool strict : {false, true})
+      expect(with(root, strict), {call(one("n", "3"))},
+             {call(""), call(one("n", "x")), call(one("m", "3"))});
+    EXPECT_EQ(parameter_forms(root).at("n"), parameter_form::json) << root;
+  }
+  expect(with(R"({"type":"object","additionalProperties":false})", true), {call("")},
+         {call(one("a", "b"))});
+  for (const char* beyond :
+       {R"({"anyOf":[{"properties":{"a":{"type":"null"}}},{"properties":{"b":{"type":"null"}}}]})",
+        R"({"$ref":"#"})", R"({"required":["a"]})", R"({"minProperties":1})",
+        R"({"additionalProperties":{"type":"integer"}})"}) {
+    EXPECT_EQ(refusal(beyond), ec::unsupported) << beyond;
+    EXPECT_TRUE(compile(to_format(with(beyond, false)))) << beyond;
+  }
 }
 
 TEST(tool_calls, or_an_answer_of_a_form) {
