@@ -28,7 +28,7 @@ result<tensor> shaped(const model_source& source, const stored_tensor& entry, st
                    std::string(find_stored_type(entry.raw_type)->name) +
                    ", which this build does not compute with; use a file quantized to one of Q4_0, "
                    "Q4_1, Q5_0, Q5_1, "
-                   "Q8_0, Q4_K, Q5_K, Q6_K or kept in F32, F16, BF16");
+                   "Q8_0, Q4_K, Q5_K, Q6_K or kept in F32, F16, BF16, or safetensors in F8_E4M3");
   const std::uint64_t stored_rows = entry.shape[1] * entry.shape[2] * entry.shape[3];
   if (stored_rows != rows || entry.shape[0] != columns)
     return bad(source, ec::corrupt_file,

@@ -174,6 +174,11 @@ class gguf_parser {
         (cursor_.position() + mask) & ~mask;  // position is at most the file's size: no overflow
     for (std::size_t i = 0; i < file_.tensors.size(); ++i) {
       auto& entry = file_.tensors[i];
+      // A number of our own, for weights whose scales stand in another tensor: no GGUF file has it.
+      if (entry.raw_type == static_cast<std::uint32_t>(tensor_type::f8_e4m3))
+        return fail(ec::unsupported, source_ + ": tensor " + printable(entry.name) + " has type " +
+                                         std::to_string(entry.raw_type) +
+                                         ", which is no ggml type; convert the model again");
       auto bytes = stored_bytes(entry);
       if (!bytes) return fail(bytes.error().code, source_ + ": " + bytes.error().detail);
       std::uint64_t begin = 0, end = 0;

@@ -148,6 +148,7 @@ const std::vector<hostile> tensor_cases = {
     {"name_long", bad, "more than the limit of 256",
      [](auto& f) { f.tensors[1].name.assign(257, 'a'); }},
     {"type_undefined", nope, "type 5", [](auto& f) { f.tensors[0].type = 5; }},
+    {"type_of_safetensors_only", nope, "type 1000", [](auto& f) { f.tensors[0].type = 1000; }},
     {"type_huge", nope, "type 4294967295", [](auto& f) { f.tensors[0].type = 0xffffffffu; }},
     {"type_not_computed_with", nope, "is I32", [](auto& f) { f.tensors[2].type = 26; }},
     {"row_not_whole_blocks", bad, "not whole blocks of 256",
