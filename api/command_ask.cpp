@@ -65,7 +65,7 @@ std::string asked_model(const ask_config& c) {
     return "default";
   std::error_code none;
   const bool is_file = given.extension() == ".gguf" || std::filesystem::exists(given, none);
-  return is_file ? base_name(given) : given.string();
+  return is_file ? base_name(std::filesystem::absolute(given)) : given.string();
 }
 
 completion_call call_of(const ask_config& c, const url& to, const nlohmann::json& messages) {

@@ -47,8 +47,10 @@ http_server_options server_options(const http_settings& http) {
 }  // namespace
 
 std::string base_name(const std::filesystem::path& path) {
-  const auto stem = path.stem().string();
-  return stem.empty() ? path.parent_path().filename().string() : stem;
+  const auto whole = path.lexically_normal();
+  const auto name = whole.has_filename() ? whole.filename() : whole.parent_path().filename();
+  // Of a directory what follows a dot is no extension: Qwen2.5-0.5B-Instruct.
+  return (name.extension() == ".gguf" ? name.stem() : name).string();
 }
 
 int exit_code_of(ec code) {

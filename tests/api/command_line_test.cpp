@@ -9,6 +9,7 @@
 
 #include "api/http_client.hpp"
 #include "api/launch_file.hpp"
+#include "api/serving.hpp"
 
 namespace troupe::api {
 namespace {
@@ -217,6 +218,16 @@ TEST(command_line, the_default_model_follows_xdg) {
   auto missing = find_model({});
   ASSERT_FALSE(missing);
   EXPECT_THAT(missing.error().detail, HasSubstr("deploy/get-model"));
+}
+
+TEST(command_line, a_model_is_named_as_its_file) {
+  for (const auto& [path, name] : std::vector<std::pair<std::string, std::string>>{
+           {"/m/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M.Q4_1"},
+           {"/m/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct"},
+           {"/m/Qwen2.5-0.5B-Instruct/", "Qwen2.5-0.5B-Instruct"},
+           {"/m/Qwen2.5-0.5B/./", "Qwen2.5-0.5B"},
+           {"/m/Qwen2.5-0.5B/x/..", "Qwen2.5-0.5B"}})
+    EXPECT_EQ(base_name(path), name) << path;
 }
 
 TEST(command_line, urls) {
