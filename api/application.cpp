@@ -7,16 +7,6 @@
 namespace troupe::api {
 namespace {
 
-// A client's own id is taken over if it is harmless in headers and logs.
-bool usable_id(std::string_view id) {
-  if (id.empty() || id.size() > 64) return false;
-  for (char c : id)
-    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
-          c == '_' || c == '.'))
-      return false;
-  return true;
-}
-
 bool is_json(std::string_view content_type) {
   const auto type = content_type.substr(0, content_type.find(';'));
   static constexpr std::string_view json = "application/json";
@@ -103,7 +93,7 @@ http_response application::refuse(const api_error& e) {
   metrics_->rejected(e);
   auto response = error_response(e);
   response.close = true;
-  response.headers.emplace_back("X-Request-Id", "req-" + random_id());
+  response.headers.emplace_back("X-Request-Id", request_id_of({}));
   return response;
 }
 
@@ -114,8 +104,7 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
   c->metrics = metrics_;
   c->allowed_origins = &options_.allowed_origins;
   c->path = path_of(c->request.target);
-  const auto own = c->request.header("x-request-id");
-  c->id = usable_id(own) ? std::string(own) : "req-" + random_id();
+  c->id = request_id_of(c->request.header("x-request-id"));
   metrics_->http_request_bytes->Increment(static_cast<double>(c->request.body.size()));
 
   // Browsers ask without the key that the request itself will bring.

@@ -1,13 +1,16 @@
 #include "api/front_door.hpp"
 
 #include "api/application.hpp"
+#include "api/openai_objects.hpp"
 
 namespace troupe::api {
 void front_door::handle(http_request request, std::shared_ptr<exchange> to) {
   if (auto open = std::atomic_load(&to_)) return open->handle(std::move(request), std::move(to));
   const auto path = path_of(request.target);
   http_response response;
-  if (path == "/live") {
+  if (auto may = allowed_origins_.preflight(request)) {
+    response = std::move(*may);
+  } else if (path == "/live") {
     response.body = R"({"status":"alive"})";
   } else if (path == "/health" || path == "/ready") {
     response.status = 503;
@@ -18,6 +21,8 @@ void front_door::handle(http_request request, std::shared_ptr<exchange> to) {
     metrics_->rejected(e);
     response = error_response(e);
   }
+  response.headers.emplace_back("X-Request-Id", request_id_of(request.header("x-request-id")));
+  allowed_origins_.decorate(request, response);
   to->respond(std::move(response));
 }
 
@@ -26,6 +31,7 @@ http_response front_door::refuse(const api_error& e) {
   metrics_->rejected(e);
   auto response = error_response(e);
   response.close = true;
+  response.headers.emplace_back("X-Request-Id", request_id_of({}));
   return response;
 }
 

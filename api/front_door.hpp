@@ -6,6 +6,7 @@
 
 #include <memory>
 
+#include "api/cors.hpp"
 #include "api/frontend_metrics.hpp"
 #include "api/http_types.hpp"
 
@@ -13,7 +14,8 @@ namespace troupe::api {
 
 class front_door : public http_handler {
  public:
-  explicit front_door(std::shared_ptr<frontend_metrics> metrics) : metrics_(std::move(metrics)) {}
+  explicit front_door(std::shared_ptr<frontend_metrics> metrics, cors allowed_origins = {})
+      : metrics_(std::move(metrics)), allowed_origins_(std::move(allowed_origins)) {}
 
   void open(std::shared_ptr<http_handler> to) { std::atomic_store(&to_, std::move(to)); }
 
@@ -22,6 +24,7 @@ class front_door : public http_handler {
 
  private:
   const std::shared_ptr<frontend_metrics> metrics_;
+  const cors allowed_origins_;
   std::shared_ptr<http_handler> to_;  // by atomic functions only; null while starting
 };
 

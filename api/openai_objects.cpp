@@ -72,6 +72,15 @@ ojson start(const answer_head& head, bool streaming) {
   return o;
 }
 
+bool usable_id(std::string_view id) {
+  if (id.empty() || id.size() > 64) return false;
+  for (char c : id)
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' ||
+          c == '_' || c == '.'))
+      return false;
+  return true;
+}
+
 }  // namespace
 
 std::string random_id() {
@@ -84,6 +93,10 @@ std::string random_id() {
     for (int i = 0; i < 12; ++i, bits >>= 4) id += digits[bits & 15];
   }
   return id;
+}
+
+std::string request_id_of(std::string_view own) {
+  return usable_id(own) ? std::string(own) : "req-" + random_id();
 }
 
 ojson usage_object(const answer_usage& u) {

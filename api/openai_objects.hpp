@@ -43,6 +43,8 @@ struct token_names {
 
 // 24 random hexadecimal digits.
 std::string random_id();
+// A client's own id of its request if it is harmless in headers and logs, else a new one.
+std::string request_id_of(std::string_view own);
 
 ojson usage_object(const answer_usage& u);
 ojson trace_object(const actors::generation_end& end);

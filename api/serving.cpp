@@ -133,14 +133,14 @@ serving_result<void> serving::start_cluster(const serve_config& config,
 
 // Before anything that takes time, so that a port in use is noticed at once. Who asks meanwhile hears that the server
 // is starting.
-serving_result<void> serving::take_ports(const serve_config& config) {
+serving_result<void> serving::take_ports(const serve_config& config, const cors& allowed_origins) {
   host_ = config.http.host;
   const auto& net = config.node.network;
   if (auto ok = actors::check_listen(net.host, net.port, "--cluster-host, --cluster-port"); !ok)
     return give_up(ok.error(), exit_configuration);
   metrics_ = std::make_shared<frontend_metrics>(
       prometheus::Labels{{"node", "gateway"}, {"role", "gateway"}});
-  door_ = std::make_shared<front_door>(metrics_);
+  door_ = std::make_shared<front_door>(metrics_, allowed_origins);
   auto server = http_server::start(server_options(config.http), door_);
   if (!server) return give_up(server.error(), exit_configuration);
   server_ = std::move(*server);
@@ -174,7 +174,7 @@ serving_result<std::unique_ptr<serving>> serving::start(const serve_config& conf
   auto origins = cors::make(config.http.allowed_origins);
   if (!origins) return give_up(origins.error(), exit_configuration);
   std::unique_ptr<serving> s(new serving);
-  if (auto ok = s->take_ports(config); !ok) return tl::unexpected(ok.error());
+  if (auto ok = s->take_ports(config, *origins); !ok) return tl::unexpected(ok.error());
   auto opened = open_model_file(config.model, config.node.engine.max_model_len);
   if (!opened) return tl::unexpected(opened.error());
   // First the nodes: they load while the tokenizer is made here.

@@ -48,7 +48,7 @@ class serving {
  private:
   serving() = default;
   serving_result<void> start_cluster(const serve_config& config, const opened_model& opened);
-  serving_result<void> take_ports(const serve_config& config);
+  serving_result<void> take_ports(const serve_config& config, const cors& allowed_origins);
   void open_door(const serve_config& config, api_keys keys, api_keys admin_keys,
                  cors allowed_origins);
 

@@ -65,7 +65,8 @@ TEST(refusals, of_the_door_itself_are_counted_too) {
 
 TEST(refusals, while_the_server_starts) {
   door inside;
-  front_door front(inside.metrics);
+  const std::string page = "https://chat.example";
+  front_door front(inside.metrics, *cors::make({page}));
   const auto ask = [&](const char* method, const char* target, const std::string& body = {}) {
     auto x = std::make_shared<fake_exchange>();
     inside.calls.push_back(x);
@@ -83,7 +84,25 @@ TEST(refusals, while_the_server_starts) {
   EXPECT_EQ(early->response.status, 503);
   EXPECT_EQ(json_of(*early)["error"]["code"], "server_is_starting");
   EXPECT_EQ(front.refuse(http_error(413, "Too large.")).status, 413);
-  EXPECT_TRUE(counted(*inside.metrics, "server_is_starting", 1));
+  const auto has = [](const http_response& r, const char* name, std::string_view value) {
+    return std::any_of(r.headers.begin(), r.headers.end(), [&](const auto& h) {
+      return h.first == name && h.second.starts_with(value);
+    });
+  };
+  EXPECT_TRUE(has(early->response, "X-Request-Id", "req-"));
+  EXPECT_TRUE(has(front.refuse(http_error(431, "Too large.")), "X-Request-Id", "req-"));
+  for (const char* method : {"GET", "OPTIONS"}) {
+    auto request = make_request(method, "/v1/models");
+    request.headers = {
+        {"origin", page}, {"x-request-id", "mine"}, {"access-control-request-method", "GET"}};
+    auto x = std::make_shared<fake_exchange>();
+    inside.calls.push_back(x);
+    front.handle(std::move(request), x);
+    EXPECT_EQ(x->response.status, method[0] == 'G' ? 503 : 200);
+    EXPECT_TRUE(has(x->response, "Access-Control-Allow-Origin", page)) << method;
+    EXPECT_TRUE(has(x->response, "X-Request-Id", "mine")) << method;
+  }
+  EXPECT_TRUE(counted(*inside.metrics, "server_is_starting", 2));
   EXPECT_TRUE(counted(*inside.metrics, "request_too_large", 1));
 
   front.open(inside.app);
