@@ -4,13 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
 #include <caf/event_based_actor.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 #include <caf/stateful_actor.hpp>
 #include <caf/typed_event_based_actor.hpp>
 #include <deque>
 
-#include "actors/system.hpp"
 #include "tests/simulation/actor_state.hpp"
 
 namespace troupe::actors {
@@ -19,8 +20,12 @@ namespace {
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 
-struct testing_config : system_config {
-  testing_config() : system_config({}) { set("scheduler.policy", caf::atom("testing")); }
+// Without the middleman: under this scheduler its broker would outlive the system.
+struct testing_config : caf::actor_system_config {
+  testing_config() {
+    add_message_types<caf::id_block::troupe>();
+    set("scheduler.policy", caf::atom("testing"));
+  }
 };
 
 struct note {
