@@ -263,7 +263,11 @@ class Lab:
             connection = http.client.HTTPConnection(self.hosts[0].address, PORT, timeout=timeout)
             try:
                 connection.request("GET", path)
-                return connection.getresponse().read().decode()
+                response = connection.getresponse()
+                text = response.read().decode()
+                if response.status != 200:  # a server that starts has no other answer yet
+                    raise http.client.HTTPException(f"{response.status}: {text}")
+                return text
             finally:
                 connection.close()
 

@@ -72,7 +72,7 @@ class TwoHosts:
     def ready(self, roles):
         try:
             nodes = json.loads(self.ask("/v1/cluster"))["nodes"]
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError):  # or it says that it is starting
             return False
         return roles <= {n["role"] for n in nodes if n["state"] == "ready"}
 
