@@ -224,7 +224,7 @@ def test_ignored_fields(chat):
 
 
 @pytest.mark.parametrize("fields,param", [
-    ({"temperature": 3}, "temperature"), ({"top_p": 0}, "top_p"), ({"n": 0}, "n"), ({"max_tokens": -1}, "max_tokens"),
+    ({"temperature": 3}, "temperature"), ({"top_p": 0}, "top_p"), ({"n": 0}, "n"), ({"max_tokens": -2}, "max_tokens"),
     ({"stop": [""]}, "stop"), ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"), ({"logit_bias": {"-1": 1}}, "logit_bias"),
     ({"messages": []}, "messages"), ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools"),
     ({"response_format": {"type": "xml"}}, "response_format"), ({"presence_penalty": 5}, "presence_penalty"),
