@@ -180,12 +180,7 @@ __global__ void __launch_bounds__(256)
   float largest = 0.0f;
   for (std::uint32_t i = threadIdx.x; i < columns; i += 256)
     largest = fmaxf(largest, fabsf(__bfloat162float(values[i])));
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, i));
-  if (threadIdx.x % 32 == 0) highest[threadIdx.x / 32] = largest;
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < 8; ++w) largest = fmaxf(largest, highest[w]);
+  largest = most_of_block<8>(largest, highest);
   const float scale = f8_scale(largest);
   if (threadIdx.x == 0) scales[target] = scale;
   std::uint8_t* tiles =

@@ -19,11 +19,6 @@ __device__ inline void store_bf16x4(__nv_bfloat16* to, float4 v) {
   *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low),
                                              *reinterpret_cast<const unsigned*>(&high));
 }
-__device__ inline float warp_most(float x) {
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, i));
-  return x;
-}
 
 // A row of E4M3 in the order of quantized_rows: thread t holds values 4 t, of chunk c those 2048 c further. parts: shared
 // memory for norm_threads / 32 values.
@@ -38,11 +33,7 @@ __device__ inline void store_quantized(const norm_arguments& a, std::uint32_t ro
     most = fmaxf(most,
                  fmaxf(fmaxf(fabsf(x[c].x), fabsf(x[c].y)), fmaxf(fabsf(x[c].z), fabsf(x[c].w))));
   }
-  most = warp_most(most);
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = most;
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < norm_threads / 32; ++w) most = fmaxf(most, parts[w]);
+  most = most_of_block<norm_threads / 32>(most, parts);
   const float scale = f8_scale(most), inverse = 1.0f / scale;
   if (threadIdx.x == 0) a.scales[row] = scale;
   // Of 16 values word t has 2 t, 2 t + 1 and, 8 further, the same: two threads have two halves of two words.
