@@ -31,22 +31,7 @@ struct f8_parameters {
   const float *row_scales, *feature_scales;
   float* partial;  // [splits][rows][features], or the output's map is used
   std::uint32_t rows, features, depth_tiles;  // depth_tiles: of 64 columns
-  std::uint32_t splits;
 };
-
-// What a block works on in its turn: some of the depth of one tile.
-struct f8_work {
-  tile_position tile;
-  std::uint32_t split, begin, end;  // in stages
-};
-__host__ __device__ inline std::uint32_t count_work(const f8_parameters& p) {
-  return p.shape.row_tiles * p.shape.feature_tiles * p.splits;
-}
-__device__ inline f8_work find_work(std::uint32_t index, const f8_parameters& p) {
-  const std::uint32_t split = index % p.splits;
-  return {locate(index / p.splits, p.shape), split, p.shape.depth_steps * split / p.splits,
-          p.shape.depth_steps * (split + 1) / p.splits};
-}
 
 // Block: a row of at most kRuns times 4096 columns. Of 16 columns the order is that of the weights' tiles.
 template <std::uint32_t kRuns>
@@ -72,12 +57,7 @@ __global__ void __launch_bounds__(256)
     }
   }
   float most = fmaxf(__low2float(largest), __high2float(largest));
-#pragma unroll
-  for (int i = 16; i > 0; i /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, i));
-  if (threadIdx.x % 32 == 0) highest[threadIdx.x / 32] = most;
-  __syncthreads();
-#pragma unroll
-  for (int w = 0; w < 8; ++w) most = fmaxf(most, highest[w]);
+  most = most_of_block<8>(most, highest);
   const float scale = f8_scale(most), inverse = 1.0f / scale;
   if (threadIdx.x == 0) scales[blockIdx.x] = scale;
 #pragma unroll
@@ -113,8 +93,8 @@ __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std
   const std::uint32_t lane = threadIdx.x % 32, f = lane / 2, d = lane % 2;
   const bool has_rows = lane >= row_lane && lane < row_lane + groups;
   ring_position<shape::stages> at;
-  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
-    const f8_work work = find_work(t, p);
+  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
+    const wide_work work = find_work(t, p.shape);
     const std::uint32_t first = work.tile.feature_tile * all;
     const std::uint32_t present = min(all, all_columns - first);
     const std::byte* weights =
@@ -194,8 +174,8 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   float* of_features = scales + group * kWidth;
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
-  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
-    const f8_work work = find_work(t, p);
+  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
+    const wide_work work = find_work(t, p.shape);
     const tile_position tile = work.tile;
     const std::uint32_t y = tile.row_tile * 128 + group * 64;
     const std::uint32_t row = y + warp % 4 * 16 + threadIdx.x % 32 / 4;
@@ -257,16 +237,15 @@ struct f8_run {
 template <bool kGated, int kWidth>
 result<void> run(const f8_run& r, cudaStream_t stream) {
   const f8_parameters p{{(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
-                         (r.w.columns + depth_step - 1) / depth_step},
+                         (r.w.columns + depth_step - 1) / depth_step, r.splits},
                         r.w.packed.data,
                         r.x.scales,
                         r.w.packed.row_scales,
                         r.partial,
                         r.rows,
                         r.w.rows,
-                        r.w.columns / 64,
-                        r.splits};
-  const launch_shape shape{dim3(std::min(count_work(p), r.multiprocessors)),
+                        r.w.columns / 64};
+  const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
                            dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes};
   return launch("multiply_fp8", f8_kernel<kGated, kWidth>, shape, stream, true, r.x.map,
                 r.y.box(64), p);

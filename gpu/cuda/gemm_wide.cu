@@ -34,24 +34,11 @@ struct wide_tile {
 
 struct product_parameters {
   wide_parameters shape;
-  std::uint32_t splits, rows, features;  // features: of the output
-  std::uint32_t ahead;                   // stages of weights to fetch before the kernel before ends
+  std::uint32_t rows, features;  // features: of the output
+  std::uint32_t ahead;           // stages of weights to fetch before the kernel before ends
   float* partial;
   __nv_bfloat16* gated;
 };
-// What a block works on in its turn: some of the depth of one tile, in stages.
-struct wide_work {
-  tile_position tile;
-  std::uint32_t split, begin, end;
-};
-__host__ __device__ inline std::uint32_t count_work(const product_parameters& p) {
-  return p.shape.row_tiles * p.shape.feature_tiles * p.splits;
-}
-__device__ inline wide_work find_work(std::uint32_t index, const product_parameters& p) {
-  const std::uint32_t split = index % p.splits;
-  return {locate(index / p.splits, p.shape), split, p.shape.depth_steps * split / p.splits,
-          p.shape.depth_steps * (split + 1) / p.splits};
-}
 
 // By one thread.
 template <stored kStored, int kWidth>
@@ -74,15 +61,15 @@ __device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
                    static_cast<int>(work.tile.feature_tile * kWidth + f));
     }
   };
-  const wide_work first = find_work(blockIdx.x, p);
+  const wide_work first = find_work(blockIdx.x, p.shape);
   const std::uint32_t ahead = min(p.ahead, first.end - first.begin);
   for (std::uint32_t s = 0; s < ahead; ++s) copy_weights(first, first.begin + s, s);
   wait_for_previous_kernel();
   for (std::uint32_t s = 0; s < ahead; ++s) copy_rows(first, first.begin + s, s);
   ring_position<shape::stages> at;
   std::uint32_t fetched = ahead;
-  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
-    const wide_work work = find_work(t, p);
+  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
+    const wide_work work = find_work(t, p.shape);
     for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
       if (fetched > 0) {
         --fetched;
@@ -125,8 +112,8 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   const int group = warp / 4;
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
-  for (std::uint32_t t = blockIdx.x; t < count_work(p); t += gridDim.x) {
-    const wide_work work = find_work(t, p);
+  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
+    const wide_work work = find_work(t, p.shape);
     const tile_position tile = work.tile;
     std::uint32_t previous = 0;
     for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
@@ -182,8 +169,7 @@ result<void> run(const product& r, cudaStream_t stream) {
   const bool partial = kStored == stored::partial;
   product_parameters p{};
   p.shape = {(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
-             (r.w.columns + depth_step - 1) / depth_step};
-  p.splits = partial ? r.options.shape.splits : 1;
+             (r.w.columns + depth_step - 1) / depth_step, partial ? r.options.shape.splits : 1};
   p.rows = r.rows;
   p.features = r.y.gated ? r.w.rows / 2 : r.w.rows;
   p.ahead = r.options.ahead ? std::min<std::uint32_t>(stages_ahead, tile::stages) : 0;
@@ -194,7 +180,7 @@ result<void> run(const product& r, cudaStream_t stream) {
     TROUPE_TRY(weights, make_matrix_map(r.w.data, half_type::bf16, r.w.rows, r.w.columns,
                                         static_cast<std::uint32_t>(tile::box_rows)));
   }
-  const launch_shape shape{dim3(std::min(count_work(p), r.multiprocessors)),
+  const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
                            dim3(groups * 128 + 32), tile::shared_bytes};
   return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
                 r.x.box(64), weights, partial ? r.x.box(64) : r.y.values->box(64), p);

@@ -1,6 +1,7 @@
 // What the kernels of products with many rows share: which tile a block computes, and how tiles are stored.
 //
-// A block computes tiles of 128 rows by 256 or 128 features: two warpgroups of 64 rows each, and a warp that feeds them.
+// A block computes tiles of 128 rows by 128 to 256 features, or some of their depth: two warpgroups of 64 rows each, and a warp
+// that feeds them.
 // Device code only, sm_90a.
 #pragma once
 
@@ -21,6 +22,7 @@ inline constexpr std::uint32_t raster_height =
 
 struct wide_parameters {
   std::uint32_t row_tiles, feature_tiles, depth_steps;
+  std::uint32_t splits;  // parts of the depth
 };
 struct tile_position {
   std::uint32_t row_tile, feature_tile;
@@ -31,6 +33,19 @@ __device__ inline tile_position locate(std::uint32_t index, const wide_parameter
   const std::uint32_t height = min(raster_height, p.row_tiles - first);
   const std::uint32_t rest = index % run;
   return {first + rest % height, rest / height};
+}
+// What a block works on in its turn: some of the depth of one tile, in stages.
+struct wide_work {
+  tile_position tile;
+  std::uint32_t split, begin, end;
+};
+__host__ __device__ inline std::uint32_t count_work(const wide_parameters& p) {
+  return p.row_tiles * p.feature_tiles * p.splits;
+}
+__device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p) {
+  const std::uint32_t split = index % p.splits;
+  return {locate(index / p.splits, p), split, p.depth_steps * split / p.splits,
+          p.depth_steps * (split + 1) / p.splits};
 }
 
 __device__ inline std::uint32_t pack(float low, float high) {
