@@ -20,12 +20,9 @@ const json& followed(const json& schema, const json& root) {
   const json* at = &schema;
   for (int i = 0; i < max_references && at->is_object() && at->contains("$ref"); ++i) {
     const json& name = at->at("$ref");
-    if (!name.is_string() || !name.get_ref<const std::string&>().starts_with("#/")) break;
-    try {
-      at = &root.at(json::json_pointer(name.get_ref<const std::string&>().substr(1)));
-    } catch (const json::exception&) {
-      break;  // compiling it tells what is wrong
-    }
+    const json* target = name.is_string() ? find_schema(root, name.get<std::string>()) : nullptr;
+    if (target == nullptr) break;  // compiling it tells what is wrong
+    at = target;
   }
   return *at;
 }
