@@ -228,12 +228,10 @@ class uploader {
     TROUPE_ASSERT(step * t.row_bytes() <= slot_bytes);
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
-      row_placement part = placement;
-      part.first += static_cast<std::uint32_t>(placement.interleaved ? row * 2 : row);
+      const row_placement part = from_row(placement, row, to.is_packed());
       TROUPE_TRY(const std::byte* raw,
                  stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
       if (to.is_packed()) {
-        if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
         std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
         if (to.packed.format[run] == packed_format::f8) {
           TROUPE_CHECK(quantize(t, raw, rows, to, part, run, tiles));
@@ -266,6 +264,15 @@ class uploader {
   };
   uploader() = default;
 
+  // Where the rows from `row` on go. In a packed matrix each tensor is a run of its own, which begins at 0.
+  static row_placement from_row(row_placement placement, std::uint64_t row, bool is_packed) {
+    if (placement.interleaved)
+      placement.first += static_cast<std::uint32_t>(row * 2);
+    else
+      placement.first = static_cast<std::uint32_t>(is_packed ? row : placement.first + row);
+    return placement;
+  }
+
   // As it is where it is packed, else as bf16, which is made here: such matrices are few.
   result<void> f8_matrix(const model::tensor& t, const weight_matrix& to, row_placement placement,
                          std::uint32_t run) {
@@ -275,8 +282,7 @@ class uploader {
         std::max<std::uint64_t>(slot_bytes / (2 * t.columns + sizeof(float)) / 16 * 16, 1);
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
-      row_placement part = placement;
-      part.first += static_cast<std::uint32_t>(placement.interleaved ? row * 2 : row);
+      const row_placement part = from_row(placement, row, to.is_packed());
       if (to.is_packed()) {
         const auto from = t.data.subspan(row * t.columns, rows * t.columns);
         bytes.assign(from.begin(), from.end());
@@ -285,7 +291,6 @@ class uploader {
           const auto* raw = reinterpret_cast<const std::byte*>(&scale);
           bytes.insert(bytes.end(), raw, raw + sizeof scale);
         }
-        if (!placement.interleaved) part.first = static_cast<std::uint32_t>(row);
         TROUPE_TRY(const std::byte* raw, stage(bytes));
         TROUPE_CHECK(place_f8(
             raw, rows, t.columns, const_cast<std::byte*>(to.packed.data) + to.packed.offset[run],
