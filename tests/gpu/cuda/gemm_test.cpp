@@ -32,22 +32,36 @@ class gemm_test : public gpu_test {
   static std::uint32_t up_row(std::uint32_t f) { return gate_row(f) + 8; }
 };
 
+// Random weights, and rows of activations for them.
+struct random_layer {
+  random_layer(layer_case l, std::uint32_t rows, std::mt19937& random)
+      : w(random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f)),
+        w_device(w),
+        weights(make_weight_matrix(w_device.data(), l.features, l.depth).value()),
+        x(random_values<__nv_bfloat16>(std::size_t{rows} * l.depth, random)),
+        x_device(x),
+        input(make_activation_matrix(x_device.data(), rows, l.depth).value()) {}
+
+  const std::vector<__nv_bfloat16> w;
+  const device_array<__nv_bfloat16> w_device;
+  const weight_matrix weights;
+  const std::vector<__nv_bfloat16> x;
+  const device_array<__nv_bfloat16> x_device;
+  const activation_matrix input;
+};
+
 constexpr layer_case layers[] = {{960, 576}, {576, 1536}, {1024, 192}, {1536, 4096}, {512, 14336}};
 
 TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
   for (const layer_case l : layers) {
-    const auto w = random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f);
-    const device_array<__nv_bfloat16> w_device(w);
-    const auto weights = make_weight_matrix(w_device.data(), l.features, l.depth).value();
-    const auto x = random_values<__nv_bfloat16>(std::size_t{512} * l.depth, random);
-    const device_array<__nv_bfloat16> x_device(x);
-    const auto input = make_activation_matrix(x_device.data(), 512, l.depth).value();
+    const random_layer made(l, 512, random);
     for (const std::uint32_t rows : {1u, 7u, 9u, 31u, 64u, 100u, 200u, 256u, 300u}) {
       for (const std::uint32_t splits : {1u, 3u}) {
         const narrow_options options{splits, rows % 2 + 1, false};
         device_array<float> y_device(std::size_t{splits} * rows * l.features);
         y_device.poison();
-        require(multiply_narrow(input, rows, weights, {y_device.data(), nullptr}, options, stream));
+        require(multiply_narrow(made.input, rows, made.weights, {y_device.data(), nullptr}, options,
+                                stream));
         const auto y = y_device.fetch();
         for (const float v : y) ASSERT_FALSE(std::isnan(v)) << "an output was not written";
         relative_error error;
@@ -56,7 +70,7 @@ TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
           double got = 0;
           for (std::uint32_t s = 0; s < splits; ++s)
             got += y[(std::size_t{s} * rows + row) * l.features + feature];
-          error.add(got, dot(x, row, w, feature, l.depth));
+          error.add(got, dot(made.x, row, made.w, feature, l.depth));
         }
         // Tensor cores align products to the largest before they add: long sums lose more.
         EXPECT_LT(error.value(), 3e-5)
@@ -132,17 +146,12 @@ TEST_F(gemm_test, gate_and_up_are_fused_in_both_kernels) {
 
 TEST_F(gemm_test, wide_parts_equal_double_reference) {
   for (const layer_case l : layers) {
-    const auto w = random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f);
-    const device_array<__nv_bfloat16> w_device(w);
-    const auto weights = make_weight_matrix(w_device.data(), l.features, l.depth).value();
-    const auto x = random_values<__nv_bfloat16>(std::size_t{512} * l.depth, random);
-    const device_array<__nv_bfloat16> x_device(x);
-    const auto input = make_activation_matrix(x_device.data(), 512, l.depth).value();
+    const random_layer made(l, 512, random);
     for (const std::uint32_t rows : {1u, 70u, 130u, 256u}) {
       for (const wide_shape shape : {wide_shape{256, 1}, {256, 3}, {192, 2}, {128, 3}}) {
         device_array<float> y_device(std::size_t{shape.splits} * rows * l.features);
         y_device.poison();
-        require(multiply_wide(input, rows, weights, {nullptr, false, y_device.data()},
+        require(multiply_wide(made.input, rows, made.weights, {nullptr, false, y_device.data()},
                               {shape, false}, stream));
         const auto y = y_device.fetch();
         for (const float v : y) ASSERT_FALSE(std::isnan(v)) << "an output was not written";
@@ -152,7 +161,7 @@ TEST_F(gemm_test, wide_parts_equal_double_reference) {
           double got = 0;
           for (std::uint32_t s = 0; s < shape.splits; ++s)
             got += y[(std::size_t{s} * rows + row) * l.features + feature];
-          error.add(got, dot(x, row, w, feature, l.depth));
+          error.add(got, dot(made.x, row, made.w, feature, l.depth));
         }
         EXPECT_LT(error.value(), 3e-5) << l.features << " x " << l.depth << ", " << rows
                                        << " rows, " << shape.width << " x " << shape.splits;
@@ -163,18 +172,13 @@ TEST_F(gemm_test, wide_parts_equal_double_reference) {
 
 TEST_F(gemm_test, wide_equals_double_reference) {
   for (const layer_case l : layers) {
-    const auto w = random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f);
-    const device_array<__nv_bfloat16> w_device(w);
-    const auto weights = make_weight_matrix(w_device.data(), l.features, l.depth).value();
     const std::uint32_t capacity = 2560;
-    const auto x = random_values<__nv_bfloat16>(std::size_t{capacity} * l.depth, random);
-    const device_array<__nv_bfloat16> x_device(x);
-    const auto input = make_activation_matrix(x_device.data(), capacity, l.depth).value();
+    const random_layer made(l, capacity, random);
     for (const std::uint32_t rows : {1u, 257u, 1000u, 2560u}) {
       device_array<__nv_bfloat16> y_device(std::size_t{capacity} * l.features);
       y_device.poison();
       const auto output = make_activation_matrix(y_device.data(), capacity, l.features).value();
-      require(multiply_wide(input, rows, weights, {&output}, {{}, false}, stream));
+      require(multiply_wide(made.input, rows, made.weights, {&output}, {{}, false}, stream));
       const auto y = y_device.fetch();
       for (std::size_t i = 0; i < std::size_t{rows} * l.features; ++i)
         ASSERT_FALSE(std::isnan(to_float(y[i]))) << i;
@@ -182,7 +186,7 @@ TEST_F(gemm_test, wide_equals_double_reference) {
       for (std::uint32_t i = 0; i < 1000; ++i) {
         const std::uint32_t row = random() % rows, feature = random() % l.features;
         error.add(to_float(y[std::size_t{row} * l.features + feature]),
-                  dot(x, row, w, feature, l.depth));
+                  dot(made.x, row, made.w, feature, l.depth));
       }
       EXPECT_LT(error.value(), 3e-3) << l.features << " x " << l.depth << ", " << rows << " rows";
     }
