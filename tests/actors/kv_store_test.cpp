@@ -32,6 +32,14 @@ struct kv_store_test : tiny_cluster {
     EXPECT_EQ(to->end->reason, engine::finish_reason::length) << to_string(to->end->failure);
     return to;
   }
+  // A second store, "kv-store-9", which nothing is too much for.
+  result<std::unique_ptr<node_process>> join_store(serve_process& s) const {
+    auto n = stranger("kv-store", path, s);
+    n.name = "kv-store-9";
+    n.model_name = "tiny";
+    n.store.memory_bytes = 8 << 20;
+    return node_process::start(n);
+  }
   static double metric(serve_process& s, const std::string& name) {
     const std::string text = s.service().metrics_text(milliseconds(2000));
     double sum = 0;
@@ -271,11 +279,7 @@ TEST_F(kv_store_test, a_store_that_is_drained_hands_on_its_file) {
   ASSERT_GT(blocks, 0u);
   ASSERT_LT(blocks, 2u * 12);
   ASSERT_EQ(metric(*s, on_disk), 6 * 12);
-  auto n = stranger("kv-store", path, *s);
-  n.name = "kv-store-9";
-  n.model_name = "tiny";
-  n.store.memory_bytes = 8 << 20;
-  auto joined = node_process::start(n);
+  auto joined = join_store(*s);
   ASSERT_TRUE(joined) << to_string(joined.error());
   ASSERT_TRUE(eventually([&] {
     std::uint32_t stores = 0;
@@ -317,11 +321,7 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   }
   ASSERT_GT(share, 0);
   ASSERT_LT(share, 8 * 12);
-  auto n = stranger("kv-store", path, *s);
-  n.name = "kv-store-9";
-  n.model_name = "tiny";
-  n.store.memory_bytes = 8 << 20;
-  auto joined = node_process::start(n);
+  auto joined = join_store(*s);
   ASSERT_TRUE(joined) << to_string(joined.error());
   const std::string taken =
       "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",role=\"kv-store\",outcome="
