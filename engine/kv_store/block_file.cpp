@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <thread>
 #include <utility>
 
 #include "transport/fence.hpp"
@@ -49,6 +51,19 @@ tl::unexpected<error> failed(const char* what) {
   const int code = errno;
   return fail(code == ENOSPC || code == EDQUOT ? ec::out_of_memory : ec::io_error,
               std::string(what) + ": " + std::strerror(code));
+}
+
+// The kernel lets go of what a killed process had under io_uring a moment after its end: a store that is started again at
+// once waits for that.
+bool lock(int descriptor) {
+  constexpr int tries = 50;
+  constexpr std::chrono::milliseconds pause{20};
+  for (int i = 0; i < tries; ++i) {
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) return true;
+    if (errno != EWOULDBLOCK && errno != EINTR) return false;
+    std::this_thread::sleep_for(pause);
+  }
+  return false;
 }
 
 std::size_t header_sum_at(std::uint32_t num_tokens) {
@@ -108,7 +123,7 @@ result<std::unique_ptr<block_file>> block_file::open(const std::filesystem::path
   }
   if (descriptor < 0) return failed(path.c_str());
   auto file = std::unique_ptr<block_file>(new block_file(descriptor, direct, options));
-  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0)
+  if (!lock(descriptor))
     return fail(ec::address_in_use, path.string() + ": another process uses this file");
   struct stat s {};
   if (::fstat(descriptor, &s) != 0) return failed(path.c_str());
@@ -138,6 +153,9 @@ block_file::block_file(int descriptor, bool direct, const block_file_options& op
 }
 
 block_file::~block_file() {
+  reader_.reset();
+  // By name: a read that io_uring has just finished can keep the open file, and a lock on it, beyond the close.
+  ::flock(descriptor_, LOCK_UN);
   ::close(descriptor_);
 }
 
