@@ -32,6 +32,7 @@ struct block_file_test : ::testing::Test {
   }
   void TearDown() override {
     file.reset();
+    std::filesystem::remove(path);
     std::filesystem::remove_all(directory);
   }
   block_file_options options(std::uint32_t records) const {
@@ -253,6 +254,51 @@ TEST_F(block_file_test, a_killed_writer_leaves_only_whole_blocks) {
     file.reset();
   }
   EXPECT_GT(survived, 30u);
+}
+
+// A store that is killed and started again at once: the kernel may let go of what it read through io_uring, and so of its
+// lock, a moment after its end.
+TEST_F(block_file_test, a_killed_readers_file_opens_at_once) {
+  // Where its blocks are on a disk: reads are then under way when it is killed.
+  path = std::filesystem::temp_directory_path() / (directory.filename().string() + ".kv");
+  open(8);
+  for (std::uint32_t n = 1; n <= 8; ++n) ASSERT_TRUE(write(n * 10));
+  for (int round = 0; round < 20; ++round) {
+    file.reset();
+    int reads[2];
+    ASSERT_EQ(::pipe(reads), 0);
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      ::close(reads[0]);
+      auto opened = block_file::open(path, options(8));
+      if (!opened) ::_exit(1);
+      std::vector<std::vector<std::byte>> bytes(8, std::vector<std::byte>(payload_bytes));
+      std::vector<block_file::read_piece> pieces;
+      for (std::uint32_t n = 1; n <= 8; ++n) {
+        const auto r = (*opened)->find(key(n * 10).hash, key(n * 10).tokens);
+        if (!r) ::_exit(2);
+        (*opened)->hold(*r);
+        pieces.push_back({*r, key(n * 10).hash, bytes[n - 1]});
+      }
+      for (;;) {
+        for (const auto& ok : (*opened)->read_many(pieces))
+          if (!ok) ::_exit(3);
+        if (::write(reads[1], "r", 1) != 1) ::_exit(4);
+      }
+    }
+    ::close(reads[1]);
+    char one = 0;
+    EXPECT_EQ(::read(reads[0], &one, 1), 1);  // it has read, and reads again
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ::close(reads[0]);
+    ASSERT_TRUE(WIFSIGNALED(status)) << "it gave up by itself: " << WEXITSTATUS(status);
+    open(8);
+    ASSERT_TRUE(file);
+    for (std::uint32_t n = 1; n <= 8; ++n) ASSERT_TRUE(has(n * 10)) << "block " << n;
+  }
 }
 
 TEST_F(block_file_test, a_full_disk_is_an_error_and_no_block) {
