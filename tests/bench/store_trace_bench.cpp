@@ -1,6 +1,6 @@
 // Hit ratios of the KV store's eviction on request traces, beside LRU, S3-FIFO, GDSF and Belady's optimum:
 //
-//     bench_store_trace ../shared/traces/*.jsonl
+//     bench_store_trace TRACES/*.jsonl
 //
 // A trace is Mooncake's (FAST 2025): one JSON object a line with hash_ids, the chained hashes of a prompt's blocks of
 // 512 tokens. A hit is a block of the leading run that is there; a request then inserts what it missed. Capacities are
