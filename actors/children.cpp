@@ -21,9 +21,9 @@ using std::chrono::steady_clock;
 constexpr int exit_clean = 0, exit_configuration = 1, exit_model = 2, exit_device = 3,
               exit_restart = 75;
 
-milliseconds pause(const restart_policy& p, int quick_deaths) {
-  if (quick_deaths == 0) return milliseconds(0);
-  return std::min(p.longest_pause, p.first_pause * (1 << std::min(quick_deaths - 1, 16)));
+milliseconds pause(const restart_policy& p, int early_deaths) {
+  if (early_deaths == 0) return milliseconds(0);
+  return std::min(p.longest_pause, p.first_pause * (1 << std::min(early_deaths - 1, 16)));
 }
 
 std::string how_it_ended(int status) {
@@ -33,8 +33,9 @@ std::string how_it_ended(int status) {
 
 }  // namespace
 
-children::children(std::vector<child_command> commands, restart_policy policy) : policy_(policy) {
-  for (auto& c : commands) children_.push_back({std::move(c), -1, 0, {}, {}, false});
+children::children(std::vector<child_command> commands, last_joined joined, restart_policy policy)
+    : joined_(std::move(joined)), policy_(policy) {
+  for (auto& c : commands) children_.emplace_back().command = std::move(c);
   thread_ = std::thread([this] { supervise(); });
 }
 
@@ -49,6 +50,8 @@ void children::spawn(child& c) {
   for (auto& a : c.command.arguments) argv.push_back(a.data());
   argv.push_back(nullptr);
   c.started = steady_clock::now();
+  c.before = joined_ ? joined_(c.command.name) : 0;
+  c.up = false;
   const pid_t parent = getpid();
   c.pid = fork();
   if (c.pid != 0) {
@@ -70,25 +73,36 @@ void children::spawn(child& c) {
   _exit(127);
 }
 
+void children::look_up(child& c) const {
+  if (c.up) return;
+  if (joined_) {
+    const auto incarnation = joined_(c.command.name);
+    c.up = incarnation != 0 && incarnation != c.before;
+  } else {
+    c.up = steady_clock::now() - c.started > policy_.up_after;
+  }
+  c.was_up = c.was_up || c.up;
+}
+
 void children::reap(child& c, int status) {
   c.pid = -1;
   if (ending_) return;
+  look_up(c);
   if (WIFEXITED(status) && WEXITSTATUS(status) == exit_clean) {
     c.given_up = true;
     spdlog::info("{} has left", c.command.name);
     return;
   }
-  const bool lived = steady_clock::now() - c.started > policy_.quick ||
-                     (WIFEXITED(status) && WEXITSTATUS(status) == exit_restart);
-  c.quick_deaths = lived ? 0 : c.quick_deaths + 1;
-  const bool final = WIFEXITED(status) &&
-                     (WEXITSTATUS(status) == exit_configuration ||
-                      WEXITSTATUS(status) == exit_model || WEXITSTATUS(status) == exit_device);
-  c.was_up = c.was_up || lived;
-  // A process that lost its device may get it back when it starts anew.
-  if ((final && !lived) || (!c.was_up && c.quick_deaths > policy_.max_quick_deaths))
-    return give_up(c, status);
-  c.restart_at = steady_clock::now() + pause(policy_, c.quick_deaths);
+  const bool wished = WIFEXITED(status) && WEXITSTATUS(status) == exit_restart;
+  c.early_deaths = c.up || wished ? 0 : c.early_deaths + 1;
+  const bool refuses = WIFEXITED(status) &&
+                       (WEXITSTATUS(status) == exit_configuration ||
+                        WEXITSTATUS(status) == exit_model || WEXITSTATUS(status) == exit_device);
+  // A process that lost its device may get it back when it starts anew, and one that was up may find the memory of its
+  // predecessor not free yet: neither is given up at once.
+  const bool often = c.early_deaths > policy_.max_early_deaths;
+  if (c.was_up ? refuses && often : often || refuses) return give_up(c, status);
+  c.restart_at = steady_clock::now() + pause(policy_, c.early_deaths);
   spdlog::warn("{} ended: {}; it is restarted", c.command.name, how_it_ended(status));
 }
 
@@ -114,6 +128,7 @@ void children::supervise() {
     bool running = false;
     for (auto& c : children_) {
       int status = 0;
+      if (c.pid > 0 && !ending_) look_up(c);
       if (c.pid > 0 && waitpid(c.pid, &status, WNOHANG) == c.pid) reap(c, status);
       if (c.pid < 0 && !ending_ && !c.given_up && steady_clock::now() >= c.restart_at) spawn(c);
       running = running || c.pid > 0;

@@ -166,7 +166,12 @@ result<void> server::run(const serve_options& options,
   start_gateway(options, model);
   TROUPE_CHECK(publish(options));
   if (!options.single_process) {
-    children_ = std::make_unique<children>(commands(options, placed));
+    // A node joins when its model is loaded; who was lost stays in the table for a while.
+    children_ = std::make_unique<children>(commands(options, placed), [this](const auto& name) {
+      for (const auto& n : service_->status().nodes)
+        if (n.name == name) return n.incarnation;
+      return std::uint64_t{0};
+    });
     return {};
   }
   context_->single_process = true;
@@ -220,7 +225,7 @@ std::optional<error> server::failure() const {
 }
 
 server::~server() {
-  if (children_) children_->stop(std::chrono::milliseconds(3000));
+  children_.reset();  // it asks the service
   service_.reset();
   caf::scoped_actor self{system_};
   auto end = [&](const auto& actor) {

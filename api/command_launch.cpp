@@ -93,7 +93,7 @@ int run_command(const launch_config& c) {
   if (c.dry_run) return rehearse(*entries, here);
   for (const auto& e : *entries)
     if (here.runs(e)) spdlog::info("{}", shown(e));
-  actors::children running(std::move(commands));
+  actors::children running(std::move(commands), nullptr);
   while (!signals.wait(milliseconds(200)))
     if (auto f = running.failure()) return complain(*f, exit_configuration);
   // They drain by themselves; a second signal cuts that short.

@@ -11,7 +11,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr restart_policy hurried{.quick = 300ms, .first_pause = 1ms, .longest_pause = 4ms};
+constexpr restart_policy hurried{.first_pause = 1ms, .longest_pause = 4ms};
 
 class children_test : public testing::Test {
  protected:
@@ -21,6 +21,17 @@ class children_test : public testing::Test {
     folder_ = name;
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  // As if no child ever joined.
+  static std::uint64_t none(const std::string& /*name*/) { return 0; }
+  // As if each child had joined by the time that it has added its line to the file.
+  last_joined at_once() const {
+    return [this](const std::string& name) { return static_cast<std::uint64_t>(starts(name)); };
+  }
+  // As if only the first had.
+  last_joined only_first() const {
+    return [this](const std::string& name) { return std::uint64_t{starts(name) > 0}; };
+  }
 
   // Each start adds a line to a file before `script` goes on.
   child_command shell(const std::string& name, const std::string& script) const {
@@ -46,28 +57,51 @@ class children_test : public testing::Test {
 };
 
 TEST_F(children_test, one_that_never_comes_up_is_given_up_with_its_exit_code) {
-  children c({shell("decode-0", "exit 7")}, hurried);
+  children c({shell("decode-0", "exit 7")}, none, hurried);
   ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
   EXPECT_NE(c.failure()->detail.find("decode-0 does not start (exit code 7)"), std::string::npos);
-  EXPECT_EQ(starts("decode-0"), hurried.max_quick_deaths + 1);
+  EXPECT_EQ(starts("decode-0"), hurried.max_early_deaths + 1);
 }
 
 TEST_F(children_test, one_that_has_run_is_started_for_ever) {
-  const std::string lives_once =
-      "[ $(wc -l < '" + starts_file("decode-0") + "') -gt 1 ] || sleep 1; kill -9 $$";
-  children c({shell("decode-0", lives_once)}, hurried);
-  ASSERT_TRUE(soon([&] { return starts("decode-0") > 3 * hurried.max_quick_deaths; }));
+  children c({shell("decode-0", "kill -9 $$")}, only_first(), hurried);
+  ASSERT_TRUE(soon([&] { return starts("decode-0") > 3 * hurried.max_early_deaths; }));
   EXPECT_FALSE(c.failure());
 }
 
+TEST_F(children_test, one_that_loses_its_device_again_and_again_is_started_for_ever) {
+  children c({shell("decode-0", "exit 3")}, at_once(), hurried);
+  ASSERT_TRUE(soon([&] { return starts("decode-0") > 3 * hurried.max_early_deaths; }));
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, one_that_has_run_and_then_refuses_is_left_out_while_others_decode) {
+  const std::string refuses = "exit 3";
+  children c({shell("decode-0", refuses), shell("decode-1", "exec sleep 60")}, only_first(),
+             hurried);
+  const int all = 2 + hurried.max_early_deaths;
+  ASSERT_TRUE(soon([&] { return starts("decode-0") == all; }));
+  std::this_thread::sleep_for(300ms);
+  EXPECT_EQ(starts("decode-0"), all);
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, one_that_has_run_and_then_refuses_ends_a_server_without_others) {
+  children c({shell("decode-0", "exit 3")}, only_first(), hurried);
+  ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
+  EXPECT_EQ(c.failure()->code, ec::device_lost);
+  EXPECT_EQ(starts("decode-0"), 2 + hurried.max_early_deaths);
+}
+
 TEST_F(children_test, one_that_refuses_is_not_tried_again) {
-  children c({shell("decode-0", "exit 2")}, hurried);
+  // However long it took to find out.
+  children c({shell("decode-0", "sleep 1.2; exit 2")}, none, hurried);
   ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
   EXPECT_EQ(starts("decode-0"), 1);
 }
 
 TEST_F(children_test, one_that_leaves_is_not_started_again_and_no_failure) {
-  children c({shell("decode-0", "exit 0"), shell("decode-1", "exec sleep 60")}, hurried);
+  children c({shell("decode-0", "exit 0"), shell("decode-1", "exec sleep 60")}, at_once(), hurried);
   ASSERT_TRUE(soon([&] { return starts("decode-0") == 1 && starts("decode-1") == 1; }));
   std::this_thread::sleep_for(100ms);
   EXPECT_EQ(starts("decode-0"), 1);
