@@ -1,16 +1,17 @@
 #include "engine/structured/automaton.hpp"
 
 #include <algorithm>
+#include <span>
 #include <utility>
+
+#include "base/hash.hpp"
 
 namespace troupe::engine::structured {
 namespace {
 
 constexpr std::size_t most_expanded = std::size_t{1} << 18;  // for one state
-constexpr std::size_t most_kept_buckets = 4096;
-// Steps of expand, 0.1 to 0.6 us each; a stack that is only looked at costs an eighth. The most that a schema within the
-// bounds of its size was seen to take is 10^6 at once (an enum of 18 000 strings), then 10^4 a token.
-constexpr std::size_t work_at_once = std::size_t{1} << 20, work_per_token = std::size_t{1} << 14;
+// For each byte that leads to something new; a stack that is only looked at costs an eighth of a step.
+constexpr std::size_t work_per_byte = 8;
 
 std::uint64_t key_of(std::uint32_t at, std::int32_t below) {
   return (std::uint64_t{at} << 32) | static_cast<std::uint32_t>(below);
@@ -23,16 +24,17 @@ automaton::automaton(grammar g, std::size_t max_bytes)
   std::vector<node> stacks;
   for (const std::uint32_t first : grammar_.rules[grammar_.root]) expand(first, none, stacks);
   start_ = intern(stacks);
+  most_work_ = work_ + work_at_once;
 }
 
 automaton::node automaton::make_node(std::uint32_t at, node below) {
   const auto [found, is_new] =
-      node_ids_.try_emplace(key_of(at, below), static_cast<node>(nodes_.size()));
+      node_ids_.insert(key_of(at, below), static_cast<node>(nodes_.size()));
   if (is_new) {
     nodes_.push_back({at, below});
     bytes_ += sizeof(stack_node) + 48;
   }
-  return found->second;
+  return found;
 }
 
 // The stacks with a byte to match on top that (at, below) leads to. visited_ holds what was expanded for this state.
@@ -46,7 +48,7 @@ void automaton::expand(std::uint32_t first, node under, std::vector<node>& out) 
     }
     auto [at, below] = todo_.back();
     todo_.pop_back();
-    if (!visited_.insert(key_of(at, below)).second) continue;
+    if (!visited_.insert(key_of(at, below), 0).second) continue;
     const grammar::symbol symbol = grammar_.symbols[at];
     if (symbol.is == grammar::kind::bytes) {
       out.push_back(make_node(at, below));
@@ -66,37 +68,39 @@ void automaton::expand(std::uint32_t first, node under, std::vector<node>& out) 
 }
 
 automaton::state automaton::intern(std::vector<node>& stacks) {
-  if (stacks.empty()) return dead;
-  std::sort(stacks.begin(), stacks.end());
-  stacks.erase(std::unique(stacks.begin(), stacks.end()), stacks.end());
-  const auto found = state_ids_.find(stacks);
-  if (found != state_ids_.end()) return found->second;
-  if (bytes_ >= 2 * max_bytes_) {
-    overflowed_ = true;
+  if (stacks.empty() || bytes_ >= 2 * max_bytes_) {
+    overflowed_ = overflowed_ || !stacks.empty();
     return dead;
   }
+  std::sort(stacks.begin(), stacks.end());
+  stacks.erase(std::unique(stacks.begin(), stacks.end()), stacks.end());
   const auto id = static_cast<state>(stacks_.size());
-  bytes_ += 2 * stacks.size() * sizeof(node) + 256 * sizeof(state) + 160;
+  for (std::uint64_t seed = 0;; ++seed) {  // the next one where others have the same hash
+    const auto [found, is_new] =
+        state_ids_.insert(hash64(std::as_bytes(std::span(stacks)), seed), id);
+    if (is_new) break;
+    if (stacks_[static_cast<std::size_t>(found)] == stacks) return found;
+  }
+  bytes_ += stacks.size() * sizeof(node) + 256 * sizeof(state) + 160;
   stacks_.push_back(stacks);
   steps_.push_back(std::make_unique<std::array<state, 256>>());
   steps_.back()->fill(unknown);
-  state_ids_.emplace(stacks, id);
   return id;
 }
 
 void automaton::grant_token() {
-  most_work_ += work_per_token;
+  most_work_ = std::min(most_work_ + work_per_token, work_ + work_at_once);
 }
 
 automaton::state automaton::find_next(state from, std::uint8_t byte) {
   if (overflowed_) return dead;
   const std::vector<node>& stacks = stacks_[static_cast<std::size_t>(from)];
-  work_ += stacks.size() / 8;
-  // clear() walks all buckets, and one state may have needed very many.
-  if (visited_.bucket_count() > most_kept_buckets)
-    visited_ = {};
-  else if (!visited_.empty())
-    visited_.clear();
+  work_ += work_per_byte + stacks.size() / 8;
+  if (work_ > most_work_) {
+    overflowed_ = true;
+    return dead;
+  }
+  visited_.clear();
   std::vector<node> reached;
   byte_set alike;  // bytes that lead to the same
   alike.set();

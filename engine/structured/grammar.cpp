@@ -65,10 +65,10 @@ void grammar_builder::add_alternative(rule r, std::span<const symbol> symbols) {
 }
 
 std::uint32_t grammar_builder::set_of(const byte_set& set) {
-  const auto at = std::find(grammar_.sets.begin(), grammar_.sets.end(), set);
-  if (at != grammar_.sets.end()) return static_cast<std::uint32_t>(at - grammar_.sets.begin());
-  grammar_.sets.push_back(set);
-  return static_cast<std::uint32_t>(grammar_.sets.size() - 1);
+  const auto [at, is_new] =
+      set_ids_.try_emplace(set, static_cast<std::uint32_t>(grammar_.sets.size()));
+  if (is_new) grammar_.sets.push_back(set);
+  return at->second;
 }
 
 grammar_builder::rule grammar_builder::literal(std::string_view bytes) {

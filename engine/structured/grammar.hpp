@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <span>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -71,6 +72,7 @@ class grammar_builder {
   result<void> check_left_recursion() const;
 
   grammar grammar_;
+  std::unordered_map<byte_set, std::uint32_t> set_ids_;
   bool too_large_ = false;
 };
 
