@@ -23,8 +23,7 @@ const std::array schema_places = {
 
 class format_reader {
  public:
-  format_reader(field_reader& in, answer_format& to, const form_observer& observer)
-      : in_(in), to_(to), observer_(observer) {}
+  format_reader(field_reader& in, asked_form& to) : in_(in), to_(to) {}
 
   void read() {
     if (const json* format = in_.find("response_format")) response_format(*format);
@@ -38,12 +37,10 @@ class format_reader {
 
  private:
   void take(const char* field, format_kind kind, std::string source) {
-    if (to_.kind != format_kind::text)
+    if (to_.format.kind != format_kind::text)
       return in_.fail(
           bad_field(field, std::string(field) + " gives the answer a second form: ask for one."));
-    to_ = {kind, std::move(source)};
-    if (auto checked = check_form(to_, field, observer_); !checked)
-      in_.fail(std::move(checked).error());
+    to_ = {{kind, std::move(source)}, field};
   }
 
   void wrong_type(const char* field, const std::string& wanted) {
@@ -111,8 +108,7 @@ class format_reader {
   }
 
   field_reader& in_;
-  answer_format& to_;
-  const form_observer& observer_;
+  asked_form& to_;
 };
 
 }  // namespace
@@ -131,21 +127,29 @@ void keep_schema_order(json& body, std::string_view raw) {
   }
 }
 
-void read_answer_format(field_reader& in, answer_format& to, const form_observer& observer) {
-  format_reader(in, to, observer).read();
+void read_answer_format(field_reader& in, asked_form& to) {
+  format_reader(in, to).read();
 }
 
-api_result<void> check_form(const answer_format& form, std::string_view field,
-                            const form_observer& observer) {
+api_result<void> check_form(const asked_form& form, const form_observer& observer,
+                            const asked_form* inside) {
   const auto begin = std::chrono::steady_clock::now();
-  const auto grammar = engine::structured::compile(form);
+  const asked_form* to_blame = &form;
+  auto grammar = engine::structured::compile(form.format);
+  if (!grammar && inside != nullptr) {
+    if (auto alone = engine::structured::compile(inside->format); !alone) {
+      grammar = std::move(alone);
+      to_blame = inside;
+    }
+  }
   const auto spent = std::chrono::steady_clock::now() - begin;
   if (observer)
-    observer(form.kind, grammar.has_value(), std::chrono::duration<double>(spent).count());
+    observer(to_blame->format.kind, grammar.has_value(),
+             std::chrono::duration<double>(spent).count());
   if (grammar) return {};
-  return tl::make_unexpected(grammar.error().code == ec::unsupported
-                                 ? unsupported_field(field, grammar.error().detail)
-                                 : bad_field(field, grammar.error().detail));
+  const auto& [code, detail] = grammar.error();
+  return tl::make_unexpected(code == ec::unsupported ? unsupported_field(to_blame->field, detail)
+                                                     : bad_field(to_blame->field, detail));
 }
 
 }  // namespace troupe::api

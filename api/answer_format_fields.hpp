@@ -19,11 +19,17 @@ using form_observer =
 // it is replaced by its own text in `raw`, from which body was parsed.
 void keep_schema_order(nlohmann::json& body, std::string_view raw);
 
-// At most one of the fields, and a form that can be kept: anything else fails with the field's name.
-void read_answer_format(field_reader& in, engine::structured::answer_format& to,
-                        const form_observer& observer);
-// The same for a form that is made already; `field` is what errors name.
-api_result<void> check_form(const engine::structured::answer_format& form, std::string_view field,
-                            const form_observer& observer);
+// A form and the field that asks for it, which is what errors name.
+struct asked_form {
+  engine::structured::answer_format format;
+  std::string field;
+};
+
+// At most one of the fields; whether the form can be kept is check_form's to say.
+void read_answer_format(field_reader& in, asked_form& to);
+// Compiles a form, which tells whether it can be kept, and tells the observer: once a request. Where the form holds another
+// one of the request's own, errors are laid to that if they are its.
+api_result<void> check_form(const asked_form& form, const form_observer& observer,
+                            const asked_form* inside = nullptr);
 
 }  // namespace troupe::api

@@ -69,6 +69,14 @@ void refuse_other_media(field_reader& in) {
   if (in.find("audio")) in.fail(unsupported_field("audio", "Only text is supported."));
 }
 
+// The form that is asked for becomes the answer's.
+void take_form(field_reader& in, const request_limits& limits, common_request& common) {
+  if (in.failure() || common.form.format.kind == engine::structured::format_kind::text) return;
+  if (auto checked = check_form(common.form, limits.form_checked); !checked)
+    return in.fail(std::move(checked).error());
+  common.sampling.format = std::move(common.form.format);
+}
+
 }  // namespace
 
 void read_chat_fields(field_reader& in, const request_limits& limits, chat_request& to) {
@@ -173,6 +181,7 @@ api_result<completion_request> parse_completion(const nlohmann::json& body,
   if (out.prompts.size() * out.common.n > limits.max_choices)
     in.fail(bad_field(
         "n", "prompts times n must not exceed " + std::to_string(limits.max_choices) + "."));
+  take_form(in, limits, out.common);
   if (in.failure()) return tl::make_unexpected(*in.failure());
   return out;
 }
@@ -196,6 +205,7 @@ api_result<chat_request> parse_chat(const nlohmann::json& body, const request_li
     in.fail(unsupported_field("prompt_logprobs", "Use /v1/completions with echo and logprobs."));
   if (out.common.max_tokens && *out.common.max_tokens == 0)
     in.fail(bad_field("max_tokens", "max_tokens must be at least 1."));
+  if (!out.tools.active()) take_form(in, limits, out.common);  // else it is a part of theirs
   if (in.failure()) return tl::make_unexpected(*in.failure());
   return out;
 }

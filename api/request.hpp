@@ -38,7 +38,8 @@ struct request_limits {
 struct common_request {
   std::string model;
   engine::sampling_params
-      sampling;  // max_tokens is set by the endpoint once the prompt's length is known
+      sampling;     // max_tokens is set by the endpoint once the prompt's length is known
+  asked_form form;  // becomes sampling's once it is checked, alone or together with the tools
   std::optional<std::uint32_t> max_tokens;
   bool to_the_end = false;  // of the context, as long as no end of the answer comes
   std::uint32_t n = 1;

@@ -127,7 +127,7 @@ void read_sampling(field_reader& in, const request_limits& limits, common_reques
   }
   read_logit_bias(in, limits, p.logit_bias);
   read_stops(in, limits, to.stop);
-  read_answer_format(in, p.format, limits.form_checked);
+  read_answer_format(in, to.form);
   refuse_unsupported(in);
 }
 

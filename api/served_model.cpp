@@ -169,7 +169,7 @@ api_result<std::optional<call_reading>> constrain_calls(const served_model& m,
   if (!m.tools.served)
     return tl::make_unexpected(
         unsupported_field("tools", "This server was started with --tool-call-parser none."));
-  auto& format = request.common.sampling.format;
+  const asked_form& asked = request.common.form;
   engine::structured::tool_call_form form;
   form.syntax = m.tools.syntax;
   form.required = tools.forced();
@@ -178,10 +178,11 @@ api_result<std::optional<call_reading>> constrain_calls(const served_model& m,
     if (tools.choice != tool_choice::named || tool.call.name == tools.name)
       form.tools.push_back(tool.call);
   // A forced call leaves no room for another form of the answer.
-  const bool apart = !form.required && format.kind != engine::structured::format_kind::text;
-  if (apart) form.otherwise = std::move(format);
-  format = engine::structured::to_format(form);
-  API_CHECK(check_form(format, "tools", observer));
+  const bool apart = !form.required && asked.format.kind != engine::structured::format_kind::text;
+  if (apart) form.otherwise = asked.format;
+  asked_form whole{engine::structured::to_format(form), "tools"};
+  API_CHECK(check_form(whole, observer, apart ? &asked : nullptr));
+  request.common.sampling.format = std::move(whole.format);
   call_reading how{m.tools.syntax, {}, tools.forced(), tools.choice == tool_choice::named, apart};
   for (const auto& tool : tools.tools) how.tools.push_back(tool.call);
   return how;

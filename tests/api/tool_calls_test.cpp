@@ -507,6 +507,32 @@ TEST(tool_answer, is_calls_or_of_a_form) {
             engine::structured::format_kind::json_object);
 }
 
+TEST(tool_answer, a_form_beside_tools_is_compiled_and_counted_once) {
+  door d([](const auto&) { return says(call_text); }, {}, toy_model(4096));
+  const auto count = [&](const std::string& series) {
+    const std::string text = d.ask("GET", "/metrics")->response.body;
+    const auto at = text.find("\n" + series + " ");
+    if (at == std::string::npos) throw std::runtime_error(series + " is missing");
+    return std::stoi(text.substr(at + series.size() + 2));
+  };
+  const auto forms = [&](const std::string& form, const std::string& outcome) {
+    return count("troupe_answer_forms_total{form=\"" + form + "\",outcome=\"" + outcome + "\"}");
+  };
+  EXPECT_EQ(d.post("/v1/chat/completions", plus(chat, in_json))->response.status, 200);
+  EXPECT_EQ(forms("tool_calls", "kept"), 1);
+  EXPECT_EQ(forms("json_object", "kept"), 0);
+  EXPECT_EQ(count("troupe_answer_form_compile_seconds_count"), 1);
+
+  // Errors name the field that is to blame, and count for its form.
+  const json bad = {{"response_format", {{"type", "json_schema"}, {"schema", {{"not", true}}}}}};
+  const auto refused = d.post("/v1/chat/completions", plus(chat, bad));
+  EXPECT_EQ(refused->response.status, 400);
+  EXPECT_EQ(json_of(*refused)["error"]["param"], "response_format");
+  EXPECT_EQ(forms("json_schema", "refused"), 1);
+  EXPECT_EQ(forms("tool_calls", "refused"), 0);
+  EXPECT_EQ(count("troupe_answer_form_compile_seconds_count"), 2);
+}
+
 TEST(tool_answer, text_alone_is_as_ever) {
   door d([](const auto&) { return says("Just text \n"); }, {}, toy_model(4096));
   const auto c = json_of(*d.post("/v1/chat/completions", chat))["choices"][0];
