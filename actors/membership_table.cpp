@@ -50,6 +50,10 @@ std::optional<join_reply> membership_table::refuse_identity(const node_info& inf
   return std::nullopt;
 }
 
+void membership_table::count_loss(const record& r) const {
+  if (options_.on_lost && r.m.info.kind != role::gateway) options_.on_lost(r.m.info.kind);
+}
+
 join_reply membership_table::join(const node_info& info, time_point now) {
   if (auto refusal = refuse_identity(info)) return *refusal;
   auto it = nodes_.find(info.name);
@@ -59,6 +63,10 @@ join_reply membership_table::join(const node_info& info, time_point now) {
     return {ec::invalid_argument,
             "a node named " + info.name + " is alive at " + it->second.m.info.host + ":" +
                 std::to_string(it->second.m.info.port) + ": choose another --name"};
+  // A restarted node may be back before the end of its predecessor is noticed.
+  if (it != nodes_.end() && it->second.m.info.start != info.start &&
+      (it->second.m.state == node_state::joining || it->second.m.state == node_state::ready))
+    count_loss(it->second);
   record r;
   r.m.info = info;
   r.last_heard = now;
@@ -90,6 +98,7 @@ void membership_table::lost(const std::string& name, std::uint64_t start, const 
   if (it->second.m.state == node_state::draining) {  // it left as announced
     nodes_.erase(it);
   } else {
+    count_loss(it->second);
     it->second.m.state = node_state::lost;
     it->second.m.note = why;
     it->second.last_heard = now;
@@ -112,6 +121,7 @@ bool membership_table::expire(time_point now) {
       continue;
     }
     if (silent >= options_.lost_after) {
+      count_loss(r);
       r.m.state = node_state::lost;
       r.m.note = "no heartbeat";
       r.last_heard = now;

@@ -20,6 +20,8 @@ struct membership_options {
   std::string expected_model_text;  // the same for people
   // Hex digest of the vocabulary that drafts must have, found out when the first one comes; empty: any will do.
   std::function<std::string()> expected_vocabulary;
+  // Told of each node that went without having drained, once.
+  std::function<void(role)> on_lost;
   std::chrono::milliseconds lost_after{3000};
   std::chrono::milliseconds forget_after{60'000};
 };
@@ -44,6 +46,7 @@ class membership_table {
     member m;
     time_point last_heard;
   };
+  void count_loss(const record& r) const;
   std::optional<join_reply> refuse_identity(const node_info& info);
   std::optional<join_reply> refuse_draft(const node_info& info);
 

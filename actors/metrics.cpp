@@ -323,10 +323,13 @@ gateway_metrics::gateway_metrics(const std::string& node)
   for (const char* outcome : {"resumed", "failed"})
     migrations_[outcome] = &counter(
         "troupe_migrations_total", "Requests moved to another decode node", {{"outcome", outcome}});
-  for (const char* r : {"prefill", "decode", "kv-store", "draft"})
+  for (const char* r : {"prefill", "decode", "kv-store", "draft"}) {
+    lost_[r] = &counter("troupe_workers_lost_total", "Nodes that went without having drained",
+                        {{"worker_role", r}});
     for (const char* s : {"joining", "ready", "draining", "lost"})
       workers_[{r, s}] =
           &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});
+  }
 }
 
 void gateway_metrics::on_route(const std::string& choice, std::uint64_t predicted_us,
@@ -351,6 +354,10 @@ prometheus::Counter& gateway_metrics::admission_refused(ec why) {
 }
 prometheus::Counter& gateway_metrics::migration(const std::string& outcome) {
   return *migrations_.at(outcome);
+}
+
+prometheus::Counter& gateway_metrics::worker_lost(const std::string& role) {
+  return *lost_.at(role);
 }
 
 void gateway_metrics::set_workers(

@@ -2,6 +2,7 @@
 
 #include "actors/directory.hpp"
 #include "actors/router.hpp"
+#include "actors/wire.hpp"
 
 namespace troupe::actors {
 
@@ -9,14 +10,19 @@ server_actors spawn_server(caf::actor_system& system, const membership_options& 
                            const gateway_options& options, std::shared_ptr<local_nodes> neighbours,
                            const connector_actor& connector) {
   server_actors s;
-  s.directory = system.spawn(directory, members);
+  auto metrics = std::make_shared<gateway_metrics>("gateway");
+  auto table_options = members;
+  table_options.on_lost = [metrics](role r) {
+    metrics->worker_lost(std::string(to_string(r))).Increment();
+  };
+  s.directory = system.spawn(directory, std::move(table_options));
   s.context = std::make_shared<gateway_context>();
   s.context->options = options;
   s.context->directory = s.directory;
   s.context->neighbours = std::move(neighbours);
   s.context->connector = connector;
-  s.context->metrics = std::make_shared<gateway_metrics>("gateway");
-  s.context->router = s.router = system.spawn(router, s.context->metrics);
+  s.context->metrics = metrics;
+  s.context->router = s.router = system.spawn(router, std::move(metrics));
   s.gateway = system.spawn(gateway, s.context);
   return s;
 }

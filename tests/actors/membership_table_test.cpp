@@ -12,6 +12,7 @@ struct membership_table_test : ::testing::Test {
     membership_options o;
     o.expected_model = "M";
     o.expected_model_text = "model M";
+    o.on_lost = [this](role r) { ++losses[r]; };
     return o;
   }
   node_info node(const std::string& name, std::uint64_t start, std::uint16_t port = 1) {
@@ -29,6 +30,7 @@ struct membership_table_test : ::testing::Test {
                  node_state state = node_state::ready) {
     return {name, start, state, {}, {}};
   }
+  std::map<role, int> losses;
   membership_table table{options()};
   membership_table::time_point t0{};
 };
@@ -44,6 +46,32 @@ TEST_F(membership_table_test, joins_hears_and_expires) {
   EXPECT_FALSE(table.heard(beat("a", 1), t0 + milliseconds(3300)));
   EXPECT_EQ(table.join(node("a", 1), t0 + milliseconds(3400)).code, ec::none);
   EXPECT_TRUE(table.heard(beat("a", 1), t0 + milliseconds(3500)));
+}
+
+TEST_F(membership_table_test, each_loss_is_counted_once_and_a_drain_is_none) {
+  auto prefill = node("p", 7, 2);
+  prefill.kind = role::prefill;
+  const auto decode = node("d", 1);
+  ASSERT_NE(decode.kind, prefill.kind);
+  table.join(decode, t0);
+  table.join(prefill, t0);
+  table.lost("d", 1, "connection ended", t0);
+  table.lost("d", 1, "connection ended", t0);
+  EXPECT_EQ(losses[decode.kind], 1);
+  table.join(node("d", 2), t0);  // the supervisor was quick
+  EXPECT_EQ(losses[decode.kind], 1);
+  table.join(node("d", 3), t0);  // quicker than the end of the connection
+  EXPECT_EQ(losses[decode.kind], 2);
+  table.join(node("d", 3), t0);  // the same one again
+  table.lost("d", 2, "connection ended", t0);
+  EXPECT_EQ(losses[decode.kind], 2);
+  table.heard(beat("d", 3, node_state::draining), t0);
+  table.lost("d", 3, "connection ended", t0);
+  EXPECT_EQ(losses[decode.kind], 2);
+  EXPECT_EQ(losses[role::prefill], 0);
+  table.expire(t0 + milliseconds(4000));
+  table.expire(t0 + milliseconds(5000));
+  EXPECT_EQ(losses[role::prefill], 1);
 }
 
 TEST_F(membership_table_test, forgets_what_was_lost_long_ago) {

@@ -10,7 +10,7 @@ def test_names_catalogue_and_every_query(draft_model):
         # The server is ready with its decode node; the others may come a little later.
         def all_answer():
             text = server.http.get("/metrics").text
-            return all(f'role="{role}"' in text for role in ("prefill", "decode", "kv-store", "draft"))
+            return all(f',role="{role}"' in text for role in ("prefill", "decode", "kv-store", "draft"))
         wait_until(all_answer, 60, "every node gives its metrics")
         done = subprocess.run([ROOT / "tests/checks/metrics", server.url], capture_output=True, text=True, timeout=150)
         assert done.returncode == 0, done.stdout + done.stderr
