@@ -109,8 +109,8 @@ void kv_store_state::look_up(const store_lookup& m) {
   const std::uint64_t lease = next_lease++;
   if (!found.empty()) {
     const reader key{from.address(), m.id};
-    release(key.actor, key.request);  // an earlier try's
-    leases[key] = lease;
+    if (auto earlier = leases.find(key); earlier != leases.end()) end_lease(earlier);
+    leases[key] = {lease, m.try_number};
     store->lease(lease, in_memory, now);
   }
   const std::uint64_t number = next_answer++;
@@ -155,11 +155,15 @@ void kv_store_state::send_ready(std::uint64_t number) {
   if (a.told_last && a.loading == 0) answers.erase(it);
 }
 
-void kv_store_state::release(const caf::actor_addr& actor, std::uint64_t request) {
-  auto it = leases.find({actor, request});
-  if (it == leases.end()) return;
-  store->release(it->second);
-  leases.erase(it);
+// A reader may still end an earlier try when it has begun the next one.
+void kv_store_state::release(const caf::actor_addr& actor, const release_request& r) {
+  const auto it = leases.find({actor, r.id});
+  if (it != leases.end() && it->second.try_number == r.try_number) end_lease(it);
+}
+
+void kv_store_state::end_lease(std::map<reader, held>::iterator at) {
+  store->release(at->second.lease);
+  leases.erase(at);
 }
 
 // -- upkeep --------------------------------------------------------------------------------------------------------------
@@ -218,7 +222,7 @@ void kv_store_state::tick() {
 void kv_store_state::end_leases(const std::vector<std::uint64_t>& ended) {
   const std::set<std::uint64_t> gone(ended.begin(), ended.end());
   context->metrics->leases_expired(
-      std::erase_if(leases, [&](const auto& l) { return gone.contains(l.second); }));
+      std::erase_if(leases, [&](const auto& l) { return gone.contains(l.second.lease); }));
   std::erase_if(copies, [&](const auto& c) {
     return gone.contains(c.second.lease) || !other_stores.contains(c.second.to);
   });
@@ -245,13 +249,9 @@ kv_store_actor::behavior_type kv_store_state::make_behavior() {
   self->set_down_handler([this](caf::down_msg& down) {
     on_store_down(down.source);
     if (watched.erase(down.source) == 0) return;
-    for (auto it = leases.begin(); it != leases.end();) {
-      if (it->first.actor != down.source) {
-        ++it;
-        continue;
-      }
-      store->release(it->second);
-      it = leases.erase(it);
+    for (auto next = leases.begin(); next != leases.end();) {
+      const auto it = next++;
+      if (it->first.actor == down.source) end_lease(it);
     }
   });
   open_disk();
@@ -260,7 +260,7 @@ kv_store_actor::behavior_type kv_store_state::make_behavior() {
       [this](const store_offer& m) { take(m); },
       [this](const store_lookup& m) { look_up(m); },
       [this](const release_request& m) {
-        release(caf::actor_cast<caf::actor_addr>(self->current_sender()), m.id);
+        release(caf::actor_cast<caf::actor_addr>(self->current_sender()), m);
       },
       [this](const clear_request&) { return clear(); },
       [this](const pin_request& r) { return pin(r); },

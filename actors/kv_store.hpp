@@ -66,6 +66,10 @@ struct kv_store_state {
       return a.request == b.request && a.actor == b.actor;
     }
   };
+  struct held {  // by a reader, for the latest try of its request
+    std::uint64_t lease = 0;
+    std::uint32_t try_number = 0;
+  };
 
   using time_point = std::chrono::steady_clock::time_point;
   // A lookup whose blocks are sent as they come from the disk.
@@ -92,7 +96,8 @@ struct kv_store_state {
   void take(const store_offer& m);
   void on_pulled(const store_pulled& m);
   void look_up(const store_lookup& m);
-  void release(const caf::actor_addr& actor, std::uint64_t request);
+  void release(const caf::actor_addr& actor, const release_request& r);
+  void end_lease(std::map<reader, held>::iterator at);
   void on_membership(const membership& m);
   void tick();
   void end_leases(const std::vector<std::uint64_t>& ended);
@@ -182,7 +187,7 @@ struct kv_store_state {
   std::shared_ptr<kv_store_context> context;
   std::unique_ptr<engine::block_store> store;
   std::map<std::uint64_t, offer> offers;  // by our number of the pull
-  std::map<reader, std::uint64_t> leases;
+  std::map<reader, held> leases;
   std::set<caf::actor_addr> watched;
   std::set<std::uint64_t> peers;                      // incarnations that the fabric knows
   std::map<std::uint64_t, other_store> other_stores;  // by incarnation

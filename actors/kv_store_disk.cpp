@@ -86,8 +86,8 @@ void kv_store_state::on_disk(const blocks_loaded& m) {
     if (!ok(i)) a.limit = std::min(a.limit, std::max(at, a.sent));
   }
   // Only while the reader still wants them.
-  auto held = leases.find({a.to.address(), a.request});
-  if (held != leases.end() && held->second == a.lease) store->lease(a.lease, loaded, now);
+  auto at = leases.find({a.to.address(), a.request});
+  if (at != leases.end() && at->second.lease == a.lease) store->lease(a.lease, loaded, now);
   send_ready(job.answer);
 }
 

@@ -225,6 +225,8 @@ auto inspect(Inspector& f, generate_request& x) {
            x.route_reason);
 }
 
+// Of whatever try: no gateway gives a request to one incarnation twice (route_request::excluded), and what two actors say
+// to each other keeps its order.
 struct cancel_request {
   std::uint64_t id = 0;
 };

@@ -207,7 +207,7 @@ void store_client_state::leave_store(fetch& f, const key& id, std::string_view o
   auto* s = stores.find(f.store);
   if (s == nullptr || !s->actor) return;
   s->fetches -= std::min(s->fetches, 1u);
-  self->send(s->actor, release_request{id.first});
+  self->send(s->actor, release_request{id.first, id.second});
   if (outcome != "silent") return;
   auto& penalty = s->penalty;
   penalty = std::clamp(penalty * 2, milliseconds(first_penalty), milliseconds(longest_penalty));

@@ -32,7 +32,7 @@ void store_client_state::on_lost(std::uint64_t start, const store& lost, const s
   for (const auto& [id, f] : fetches) {
     if (f.store != start) continue;
     // Where only the link to it is lost it would hold their blocks' leases for as long as this node lives.
-    if (lost.actor) self->send(lost.actor, release_request{id.first});
+    if (lost.actor) self->send(lost.actor, release_request{id.first, id.second});
     if (!f.pulling) affected.push_back(id);  // a pull ends by itself
   }
   node->puller->disconnect(incarnation{start});

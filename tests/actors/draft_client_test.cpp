@@ -7,26 +7,12 @@
 
 #include "actors/draft.hpp"
 #include "actors/system.hpp"
+#include "tests/actors/stepped_engine.hpp"
 #include "tests/actors/tiny_cluster.hpp"
 #include "tests/engine/harness.hpp"
 
 namespace troupe::actors {
 namespace {
-
-// An engine that makes a step when it is told to.
-class stepped final : public engine_driver {
- public:
-  stepped(std::unique_ptr<engine::engine> e, hooks h)
-      : engine_driver(std::move(e), std::move(h), default_queue_limit) {}
-  void stop() override {}
-  void step() {
-    const auto now = [] { return engine::time_point(std::chrono::hours(1)); };
-    if (auto report = turn(now)) hand_out(std::move(*report), {});
-  }
-
- private:
-  void wake() override {}
-};
 
 struct draft_client_test : ::testing::Test {
   using fake = engine::testing::fake_runner;
@@ -50,7 +36,7 @@ struct draft_client_test : ::testing::Test {
         caf::anon_send(
             client, engine_happened{std::make_shared<const engine::events>(std::move(r.happened))});
     };
-    auto driver = std::make_unique<stepped>(std::move(*made), std::move(hooks));
+    auto driver = std::make_unique<stepped_engine>(std::move(*made), std::move(hooks));
     loop = driver.get();
     node->loop = std::move(driver);
   }
@@ -109,7 +95,7 @@ struct draft_client_test : ::testing::Test {
   std::shared_ptr<node_services> node = std::make_shared<node_services>();
   draft_client_actor client;
   draft_actor draft;
-  stepped* loop = nullptr;
+  stepped_engine* loop = nullptr;
 };
 
 TEST_F(draft_client_test, a_draft_that_comes_later_is_told_from_the_beginning) {
