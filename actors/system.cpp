@@ -7,7 +7,9 @@
 
 namespace troupe::actors {
 
-system_config::system_config(const network_settings& network) {
+system_config::system_config(const network_settings& network,
+                             name_resolver::lookup_function names_from)
+    : names(std::make_unique<name_resolver>(std::move(names_from))) {
   add_message_types<caf::id_block::troupe>();
   load<caf::io::middleman>();
   // `sharing` wakes actors in 15 us where the default polls for 100, and idles at 0 % (platform notes, D2).
