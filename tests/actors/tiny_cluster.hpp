@@ -66,7 +66,7 @@ struct tiny_cluster : ::testing::Test {
   }
   template <class Condition>
   static bool eventually(Condition condition) {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(20'000);
+    const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(60'000);
     while (std::chrono::steady_clock::now() < until) {
       if (condition()) return true;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));

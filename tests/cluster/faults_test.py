@@ -184,17 +184,14 @@ def test_sigterm_drains():
 
 def test_second_sigterm_stops_at_once():
     with Server(prefill=1, decode=1) as server:
-        times = {}
-
         def on_event(stream):
             if len(stream.events) == 5:
                 server.popen.send_signal(signal.SIGTERM)
                 time.sleep(0.3)
                 server.popen.send_signal(signal.SIGTERM)
-                times["sent"] = time.monotonic()
-        server.stream(PROMPT, on_event=on_event, max_tokens=2000, ignore_eos=True)
+        stream = server.stream(PROMPT, on_event=on_event, max_tokens=2000, ignore_eos=True)
         server.wait(5)
-        assert time.monotonic() - times["sent"] < 6
+        assert stream.finish_reason != "length", "it was not waited for"
 
 
 def test_status_shows_a_lost_node():

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -21,12 +22,19 @@ MODEL = pathlib.Path(
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     / "troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 READY_SECONDS = 60
+PATIENCE = 4  # times the seconds that a state is waited for: a machine may be slow, or busy with other things
+given_ports = set()
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that the system gives to connections: nobody but us takes it before it is used."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in given_ports:
+                given_ports.add(port)
+                return port
 
 
 def run(*arguments, timeout=60, **options):
@@ -36,13 +44,13 @@ def run(*arguments, timeout=60, **options):
 
 
 def wait_until(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while time.monotonic() < began + PATIENCE * seconds:
         value = condition()
         if value:
             return value
         time.sleep(0.05)
-    raise AssertionError(f"after {seconds} s still not: {what}")
+    raise AssertionError(f"after {time.monotonic() - began:.0f} s still not: {what}")
 
 
 def is_alive(pid):
@@ -68,7 +76,7 @@ class Process:
         return self.log_path.read_text(errors="replace")
 
     def wait(self, seconds):
-        return self.popen.wait(timeout=seconds)
+        return self.popen.wait(timeout=PATIENCE * seconds)
 
     def stop(self, seconds=15):
         """SIGTERM, then SIGKILL for the whole group. Returns the exit status, None if it had to be killed."""
