@@ -55,7 +55,6 @@ class server : public serve_process {
   result<void> run(const serve_options& options, std::shared_ptr<const model::loaded_model> model);
   generation_service& service() override { return *service_; }
   std::uint16_t cluster_port() const override { return cluster_port_; }
-  std::uint16_t gateway_port() const override { return gateway_port_; }
   void drain() override;
   bool drained() const override;
   std::optional<error> failure() const override;
@@ -74,7 +73,7 @@ class server : public serve_process {
   router_actor router_;
   std::shared_ptr<gateway_context> context_;
   gateway_actor gateway_;
-  std::uint16_t cluster_port_ = 0, gateway_port_ = 0;
+  std::uint16_t cluster_port_ = 0;
   std::unique_ptr<generation_service> service_;
   std::vector<std::unique_ptr<node_runtime>> nodes_;
   std::unique_ptr<children> children_;
@@ -109,13 +108,12 @@ result<void> server::publish(const serve_options& options) {
   cluster_port_ = *cluster;
   auto door = system_.middleman().publish(gateway_, 0, net.host.c_str(), reuse_address);
   if (!door) return fail(ec::address_in_use, "cannot listen on " + net.host + " for programs");
-  gateway_port_ = *door;
   auto& info = context_->info;
-  info.name = "gateway-" + std::to_string(gateway_port_);
-  info.start = (std::uint64_t{std::random_device{}()} << 32) | gateway_port_;
+  info.name = "gateway-" + std::to_string(*door);
+  info.start = (std::uint64_t{std::random_device{}()} << 32) | *door;
   info.kind = role::gateway;
   info.host = net.host;
-  info.port = gateway_port_;
+  info.port = *door;  // programs learn it from the directory
   info.model_name = options.model_name;
   context_->published = true;
   return {};

@@ -109,8 +109,7 @@ class serve_process {
       const serve_options& options, std::shared_ptr<const model::loaded_model> model);
   virtual ~serve_process() = default;  // stops nodes and actors within a few seconds
   virtual generation_service& service() = 0;
-  virtual std::uint16_t cluster_port() const = 0;  // nodes join here
-  virtual std::uint16_t gateway_port() const = 0;  // programs connect here (actors/client.hpp)
+  virtual std::uint16_t cluster_port() const = 0;  // nodes join here, and programs
   virtual void drain() = 0;
   virtual bool drained() const = 0;
   virtual std::optional<error> failure() const = 0;  // a node cannot start: what to tell the user

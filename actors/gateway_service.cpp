@@ -163,7 +163,7 @@ class gateway_service : public generation_service {
     for (const auto& m : board_->latest.members) {
       if (m.info.kind == role::decode && m.state == node_state::ready) s.ready = true;
       if (m.state == node_state::joining && m.info.kind != role::gateway)
-        s.loading = m.info.name + ": " + m.note;
+        s.loading = m.info.name + (m.note.empty() ? " is joining" : ": " + m.note);
       s.nodes.push_back(status_of(m));
     }
     if (!s.ready && s.loading.empty()) s.loading = "waiting for a decode node";

@@ -1,6 +1,10 @@
 #include "actors/system.hpp"
 
+#include <arpa/inet.h>
+#include <netdb.h>
+
 #include <caf/io/middleman.hpp>
+#include <memory>
 
 #include "actors/interfaces.hpp"
 #include "base/hash.hpp"
@@ -31,6 +35,29 @@ system_config::system_config(const network_settings& network,
   set("middleman.app-identifiers", std::vector<std::string>{id});
 }
 
+namespace {
+
+// A host's own name is often mapped to loopback on itself (Debian's 127.0.1.1): others who were told that name would
+// reach themselves. Empty: it is not so.
+std::string loopback_of(const std::string& name) {
+  in_addr number{};
+  in6_addr number6{};
+  if (name == "localhost" || ::inet_pton(AF_INET, name.c_str(), &number) == 1 ||
+      ::inet_pton(AF_INET6, name.c_str(), &number6) == 1)
+    return {};
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_family = AF_INET;
+  hints.ai_socktype = SOCK_STREAM;
+  if (::getaddrinfo(name.c_str(), nullptr, &hints, &found) != 0) return {};
+  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
+  const auto& address = reinterpret_cast<const sockaddr_in*>(found->ai_addr)->sin_addr;
+  if (ntohl(address.s_addr) >> 24 != 127) return {};
+  char text[INET_ADDRSTRLEN] = {};
+  return ::inet_ntop(AF_INET, &address, text, sizeof text);
+}
+
+}  // namespace
+
 result<void> check(const network_settings& network) {
   const bool loopback =
       network.host == "127.0.0.1" || network.host == "localhost" || network.host == "::1";
@@ -38,10 +65,13 @@ result<void> check(const network_settings& network) {
     return fail(ec::invalid_argument, "--cluster-host " + network.host +
                                           " is no address that other nodes can connect to: give "
                                           "the address of this host");
+  if (const auto where = loopback_of(network.host); !where.empty())
+    return fail(ec::invalid_argument, "--cluster-host: " + network.host + " is " + where +
+                                          " here: give the address that other hosts reach");
   if (!loopback && network.secret.empty() && !network.insecure)
     return fail(ec::invalid_argument,
                 "actors on " + network.host +
-                    " can be reached by others: give every node the same --cluster-secret, or "
+                    " can be reached by others: give every node the same --cluster-secret-file, or "
                     "--insecure-cluster on a network that you trust");
   return {};
 }

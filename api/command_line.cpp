@@ -128,9 +128,13 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 parsed_line parse_command_line(const std::vector<std::string>& arguments) {
+  if (arguments == std::vector<std::string>{"--version"}) return {version_config{}, {}, exit_clean};
   builder b;
   build(b);
   add_everywhere(b, &b.app);
+  // It would be read as -h with -f.
+  if (std::find(arguments.begin(), arguments.end(), "-hf") != arguments.end())
+    return wrong_line(unknown(b.app, "-hf"), &b.app);
   try {
     b.app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::CallForHelp&) {

@@ -48,8 +48,7 @@ class announcer {
                  fits < m.max_model_len
                      ? fmt::format(" of {}: more does not fit the KV cache", m.max_model_len)
                      : "");
-    spdlog::info("nodes join at cluster port {}, programs at {}", serving_.cluster_port(),
-                 serving_.gateway_port());
+    spdlog::info("nodes and programs join at cluster port {}", serving_.cluster_port());
   }
   bool announced() const { return announced_; }
 

@@ -17,6 +17,9 @@ constexpr std::string_view automatic = "that is how it always is: leave it out";
 constexpr std::string_view in_file = "the model's file says it: leave it out";
 constexpr std::string_view proxy = "put a proxy in front for that (docs/security.md)";
 
+constexpr std::string_view no_download =
+    "download the file and give its path; deploy/get-model has the default one";
+
 // https://docs.vllm.ai/en/latest/cli/serve.html, https://github.com/ggml-org/llama.cpp/tree/master/tools/server
 constexpr std::array flags{
     hint{"--gpu-memory-utilization", "use --gpu-memory-fraction, which is that of each node"},
@@ -49,8 +52,9 @@ constexpr std::array flags{
     hint{"--enforce-eager", "leave it out"},
     hint{"--seed", "give each request its own seed"},
     hint{"-m", "give the file without a flag, or use --model"},
-    hint{"-hf", "models are not downloaded: give the path of a file"},
-    hint{"--hf-repo", "models are not downloaded: give the path of a file"},
+    hint{"-hf", no_download},
+    hint{"--hf-repo", no_download},
+    hint{"--cluster-secret", "use --cluster-secret-file, as a flag's value can be seen by others"},
     hint{"-c", "use --max-model-len, which counts for each request"},
     hint{"--ctx-size", "use --max-model-len, which counts for each request"},
     hint{"-ngl", "use --device cuda or --device cpu"},

@@ -38,7 +38,6 @@ class serving {
   const served_model& model() const { return *model_; }
   actors::generation_service& service() const { return cluster_->service(); }
   std::uint16_t cluster_port() const { return cluster_->cluster_port(); }
-  std::uint16_t gateway_port() const { return cluster_->gateway_port(); }
 
   // A node cannot start, with the code to leave with.
   std::optional<serving_failure> failure() const;

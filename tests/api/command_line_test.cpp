@@ -111,6 +111,9 @@ TEST(command_line, flags_beat_environment_beats_file) {
 }
 
 TEST(command_line, wrong_files_are_named) {
+  refused({"serve", "-hf", "user/repo"}, "download the file and give its path");
+  refused({"serve", "m.gguf", "--cluster-secret", "s"}, "use --cluster-secret-file");
+  expect<version_config>({"--version"});
   refused({"serve", "--config", file_with("prot = 1\n")}, "did you mean 'port'?");
   refused({"serve", "--config", file_with("port = \"many\"\n")}, "--config");
   refused({"serve", "--config", file_with("port = 99999\n")}, "port");

@@ -3,8 +3,9 @@
 //   stream_tokens HOST:PORT MODEL.gguf "prompt" [stop-after-N-tokens]
 //
 // HOST:PORT is the cluster port that `troupe serve` prints. The model file is read for its tokenizer only: the cluster
-// takes and gives token ids. With a fourth argument the generation is canceled after so many tokens.
+// takes and gives token ids. A cluster with a secret: TROUPE_CLUSTER_SECRET_FILE names its file. With a fourth argument the generation is canceled after so many tokens.
 #include <cstdlib>
+#include <fstream>
 #include <iostream>
 #include <string>
 
@@ -36,7 +37,16 @@ int main(int argc, char** argv) {
   auto tokenizer = troupe::model::tokenizer::make(**model);
   if (!tokenizer) return give_up(tokenizer.error());
 
-  auto client = troupe::client::connect(where.substr(0, colon), port);
+  troupe::client_options options;
+  if (const char* file = std::getenv("TROUPE_CLUSTER_SECRET_FILE")) {  // as `troupe node` reads it
+    std::ifstream in(file);
+    if (!std::getline(in, options.secret)) {
+      std::cerr << "stream_tokens: cannot read " << file << "\n";
+      return 1;
+    }
+    options.secret.erase(options.secret.find_last_not_of(" \r") + 1);
+  }
+  auto client = troupe::client::connect(where.substr(0, colon), port, options);
   if (!client) return give_up(client.error());
 
   troupe::actors::generation what;

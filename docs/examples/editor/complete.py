@@ -14,12 +14,14 @@ beginning unchanged, so that its KV is reused.
 import argparse
 import http.client
 import json
+import os
 import pathlib
 import sys
 import time
 import urllib.parse
 
 MOST = 6000  # characters on either side
+KEY = os.environ.get("TROUPE_API_KEY", "")  # if the server wants one
 
 
 def ask(url, body):
@@ -28,7 +30,7 @@ def ask(url, body):
     connection = http.client.HTTPConnection(where.hostname, where.port or 80, timeout=60)
     began = time.monotonic()
     connection.request("POST", "/v1/completions", json.dumps({**body, "stream": True}),
-                       {"Content-Type": "application/json"})
+                       {"Content-Type": "application/json", **({"Authorization": f"Bearer {KEY}"} if KEY else {})})
     answer = connection.getresponse()
     if answer.status != 200:
         return answer.status, json.loads(answer.read()).get("error", {}), 0
