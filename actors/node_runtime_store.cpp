@@ -40,7 +40,8 @@ result<void> node_runtime::make_store(const node_options& options,
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
   TROUPE_TRY(fabric_,
-             platform_.make_fabric(incarnation{info.start}, nullptr, services_->puller->sink()));
+             platform_.make_fabric(incarnation{info.start}, options.network.host, nullptr,
+                                   services_->puller->sink()));
   TROUPE_TRY(arena_, fabric_->allocate(info.num_blocks * layout.block_bytes()));
   services_->puller->attach(*fabric_, arena_);
   services_->puller->touch_ahead(platform_.touch_ahead);

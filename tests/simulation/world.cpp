@@ -132,7 +132,7 @@ actors::node_platform world::platform_of(node& n) {
     return made;
   };
   p.make_fabric = [this, &n, index](
-                      incarnation self, const auto&,
+                      incarnation self, const auto&, const auto&,
                       transport::event_sink sink) -> result<std::unique_ptr<transport::fabric>> {
     auto made =
         std::make_unique<skewed_fabric>(fabric_->make_fabric(self, std::move(sink)),

@@ -22,7 +22,9 @@ namespace troupe::transport {
 struct ucx_options {
   incarnation self{};      // random, new at each start of the process
   std::string transports;  // UCX_TLS; empty: tcp,posix,self, and RDMA where there is a device
-  std::string devices;     // UCX_NET_DEVICES; empty: all
+  // The cluster's address of this node: only its interface's devices are used, and the port listens there. Empty or a
+  // wildcard: every interface.
+  std::string host;
   // The GPU whose memory will be registered. Null: host memory only.
   std::shared_ptr<device_memory> device;
   // Tests and figures: shm, tcp, cuda_ipc, staged_shm, staged_tcp, or rdma (UCX's get over whatever there is).

@@ -6,10 +6,10 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <mutex>
 
 #include "base/log.hpp"
+#include "transport/ucx/devices.hpp"
 
 namespace troupe::transport::ucx {
 namespace {
@@ -49,24 +49,23 @@ void set_defaults() {
       });
 }
 
-bool has_rdma_device() {
-  std::error_code missing;
-  bool empty = std::filesystem::is_empty("/sys/class/infiniband", missing);
-  return !missing && !empty;
+// `devices`: those that net_devices() allows; cards go by "name:port".
+bool may_use_rdma(const std::string& devices) {
+  return has_rdma_device() && (devices.empty() || devices.find(':') != devices.npos);
 }
 
-std::string transports_of(const ucx_options& options) {
+std::string transports_of(const ucx_options& options, bool rdma) {
   if (!options.transports.empty()) return options.transports;
   std::string list = "tcp,posix,self";
-  if (has_rdma_device()) list += ",ib";
+  if (rdma) list += ",ib";
   // So that a network card reads GPU memory itself, where UCX and the card can.
-  if (options.device != nullptr && has_rdma_device()) list += ",cuda_copy";
+  if (options.device != nullptr && rdma) list += ",cuda_copy";
   return list;
 }
 
 // Without it UCX does not answer remote reads and writes that it emulates over TCP, which reach any address.
-bool wants_gets(const ucx_options& options) {
-  return has_rdma_device() || options.force_path == path::rdma;
+bool wants_gets(const ucx_options& options, bool rdma) {
+  return rdma || options.force_path == path::rdma;
 }
 
 ucs_memory_type_t memory_type(memory_kind kind) {
@@ -115,19 +114,24 @@ result<std::unique_ptr<worker>> worker::make(const ucx_options& options) {
 
 result<void> worker::start(const ucx_options& options) {
   set_defaults();
+  std::string devices;
+  if (std::getenv("UCX_NET_DEVICES") == nullptr) {
+    TROUPE_TRY(devices, net_devices(options.host));
+  }
+  const bool rdma = may_use_rdma(devices);
   ucp_config_t* config = nullptr;
   if (auto status = ucp_config_read(nullptr, nullptr, &config); status != UCS_OK)
     return tl::unexpected(to_error(status, "reading the UCX configuration"));
   ucs_status_t status = UCS_OK;
   if (std::getenv("UCX_TLS") == nullptr)
-    status = ucp_config_modify(config, "TLS", transports_of(options).c_str());
-  if (status == UCS_OK && !options.devices.empty() && std::getenv("UCX_NET_DEVICES") == nullptr)
-    status = ucp_config_modify(config, "NET_DEVICES", options.devices.c_str());
+    status = ucp_config_modify(config, "TLS", transports_of(options, rdma).c_str());
+  if (status == UCS_OK && !devices.empty())
+    status = ucp_config_modify(config, "NET_DEVICES", devices.c_str());
   if (status == UCS_OK) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES;
     params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-    serves_gets_ = wants_gets(options);
+    serves_gets_ = wants_gets(options, rdma);
     if (serves_gets_) params.features |= UCP_FEATURE_RMA;
     status = ucp_init(&params, config, &context_);
   }
