@@ -78,7 +78,7 @@ void kv_store_state::on_disk(const blocks_loaded& m) {
   for (std::size_t i = 0; i < job.records.size(); ++i) {
     const std::size_t at = job.first + i;
     const block_id b = a.blocks[at];
-    context->file->unhold(job.records[i], ok(i));
+    if (context->file->unhold(job.records[i], ok(i))) disk->erase({job.records[i]});
     if (ok(i)) transport::seal(bytes(b), tag(b));
     store->filled(b, ok(i), now);
     a.ready[at] = ok(i);

@@ -79,7 +79,7 @@ void kv_store_state::on_read_for(const disk_job& job, const blocks_loaded& m) {
   for (std::size_t i = 0; i < job.records.size(); ++i) {
     const bool ok = i < m.ok.size() && m.ok[i];
     const block_id b = job.blocks[i];
-    context->file->unhold(job.records[i], ok);
+    if (context->file->unhold(job.records[i], ok)) disk->erase({job.records[i]});
     if (ok) transport::seal(bytes(b), tag(b));
     store->filled(b, ok, now);
     if (!ok) continue;

@@ -39,9 +39,8 @@ result<void> node_runtime::make_store(const node_options& options,
   info.num_blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, 1u << 24));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
-  TROUPE_TRY(fabric_,
-             platform_.make_fabric(incarnation{info.start}, options.network.host, nullptr,
-                                   services_->puller->sink()));
+  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, options.network.host, nullptr,
+                                            services_->puller->sink()));
   TROUPE_TRY(arena_, fabric_->allocate(info.num_blocks * layout.block_bytes()));
   services_->puller->attach(*fabric_, arena_);
   services_->puller->touch_ahead(platform_.touch_ahead);
@@ -69,6 +68,9 @@ result<void> node_runtime::make_store(const node_options& options,
                engine::block_file::open(options.store.disk / (info.name + ".kv"),
                                         {layout.payload_bytes(), layout.block_tokens, kv_identity_,
                                          info.identity_text, most, services_->journal}));
+    if (const auto lost = context->file->stats().unreadable; lost > 0)
+      spdlog::warn("the KV store's file: {} records could not be read; their blocks are gone",
+                   lost);
     spdlog::info("{} blocks are on the disk, read by {}{}", context->file->stats().recovered,
                  context->file->reads_by(), context->file->direct() ? "" : ", without O_DIRECT");
   }

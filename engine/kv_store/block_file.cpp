@@ -9,7 +9,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstddef>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <thread>
@@ -106,11 +105,15 @@ std::optional<decoded> decode(const std::byte* at, std::uint32_t block_tokens) {
   return d;
 }
 
-}  // namespace
-
-void block_file::buffer_deleter::operator()(std::byte* p) const {
-  std::free(p);
+// A file that was killed while it was made has some of the mark, or nothing but zeros.
+bool begins_as_ours(std::span<const std::byte> bytes) {
+  return std::memcmp(bytes.data(), &file_mark, std::min(bytes.size(), sizeof file_mark)) == 0;
 }
+bool is_zero(std::span<const std::byte> bytes) {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+}  // namespace
 
 result<std::unique_ptr<block_file>> block_file::open(const std::filesystem::path& path,
                                                      const block_file_options& options) {
@@ -146,8 +149,7 @@ block_file::block_file(int descriptor, bool direct, const block_file_options& op
       direct_(direct),
       options_(options),
       record_bytes_(page + rounded(options.payload_bytes)),
-      buffer_(static_cast<std::byte*>(std::aligned_alloc(page, record_bytes_))) {
-  TROUPE_ASSERT(buffer_ != nullptr);
+      buffer_(make_page_buffer(record_bytes_)) {
   reader_ = record_reader::make(descriptor_, record_bytes_, options.use_io_uring);
   TROUPE_ASSERT(header_sum_at(options.block_tokens) + sizeof(std::uint64_t) <= page);
 }
@@ -167,14 +169,19 @@ result<std::uint64_t> block_file::check_or_make_header(std::uint64_t size) {
     return page;
   }
   std::memset(buffer_.get(), 0, page);
-  if (size >= page) TROUPE_CHECK(read_at(0, page));
+  ssize_t got;
+  do {
+    got = ::pread(descriptor_, buffer_.get(), page, 0);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) return failed("reading");
   file_header h;
   std::memcpy(&h, buffer_.get(), sizeof h);
-  if (size >= page && h.mark != file_mark && h.mark != 0)
+  const std::span<const std::byte> there(buffer_.get(), static_cast<std::size_t>(got));
+  if (!begins_as_ours(there) && !(size <= page && is_zero(there)))
     return fail(ec::corrupt_file,
                 "is not a KV store's file: remove it, or choose another directory");
   const bool whole =
-      h.mark == file_mark && h.sum == sum_of(buffer_.get(), offsetof(file_header, sum));
+      there.size() == page && h.sum == sum_of(buffer_.get(), offsetof(file_header, sum));
   if (!whole) {  // killed while it was made, or damaged: what is behind it cannot be trusted
     if (::ftruncate(descriptor_, 0) != 0) return failed("truncating");
     TROUPE_CHECK(write_file_header());
@@ -211,7 +218,10 @@ result<void> block_file::recover(std::uint64_t size) {
   std::uint64_t latest = 0;
   for (record_id r = 0; r < records_.size(); ++r) {
     if (offset_of(r) + record_bytes_ > size) break;
-    TROUPE_CHECK(read_at(offset_of(r), page));
+    if (!read_whole(descriptor_, offset_of(r), {buffer_.get(), page})) {
+      ++counters_.unreadable;  // a bad place of the disk costs its block, not the others
+      continue;
+    }
     auto found = decode(buffer_.get(), options_.block_tokens);
     if (!found) continue;
     if (auto other = by_hash_.find(found->key.hash); other != by_hash_.end()) {
@@ -297,13 +307,14 @@ void block_file::hold(record_id r) {
   records_[r].used = true;
 }
 
-void block_file::unhold(record_id r, bool ok) {
+bool block_file::unhold(record_id r, bool ok) {
   record& x = records_[r];
   TROUPE_ASSERT(x.holds > 0);
   --x.holds;
-  if (ok || x.state != record_state::present) return;
+  if (ok || x.state != record_state::present) return false;
   forget(r);
   ++counters_.forgotten;
+  return true;
 }
 
 bool block_file::pin(const hash128_t& hash, bool pinned, time_point until) {
@@ -397,16 +408,6 @@ result<void> block_file::write(record_id r, const block_key& key, std::uint64_t 
   return write_at(offset_of(r), {buffer_.get(), page});
 }
 
-result<void> block_file::read(record_id r, const hash128_t& hash, std::span<std::byte> payload) {
-  result<void> outcome;
-  const std::uint64_t offset = offset_of(r);
-  reader_->read({&offset, 1}, [&](std::size_t, result<std::span<const std::byte>> bytes) {
-    outcome = bytes ? take_payload(*bytes, hash, payload)
-                    : result<void>(tl::make_unexpected(bytes.error()));
-  });
-  return outcome;
-}
-
 std::vector<result<void>> block_file::read_many(std::span<const read_piece> pieces) {
   std::vector<result<void>> outcomes(pieces.size());
   std::vector<std::uint64_t> offsets;
@@ -444,18 +445,6 @@ result<void> block_file::write_at(std::uint64_t offset, std::span<const std::byt
     if (n <= 0) return failed("writing");
     offset += static_cast<std::uint64_t>(n);
     data = data.subspan(static_cast<std::size_t>(n));
-  }
-  return {};
-}
-
-result<void> block_file::read_at(std::uint64_t offset, std::size_t bytes) {
-  for (std::size_t done = 0; done < bytes;) {
-    const auto n =
-        ::pread(descriptor_, buffer_.get() + done, bytes - done, static_cast<off_t>(offset + done));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return failed("reading");
-    if (n == 0) return fail(ec::corrupt_file, "the file is shorter than its records");
-    done += static_cast<std::size_t>(n);
   }
   return {};
 }

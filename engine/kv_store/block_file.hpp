@@ -47,6 +47,7 @@ using record_id = std::uint32_t;
 struct block_file_stats {
   std::uint32_t records = 0, blocks = 0;  // blocks that are whole
   std::uint64_t written = 0, replaced = 0, forgotten = 0, recovered = 0;
+  std::uint64_t unreadable = 0;  // records that the disk did not give when the file was opened
 };
 
 class block_file {
@@ -67,8 +68,9 @@ class block_file {
   void written(record_id r, bool ok);
   // Keeps a record from being replaced while it is read.
   void hold(record_id r);
-  void unhold(record_id r,
-              bool ok);  // not ok: what was read was not what was written; it is forgotten
+  // Not ok: what was read was not what was written, so it is forgotten. True: its header must be erased, or it comes back
+  // when the file is opened again.
+  [[nodiscard]] bool unhold(record_id r, bool ok);
   // Keeps a block from being replaced for a while. False: it is not here, or half of all records are pinned already.
   bool pin(const hash128_t& hash, bool pinned, time_point until);
   void expire(time_point now);                             // pins
@@ -83,14 +85,13 @@ class block_file {
   // -- I/O -----------------------------------------------------------------------------------------------------------
   result<void> write(record_id r, const block_key& key, std::uint64_t sequence,
                      std::span<const std::byte> payload);
-  // ec::corrupt_file: the record is not this block any more, or its bytes differ from those written.
-  result<void> read(record_id r, const hash128_t& hash, std::span<std::byte> payload);
   struct read_piece {
     record_id record = 0;
     hash128_t hash;
     std::span<std::byte> payload;
   };
-  // The same for many, several at a time; result i is that of piece i.
+  // Several at a time; result i is that of piece i. ec::corrupt_file: the record is not this block any more, or its bytes
+  // differ from those written.
   std::vector<result<void>> read_many(std::span<const read_piece> pieces);
   result<void> erase(record_id r);
 
@@ -111,13 +112,9 @@ class block_file {
     time_point pinned_until{};
     block_key key;
   };
-  struct buffer_deleter {
-    void operator()(std::byte* p) const;
-  };
 
   block_file(int descriptor, bool direct, const block_file_options& options);
   result<void> write_at(std::uint64_t offset, std::span<const std::byte> data);
-  result<void> read_at(std::uint64_t offset, std::size_t bytes);   // into buffer_
   result<std::uint64_t> check_or_make_header(std::uint64_t size);  // the size from now on
   result<void> write_file_header();
   result<void> recover(std::uint64_t size);
@@ -131,7 +128,7 @@ class block_file {
   const bool direct_;
   const block_file_options options_;
   const std::uint64_t record_bytes_;
-  std::unique_ptr<std::byte, buffer_deleter> buffer_;  // [record_bytes_], aligned
+  const page_buffer buffer_;  // [record_bytes_]
   std::unique_ptr<record_reader> reader_;
   std::vector<record> records_;
   std::unordered_map<hash128_t, record_id> by_hash_;

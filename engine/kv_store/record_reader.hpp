@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <span>
@@ -14,6 +15,17 @@
 #include "base/result.hpp"
 
 namespace troupe::engine {
+
+struct free_deleter {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+// Aligned as O_DIRECT wants it.
+using page_buffer = std::unique_ptr<std::byte, free_deleter>;
+page_buffer make_page_buffer(std::size_t bytes);
+
+// Reads until `to` is full, from its byte `got` on. ec::corrupt_file: the file ends before.
+result<void> read_whole(int descriptor, std::uint64_t offset, std::span<std::byte> to,
+                        std::size_t got = 0);
 
 class record_reader {
  public:
@@ -27,7 +39,7 @@ class record_reader {
   // Calls `done` once for each offset, in the order in which they come; the bytes are good during the call only.
   using completion = std::function<void(std::size_t index, result<std::span<const std::byte>>)>;
   virtual void read(std::span<const std::uint64_t> offsets, const completion& done) = 0;
-  virtual std::string description() const = 0;  // "io_uring", or "pread" and why
+  virtual std::string description() const = 0;  // "io_uring", or "pread" and why; of any thread
 };
 
 }  // namespace troupe::engine

@@ -2,11 +2,17 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
 
@@ -65,19 +71,22 @@ struct block_file_test : ::testing::Test {
   }
   // Nothing, or exactly the bytes that were written for n.
   bool has(std::uint32_t n) {
+    must_erase.reset();
     const auto r = file->find(key(n).hash, key(n).tokens);
     if (!r) return false;
     file->hold(*r);
     std::vector<std::byte> found(payload_bytes);
-    const auto ok = file->read(*r, key(n).hash, found);
-    file->unhold(*r, ok.has_value());
+    const block_file::read_piece piece{*r, key(n).hash, found};
+    const bool ok = file->read_many({&piece, 1})[0].has_value();
+    must_erase = file->unhold(*r, ok) ? r : std::nullopt;
     if (ok) {
       EXPECT_EQ(found, payload(n));
     }
-    return ok.has_value();
+    return ok;
   }
   std::filesystem::path directory, path;
   hash128_t identity{3, 4};
+  std::optional<record_id> must_erase;  // said by the last has()
   std::unique_ptr<block_file> file;
 };
 
@@ -117,7 +126,7 @@ TEST_F(block_file_test, a_held_record_is_not_replaced) {
   ASSERT_TRUE(r);
   file->hold(*r);
   EXPECT_FALSE(write(2));
-  file->unhold(*r, true);
+  EXPECT_FALSE(file->unhold(*r, true));
   EXPECT_TRUE(write(2));
 }
 
@@ -156,6 +165,38 @@ TEST_F(block_file_test, a_strange_file_is_refused_and_left_alone) {
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ec::corrupt_file);
   EXPECT_EQ(std::filesystem::file_size(path), 5000u);
+}
+
+TEST_F(block_file_test, short_and_zeroed_files_of_others_are_left_alone) {
+  const std::string zeros(8, '\0');
+  for (const std::string& text :
+       {std::string("x"), std::string("note to self\n"), zeros + "notes", std::string(4095, 'x'),
+        zeros + std::string(5000, 'x'), std::string(4096, '\0') + "a disk's image"}) {
+    std::ofstream(path, std::ios::binary) << text;
+    auto refused = block_file::open(path, options(3));
+    ASSERT_FALSE(refused) << text.size();
+    EXPECT_EQ(refused.error().code, ec::corrupt_file);
+    std::ifstream in(path, std::ios::binary);
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), text);
+  }
+}
+
+TEST_F(block_file_test, what_was_corrupt_does_not_come_back) {
+  open();
+  for (std::uint32_t n : {1u, 2u, 3u}) EXPECT_TRUE(write(n));
+  {  // one byte of the second
+    std::fstream raw(path, std::ios::in | std::ios::out | std::ios::binary);
+    raw.seekp(header_bytes + record_bytes + 4096 + 17);
+    raw.put('\x5a');
+  }
+  EXPECT_FALSE(has(2));
+  ASSERT_EQ(must_erase, record_id{1});
+  EXPECT_TRUE(file->erase(*must_erase));
+  open();
+  EXPECT_EQ(file->stats().recovered, 2u);
+  EXPECT_FALSE(has(2));
+  EXPECT_FALSE(must_erase);
+  EXPECT_TRUE(has(1));
 }
 
 TEST_F(block_file_test, two_processes_cannot_share_a_file) {
@@ -360,6 +401,50 @@ TEST_F(block_file_test, many_are_read_at_once_and_each_is_verified) {
     ASSERT_EQ(::truncate(path.c_str(), header_bytes + 20 * record_bytes), 0);
     const auto shorter = file->read_many(pieces);
     for (std::uint32_t n = 0; n < 30; ++n) EXPECT_EQ(shorter[29 - n].has_value(), n != 3 && n < 20);
+  }
+}
+
+// Makes the kernel answer every io_uring_enter of this process so.
+bool refuse_io_uring(std::uint16_t error_number) {
+  sock_filter program[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_enter, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | std::uint32_t{error_number}),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog filter{std::size(program), program};
+  return ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         ::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0;
+}
+
+TEST_F(block_file_test, reads_go_on_when_io_uring_takes_no_more) {
+  constexpr std::uint32_t blocks = 20;
+  open(blocks);
+  if (file->reads_by() != "io_uring") GTEST_SKIP() << file->reads_by();
+  for (std::uint32_t n = 0; n < blocks; ++n) EXPECT_TRUE(write(n * 10));
+  for (const int refusal : {ENOMEM, EAGAIN}) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      constexpr int no_seccomp = 77;
+      if (!refuse_io_uring(static_cast<std::uint16_t>(refusal))) ::_exit(no_seccomp);
+      for (int round = 0; round < 2; ++round) {
+        std::vector<std::vector<std::byte>> bytes(blocks, std::vector<std::byte>(payload_bytes));
+        std::vector<block_file::read_piece> pieces;
+        for (std::uint32_t n = 0; n < blocks; ++n)
+          pieces.push_back(
+              {*file->find(key(n * 10).hash, key(n * 10).tokens), key(n * 10).hash, bytes[n]});
+        const auto outcomes = file->read_many(pieces);
+        for (std::uint32_t n = 0; n < blocks; ++n)
+          if (!outcomes[n] || bytes[n] != payload(n * 10)) ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    ASSERT_GT(child, 0);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+      GTEST_SKIP() << "system calls cannot be filtered here";
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << refusal << ": " << status;
   }
 }
 
