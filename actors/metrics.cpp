@@ -120,6 +120,8 @@ device_metrics::device_metrics(const prometheus::Labels& constant)
 
 node_metrics::node_metrics(const std::string& node, const std::string& role)
     : device_metrics({{"node", node}, {"role", role}}),
+      store_connections(
+          gauge("troupe_store_connections", "KV stores that this node is connected to")),
       store_lookup_seconds(histogram("troupe_store_lookup_duration_seconds",
                                      "From asking a KV store until its first answer",
                                      transfer_buckets)),

@@ -73,6 +73,7 @@ class node_metrics : public device_metrics {
 
   void on_guess(const std::string& outcome);  // of a draft node: in_time, late, malformed
 
+  prometheus::Gauge& store_connections;
   prometheus::Histogram& store_lookup_seconds;
 
  private:

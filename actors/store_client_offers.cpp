@@ -41,6 +41,7 @@ void store_client_state::on_lost(std::uint64_t start, const store& lost, const s
 }
 
 void store_client_state::update_ready() {
+  node->metrics->store_connections.Set(static_cast<double>(stores.connected()));
   const bool any = stores.connected() > 0;
   node->store_ready = any;
   if (any == offering) return;

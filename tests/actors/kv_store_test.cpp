@@ -17,8 +17,14 @@ using std::chrono::milliseconds;
 struct kv_store_test : tiny_cluster {
   std::unique_ptr<serve_process> start(const serve_options& o) {
     auto s = tiny_cluster::start(o);
-    std::this_thread::sleep_for(milliseconds(600));  // nodes have heard of the store and connected
+    if (s) {
+      EXPECT_TRUE(connected(*s, (o.num_prefill + o.num_decode) * o.num_kv_store));
+    }
     return s;
+  }
+  // All nodes that ask have so many connections to stores, taken together.
+  static bool connected(serve_process& s, std::uint32_t connections) {
+    return eventually([&] { return metric(s, "troupe_store_connections") == connections; });
   }
   static generation ask(std::uint64_t seed, std::size_t prompt_tokens, std::string salt = {}) {
     auto g = tiny_cluster::ask(seed, prompt_tokens, 8);
@@ -283,12 +289,7 @@ TEST_F(kv_store_test, a_store_that_is_drained_hands_on_its_file) {
   ASSERT_EQ(metric(*s, on_disk), 6 * 12);
   auto joined = join_store(*s);
   ASSERT_TRUE(joined) << to_string(joined.error());
-  ASSERT_TRUE(eventually([&] {
-    std::uint32_t stores = 0;
-    for (const auto& m : s->service().status().nodes)
-      stores += m.role == "kv-store" && m.state == "ready";
-    return stores == 2;
-  }));
+  ASSERT_TRUE(connected(*s, 2));
   const auto taken = [&] {
     return metric(*s, "troupe_store_blocks{node=\"kv-store-9\",role=\"kv-store\",tier=\"memory\"}");
   };
@@ -325,6 +326,7 @@ TEST_F(kv_store_test, a_store_that_joins_gets_its_share_and_no_more) {
   ASSERT_LT(share, 8 * 12);
   auto joined = join_store(*s);
   ASSERT_TRUE(joined) << to_string(joined.error());
+  ASSERT_TRUE(connected(*s, 2));
   const std::string taken =
       "troupe_store_handed_on_blocks_total{node=\"kv-store-0\",role=\"kv-store\",outcome="
       "\"taken\"}";
