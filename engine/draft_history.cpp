@@ -111,42 +111,53 @@ std::span<const token_id> recent_answers::after(const place& at) const {
       static_cast<std::size_t>(std::find(rest.begin(), rest.end(), end_of_answer) - rest.begin()));
 }
 
-std::size_t draft_history::bytes() const {
-  std::size_t sum = 0;
-  for (const auto& [whose, e] : all_)
-    sum += e.answers->bytes() + bytes_of_entry + whose.first.size() + whose.second.size();
-  return sum;
+// A salt is the client's to choose, so there may be very many: nothing here looks at all of them.
+draft_history::entry& draft_history::entry_of(const std::string& tenant, const std::string& salt) {
+  const auto [at, is_new] = all_.try_emplace({tenant, salt});
+  entry& e = at->second;
+  if (!is_new) {
+    turns_.splice(turns_.begin(), turns_, e.turn);
+    return e;
+  }
+  e.turn = turns_.insert(turns_.begin(), &at->first);
+  // One may take half of the memory, so that it does not drive out everybody else.
+  e.answers = std::make_shared<recent_answers>(static_cast<std::uint32_t>(
+      std::clamp<std::uint64_t>(bytes_ / 2 / bytes_per_token, 64, 1u << 24)));
+  measure(at->first, e);
+  return e;
+}
+
+void draft_history::measure(const owner& whose, entry& e) {
+  used_ -= e.bytes;
+  e.bytes = e.answers->bytes() + bytes_of_entry + whose.first.size() + whose.second.size();
+  used_ += e.bytes;
 }
 
 std::shared_ptr<recent_answers> draft_history::of(const std::string& tenant,
                                                   const std::string& salt) {
   if (bytes_ == 0) return nullptr;
-  entry& e = all_[{tenant, salt}];
-  e.used = ++clock_;
-  // One may take half of the memory, so that it does not drive out everybody else.
-  if (!e.answers)
-    e.answers = std::make_shared<recent_answers>(static_cast<std::uint32_t>(
-        std::clamp<std::uint64_t>(bytes_ / 2 / bytes_per_token, 64, 1u << 24)));
+  auto answers = entry_of(tenant, salt).answers;
   bound();
-  return e.answers;
+  return answers;
 }
 
 // Those go that were asked for least recently.
 void draft_history::bound() {
-  while (all_.size() > 1 && bytes() > bytes_) {
-    const auto oldest = std::min_element(
-        all_.begin(), all_.end(),
-        [](const auto& a, const auto& b) { return a.second.used < b.second.used; });
+  while (all_.size() > 1 && used_ > bytes_) {
+    const auto oldest = all_.find(*turns_.back());
     oldest->second.answers->clear();
+    used_ -= oldest->second.bytes;
+    turns_.pop_back();
     all_.erase(oldest);
   }
 }
 
 void draft_history::add(const std::string& tenant, const std::string& salt,
                         std::span<const token_id> answer) {
-  const auto answers = of(tenant, salt);
-  if (!answers) return;
-  answers->add(answer);
+  if (bytes_ == 0) return;
+  entry& e = entry_of(tenant, salt);
+  e.answers->add(answer);
+  measure(**e.turn, e);
   bound();
 }
 

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <list>
 #include <map>
 #include <memory>
 #include <span>
@@ -65,19 +66,24 @@ class draft_history {
   // Null where nothing is kept. Stays valid, and empty, when the memory is needed for others.
   std::shared_ptr<recent_answers> of(const std::string& tenant, const std::string& salt);
   void add(const std::string& tenant, const std::string& salt, std::span<const token_id> answer);
-  std::size_t bytes() const;
+  std::size_t bytes() const { return used_; }
   std::size_t size() const { return all_.size(); }
 
  private:
-  void bound();
-
+  using owner = std::pair<std::string, std::string>;  // tenant and salt
   struct entry {
     std::shared_ptr<recent_answers> answers;
-    std::uint64_t used = 0;
+    std::size_t bytes = 0;  // as counted in used_
+    std::list<const owner*>::iterator turn;
   };
-  std::uint64_t bytes_;
-  std::map<std::pair<std::string, std::string>, entry> all_;  // by tenant and salt
-  std::uint64_t clock_ = 0;
+  entry& entry_of(const std::string& tenant, const std::string& salt);
+  void measure(const owner& whose, entry& e);
+  void bound();
+
+  const std::uint64_t bytes_;
+  std::size_t used_ = 0;
+  std::map<owner, entry> all_;
+  std::list<const owner*> turns_;  // keys of all_: asked for most recently first
 };
 
 }  // namespace troupe::engine

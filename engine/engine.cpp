@@ -146,8 +146,8 @@ result<std::unique_ptr<sequence>> engine_impl::make_sequence(generation_request&
   auto s = std::make_unique<sequence>();
   s->num_prompt = static_cast<std::uint32_t>(r.prompt.size());
   s->num_context = static_cast<std::uint32_t>(r.prompt.size() + r.output.size());
-  s->tokens.reserve(s->num_context + (r.prefill_only ? 1 : r.sampling.max_tokens));
   s->tokens = std::move(r.prompt);
+  s->tokens.reserve(s->num_context + (r.prefill_only ? 1 : r.sampling.max_tokens));
   s->tokens.insert(s->tokens.end(), r.output.begin(), r.output.end());
   if (uses_penalties(r.sampling)) {
     s->counts.emplace();

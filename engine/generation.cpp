@@ -17,6 +17,8 @@ bool within(float x, float low, float high) {
 }  // namespace
 
 result<void> validate(const sampling_params& p, std::size_t vocab_size) {
+  const std::string list_bound =
+      "must be at most " + std::to_string(most_listed_tokens) + " tokens";
   const std::string token_bound = "token ids must be below " + std::to_string(vocab_size);
   if (!within(p.temperature, 0, 2)) return bad("temperature", "must be in [0, 2]");
   if (!(within(p.top_p, 0, 1) && p.top_p > 0)) return bad("top_p", "must be in (0, 1]");
@@ -25,6 +27,8 @@ result<void> validate(const sampling_params& p, std::size_t vocab_size) {
     return bad("repetition_penalty", "must be greater than 0");
   if (!within(p.presence_penalty, -2, 2)) return bad("presence_penalty", "must be in [-2, 2]");
   if (!within(p.frequency_penalty, -2, 2)) return bad("frequency_penalty", "must be in [-2, 2]");
+  if (p.logit_bias.size() > most_listed_tokens) return bad("logit_bias", list_bound);
+  if (p.stop_token_ids.size() > most_listed_tokens) return bad("stop_token_ids", list_bound);
   for (const auto& [token, bias] : p.logit_bias) {
     if (token >= vocab_size) return bad("logit_bias", token_bound);
     if (!within(bias, -100, 100)) return bad("logit_bias", "values must be in [-100, 100]");

@@ -43,6 +43,8 @@ struct sampling_params {
   // What form the answer must have. When nothing can follow any more, the answer ends.
   structured::answer_format format;
 };
+// Of logit_bias and stop_token_ids, which cost time at every token.
+inline constexpr std::size_t most_listed_tokens = 1024;
 // ec::invalid_argument with the field's name first in the detail ("temperature: must be in [0,
 // 2]").
 result<void> validate(const sampling_params& p, std::size_t vocab_size);

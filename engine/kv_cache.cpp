@@ -40,7 +40,7 @@ bool kv_cache::admit_as(sequence& s, std::uint32_t spare, block_state to, std::u
   if (prefix_caching_) {
     for (std::uint32_t i = 0; i < reusable; ++i) {
       add_hashes(s, i + 1);
-      const auto hit = index_.find(s.hashes[i], s.block_tokens(i, block_tokens_));
+      const auto hit = index_.find(s.hashes[i], parent_of(s, i), s.block_tokens(i, block_tokens_));
       if (!hit) break;
       hits_.push_back(*hit);
       if (pool_.state(*hit) == block_state::cached) ++idle_hits;

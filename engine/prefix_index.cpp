@@ -32,10 +32,11 @@ prefix_index::prefix_index(std::uint32_t num_blocks, std::uint32_t block_tokens,
   blocks_.reserve(num_blocks);
 }
 
-std::optional<block_id> prefix_index::find(const hash128_t& hash,
+std::optional<block_id> prefix_index::find(const hash128_t& hash, const hash128_t& parent,
                                            std::span<const token_id> tokens) const {
   const auto at = blocks_.find(hash);
-  if (at == blocks_.end() || !std::ranges::equal(tokens_of(at->second), tokens))
+  if (at == blocks_.end() || parent_[at->second] != parent ||
+      !std::ranges::equal(tokens_of(at->second), tokens))
     return std::nullopt;
   return at->second;
 }

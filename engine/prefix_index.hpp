@@ -1,6 +1,6 @@
 // Content addresses of full KV blocks: h_i = H(h_{i-1}, tokens of block i), XXH3 128, seeded by the
-// KV identity and the request's cache salt. The tokens of each block are kept and compared on a
-// hit, so that a collision of the hash cannot hand out another text's KV. Blocks are also ordered by
+// KV identity and the request's cache salt. The tokens of each block and the hash before it are kept and
+// compared on a hit, so that a collision of the hash cannot hand out another text's KV. Blocks are also ordered by
 // (prefix, tokens): of those that follow a prefix, the one that agrees longest with a text stands
 // beside the text's place. Owner and thread: one engine.
 #pragma once
@@ -33,7 +33,8 @@ class prefix_index {
   prefix_index& operator=(const prefix_index&) = delete;
 
   // The block that holds these tokens after that prefix.
-  std::optional<block_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
+  std::optional<block_id> find(const hash128_t& hash, const hash128_t& parent,
+                               std::span<const token_id> tokens) const;
   // The block whose first tokens after the prefix agree longest with these, which may be fewer than a
   // block's, and how many do.
   struct partial_hit {

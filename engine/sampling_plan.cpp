@@ -73,10 +73,11 @@ gpu::logit_edit& sampling_plan::edit(std::size_t first, token_id token,
   const std::size_t counted = counts != nullptr ? counts->entries().size() : 0;
   const std::size_t at = counts != nullptr ? counts->index_of(token) : 0;
   if (at < counted) return edits_[first + at];
-  const auto others = edits_.begin() + static_cast<std::ptrdiff_t>(first + counted);
-  const auto found = std::find_if(others, edits_.end(),
-                                  [&](const gpu::logit_edit& e) { return e.token == token; });
-  if (found != edits_.end()) return *found;
+  if (token >= place_.size()) place_.resize(std::size_t{token} + 1);
+  std::size_t& place = place_[token];
+  if (place >= first + counted && place < edits_.size() && edits_[place].token == token)
+    return edits_[place];
+  place = edits_.size();
   edits_.push_back({.token = token});
   return edits_.back();
 }

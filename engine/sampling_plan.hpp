@@ -54,6 +54,8 @@ class sampling_plan {
   std::vector<gpu::row_sampling> rows_;
   std::vector<edit_range> ranges_;  // of rows_, in edits_; empty: none, or those of its counts
   std::vector<gpu::logit_edit> edits_;
+  std::vector<std::size_t>
+      place_;  // by token: its latest edit, if that is the row's; else anything
   std::vector<std::shared_ptr<const structured::token_mask>> masks_;  // that rows_ point to
 };
 

@@ -512,6 +512,9 @@ TEST(validate, names_the_field) {
   }
   EXPECT_EQ(field([](auto& p) { p.logit_bias = {{100, 0.0f}}; }), "logit_bias");
   EXPECT_EQ(field([&](auto& p) { p.logit_bias = {{1, nan}}; }), "logit_bias");
+  EXPECT_EQ(field([](auto& p) { p.logit_bias.resize(1024); }), "");
+  EXPECT_EQ(field([](auto& p) { p.logit_bias.resize(1025); }), "logit_bias");
+  EXPECT_EQ(field([](auto& p) { p.stop_token_ids.resize(1025); }), "stop_token_ids");
   EXPECT_EQ(field([](auto& p) { p.logprobs = 21; }), "logprobs");
   EXPECT_EQ(field([](auto& p) { p.prompt_logprobs = 21; }), "prompt_logprobs");
   EXPECT_EQ(field([](auto& p) { p.stop_token_ids = {100}; }), "stop_token_ids");

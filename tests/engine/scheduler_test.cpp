@@ -44,12 +44,12 @@ TEST_F(pool_test, evicts_the_least_recently_used) {
   pool.unref(a);  // used again: now the newest
   pool.ref(c);
   EXPECT_EQ(pool.allocate(block_state::writing), b);
-  EXPECT_FALSE(index.find(hash(2), tokens(2)));
+  EXPECT_FALSE(index.find(hash(2), root_hash({1, 2}, ""), tokens(2)));
   EXPECT_EQ(pool.allocate(block_state::writing), d);
   EXPECT_EQ(pool.allocate(block_state::writing), a);
   EXPECT_EQ(pool.available(), 0u);
   EXPECT_EQ(pool.evictions(), 3u);
-  EXPECT_EQ(*index.find(hash(3), tokens(3)), c) << "in use: not evicted";
+  EXPECT_EQ(*index.find(hash(3), root_hash({1, 2}, ""), tokens(3)), c) << "in use: not evicted";
   EXPECT_EQ(pool.check(), "");
 }
 
@@ -109,10 +109,11 @@ TEST(prefix_index, addresses_the_whole_prefix_and_compares_tokens) {
   const hash128_t h = chain_hash(root, a);
   EXPECT_TRUE(index.insert(h, root, a, 3));
   EXPECT_FALSE(index.insert(h, root, a, 2)) << "the first one stays";
-  EXPECT_EQ(*index.find(h, a), 3u);
-  EXPECT_FALSE(index.find(h, b)) << "a collision of the hash is no hit";
+  EXPECT_EQ(*index.find(h, root, a), 3u);
+  EXPECT_FALSE(index.find(h, root, b)) << "a collision of the hash is no hit";
+  EXPECT_FALSE(index.find(h, chain_hash(root, b), a)) << "nor is one after another prefix";
   index.erase(3);
-  EXPECT_FALSE(index.find(h, a));
+  EXPECT_FALSE(index.find(h, root, a));
   EXPECT_TRUE(index.consistent());
 }
 
