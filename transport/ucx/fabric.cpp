@@ -19,6 +19,7 @@ using ucx::registered_memory;
 
 // How long close() waits for UCX to end what is under way; a forced close ends within milliseconds.
 constexpr std::chrono::seconds close_timeout{5};
+constexpr std::chrono::milliseconds close_tick{10};  // between two looks
 
 // A device's batch takes tens of microseconds and a sleep as long again, so this thread asks without sleeping for so long;
 // after that, a batch that hangs costs a look a millisecond.
@@ -39,6 +40,7 @@ class ucx_fabric final : public fabric {
     wake_fd_ = ::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wake_fd_ < 0) return fail(ec::io_error, "eventfd: no file descriptor left");
     inbox_ = std::make_shared<ucx::inbox>(wake_fd_);
+    if (!inbox_->wakes()) return fail(ec::io_error, "eventfd: no file descriptor left");
     std::promise<result<void>> started;
     auto outcome = started.get_future();
     thread_ = std::thread([this, &started] { run(started); });
@@ -225,13 +227,15 @@ class ucx_fabric final : public fabric {
     sleep();
   }
 
-  void sleep() {
+  // Until something happens, a deadline passes, or `latest`.
+  void sleep(std::optional<time_point> latest = {}) {
     if (!worker_->arm()) return;
     pollfd watched[] = {{worker_->event_fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
     timespec wait{}, *limit = nullptr;
     auto next = progress_->next_deadline();
     if (options_.device != nullptr && options_.device->polled() > 0)
       next = std::min(next.value_or(time_point::max()), clock::now() + device_tick);
+    if (latest) next = std::min(next.value_or(time_point::max()), *latest);
     if (next) {
       auto left = std::max(*next - clock::now(), clock::duration::zero());
       wait.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(left).count();
@@ -247,8 +251,12 @@ class ucx_fabric final : public fabric {
     time_point give_up = clock::now() + close_timeout;
     run_commands();
     progress_->close_all(clock::now());
-    while (!progress_->idle() && clock::now() < give_up)
-      if (!progress_->round(clock::now()) && !progress_->idle()) sleep();
+    while (!progress_->idle() && clock::now() < give_up) {
+      // Only this tells the end of a batch that serves a peer, if the device is lost.
+      if (options_.device != nullptr) options_.device->poll();
+      if (!progress_->round(clock::now()) && !progress_->idle())
+        sleep(std::min(give_up, clock::now() + close_tick));
+    }
     if (progress_->idle()) return release();
     // Something may still write into our memory: keep it, and what it belongs to, until the process
     // ends.

@@ -21,6 +21,8 @@ class inbox {
   ~inbox() {
     if (wake_fd_ >= 0) ::close(wake_fd_);
   }
+  // False: no file descriptor was left, so nobody would be woken.
+  bool wakes() const { return wake_fd_ >= 0; }
   inbox(const inbox&) = delete;
   inbox& operator=(const inbox&) = delete;
 

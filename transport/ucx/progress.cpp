@@ -425,11 +425,12 @@ bool progress::begin_copy(pull_op& op) {
 }
 
 void progress::expire(time_point now) {
-  for (const auto& [id, op] : pulls_)
-    if (op->failure && op->outstanding > 0 && options_.device != nullptr) {
-      options_.device->poll();
-      break;
-    }
+  if (options_.device != nullptr)
+    for (const auto& [id, op] : pulls_)
+      if (op->failure && op->outstanding > 0) {
+        options_.device->poll();
+        break;
+      }
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     pull_op& op = *pulls_.at(deadlines_.begin()->second);
     deadlines_.erase(deadlines_.begin());
@@ -452,6 +453,7 @@ void progress::settle(pull_op& op, time_point now) {
     std::erase(direct_, &op);
     if (op.from != nullptr) std::erase(op.from->ready, &op);
     forget_tickets(op);
+    more_ = true;  // what it gives back, others may wait for
   }
   pull_done done;
   done.op = op.request.op;

@@ -45,7 +45,9 @@ bool server::round() {
     client& c = *entry->second;
     stage(entry->first, c);
     if (c.back.failure() == UCS_OK) more |= serve(c);
-    if (c.back.failure() != UCS_OK) dismiss(entry);
+    if (c.back.failure() == UCS_OK) continue;
+    dismiss(entry);
+    more = true;  // slots that it leaves are for readers before it
   }
   std::erase_if(leaving_, [](const auto& c) { return c->back.gone(); });
   return more;
