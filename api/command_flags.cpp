@@ -115,7 +115,9 @@ void add_network(CLI::App& a, node_settings& s, const char* port_help) {
   a.add_option("--cluster-host", s.network.host,
                "Address at which actors listen and other nodes reach this one")
       ->group("Cluster");
-  a.add_option("--cluster-port", s.network.port, port_help)->group("Cluster");
+  a.add_option("--cluster-port", s.network.port, port_help)
+      ->check(CLI::Range(0, 65535))
+      ->group("Cluster");
   a.add_option("--cluster-secret-file", s.secret_file,
                "File whose first line all nodes of the cluster share")
       ->group("Cluster");
@@ -125,7 +127,9 @@ void add_network(CLI::App& a, node_settings& s, const char* port_help) {
 
 void add_http(CLI::App& a, http_settings& h) {
   a.add_option("--host", h.host, "Address of the HTTP server")->group("HTTP");
-  a.add_option("--port", h.port, "Port of the HTTP server; 0: any free one")->group("HTTP");
+  a.add_option("--port", h.port, "Port of the HTTP server; 0: any free one")
+      ->check(CLI::Range(0, 65535))
+      ->group("HTTP");
   a.add_option("--api-key", h.keys, "Key that requests must bring; may be repeated")->group("HTTP");
   a.add_option("--api-key-file", h.key_file, "File with one key a line")->group("HTTP");
   a.add_option("--admin-key-file", h.admin_key_file,
