@@ -6,6 +6,8 @@
 // at multiples of 64 tokens, segments at multiples of 512; a masked token adds an exact zero.
 #pragma once
 
+#include <type_traits>
+
 #include "gpu/host/kernels.hpp"
 #include "gpu/host/rows.hpp"
 
@@ -16,12 +18,13 @@ template <class S>
 struct attention_kernels {
   using f = typename S::f;
 
-  // With fewer queries than this, values are converted where they are used rather than once for all.
+  // Up to so many queries values are converted where they are used rather than once for all, and keys are turned by
+  // the first queries that want them.
   static constexpr std::uint32_t few_queries = 2 * S::attention_rows;
 
   static void attend(const attention_args& a) {
-    load_keys(a);
     if (a.num_queries > few_queries) {
+      load_keys(a);
       load_values(a);
       all_queries<float>(a);
     } else {
@@ -36,17 +39,35 @@ struct attention_kernels {
     if (token < next->num_tokens && d % 32 == 0) S::prefetch(tokens[token] + d);
   }
 
-  // Tokens become lanes; zeros past the tile's end in its last 16.
-  static void load_keys(const attention_args& a) {
+  static std::uint32_t blocks_of(std::uint32_t tokens) { return (tokens + 15) / 16; }
+
+  // Sixteen tokens become lanes, sixteen dimensions from d rows of `out`. Past the tile's end the first token is
+  // repeated: softmax() masks it.
+  static void turn_keys(const attention_args& a, std::uint32_t first, std::uint32_t d,
+                        std::uint16_t* out, std::uint32_t stride) {
     const kv_tile& tile = *a.tile;
-    for (std::uint32_t first = 0; first < tile.num_tokens; first += 16) {
+    if (a.next) {
+      for (std::uint32_t t = 0; t < 16; ++t) read_ahead(a.next, a.next->k, first + t, d);
+    }
+    if (first + 16 <= tile.num_tokens) {
+      S::transpose_f16(tile.k + first, d, out, stride);
+    } else {
+      const std::uint16_t* tokens[16];
+      for (std::uint32_t t = 0; t < 16; ++t)
+        tokens[t] = tile.k[first + t < tile.num_tokens ? first + t : first];
+      S::transpose_f16(tokens, d, out, stride);
+    }
+  }
+
+  static void load_keys(const attention_args& a) {
+    for (std::uint32_t first = 0; first < a.tile->num_tokens; first += 16) {
       for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
-        f rows[16];
-        for (std::uint32_t t = 0; t < 16; ++t) {
-          rows[t] = first + t < tile.num_tokens ? S::load_f16(tile.k[first + t] + d) : S::zero();
-          if (a.next) read_ahead(a.next, a.next->k, first + t, d);
+        alignas(64) std::uint16_t turned[16 * 16];
+        turn_keys(a, first, d, turned, 16);
+        for (std::uint32_t c = 0; c < 16; ++c) {
+          S::store(a.keys + std::size_t{d + c} * attention_tile + first,
+                   S::load_f16(turned + 16 * c));
         }
-        S::transpose16(rows, a.keys + std::size_t{d} * attention_tile + first, attention_tile);
       }
     }
   }
@@ -61,62 +82,100 @@ struct attention_kernels {
     }
   }
 
+  // Calls f.operator()<n>() for 1 <= n <= most.
+  template <int most, class F>
+  static void with_constant(std::uint32_t n, const F& f) {
+    if constexpr (most > 1) {
+      if (n < most) return with_constant<most - 1>(n, f);
+    }
+    f.template operator()<most>();
+  }
+
+  // Calls f.operator()<n>(at) for parts of 0 .. total, as even as they can be and at most `most` long.
+  template <int most, class F>
+  static void in_parts(std::uint32_t total, const F& f) {
+    std::uint32_t at = 0;
+    for (std::uint32_t parts = (total + most - 1) / most; parts > 0; --parts) {
+      const std::uint32_t n = (total - at + parts - 1) / parts;
+      with_constant<most>(n, [&]<int count>() { f.template operator()<count>(at); });
+      at += n;
+    }
+  }
+
+  // V: float reads the scratch, std::uint16_t the cache.
   template <class V>
   static void all_queries(const attention_args& a) {
-    constexpr int step = S::attention_rows;
-    std::uint32_t q = 0;
-    for (; q + step <= a.num_queries; q += step) queries<step, V>(a, q);
-    if constexpr (step > 3) {
-      if (q + 3 <= a.num_queries) queries<3, V>(a, q), q += 3;
-    }
-    for (; q < a.num_queries; ++q) queries<1, V>(a, q);
+    in_parts<S::attention_rows>(a.num_queries,
+                                [&]<int n>(std::uint32_t first) { queries<n, V>(a, first); });
   }
+
+  // Vectors a row that leave room in the registers.
+  template <int rows>
+  static constexpr int vectors_max =
+      S::attention_registers / rows < 4 ? S::attention_registers / rows : 4;
 
   template <int n, class V>
   static void queries(const attention_args& a, std::uint32_t first) {
-    constexpr int vectors = S::attention_vectors;
     std::uint32_t longest = 0;
     for (int r = 0; r < n; ++r)
       longest = a.num_tokens[first + r] > longest ? a.num_tokens[first + r] : longest;
-    const std::uint32_t blocks = (longest + 15) / 16;
+    const std::uint32_t blocks = blocks_of(longest);
 
     alignas(64) float scores[n][attention_tile];
-    for (std::uint32_t b = 0; b < blocks; b += vectors) {
-      if (blocks - b >= vectors)
-        score<n, vectors>(a, first, b, scores);
-      else
-        for (std::uint32_t c = b; c < blocks; ++c) score<n, 1>(a, first, c, scores);
+    const bool turn = sizeof(V) == sizeof(std::uint16_t) && first == 0;
+    in_parts<vectors_max<n>>(turn ? blocks_of(a.tile->num_tokens) : blocks,
+                             [&]<int vectors>(std::uint32_t block) {
+                               if (turn)
+                                 score<n, vectors, V, true>(a, first, block, scores);
+                               else
+                                 score<n, vectors, V, false>(a, first, block, scores);
+                             });
+    f changes = S::zero();
+    for (int r = 0; r < n; ++r) {
+      const float change = softmax(scores[r], blocks, a.num_tokens[first + r], a.states[first + r]);
+      changes = S::first_lanes(changes, r, S::set1(change));
     }
-    alignas(64) float change[16] = {};
-    for (int r = 0; r < n; ++r)
-      change[r] = softmax(scores[r], blocks, a.num_tokens[first + r], a.states[first + r]);
-    S::store(change, row_kernels<S>::exp(S::load(change)));
+    alignas(64) float change[16];
+    S::store(change, row_kernels<S>::exp(changes));
     for (int r = 0; r < n; ++r) {
       attention_state& s = a.states[first + r];
       s.sum = __builtin_fmaf(s.sum, change[r], sum_of(scores[r], blocks));
     }
-    for (std::uint32_t d = 0; d < a.head_dim; d += 16 * vectors) {
-      if (d + 16 * vectors <= a.head_dim)
-        accumulate<n, vectors, V>(a, first, d, longest, scores, change);
-      else
-        for (std::uint32_t e = d; e < a.head_dim; e += 16)
-          accumulate<n, 1, V>(a, first, e, longest, scores, change);
-    }
+    in_parts<vectors_max<n>>(a.head_dim / 16, [&]<int vectors>(std::uint32_t d) {
+      accumulate<n, vectors, V>(a, first, 16 * d, longest, scores, change);
+    });
   }
 
-  template <int n, int vectors>
+  // turn: also makes the keys of these blocks, for all queries.
+  template <int n, int vectors, class V, bool turn>
   static void score(const attention_args& a, std::uint32_t first, std::uint32_t block,
                     float (&scores)[n][attention_tile]) {
+    constexpr bool converted = sizeof(V) == sizeof(float);
+    using key = std::conditional_t<converted, const float, std::uint16_t>;
     f s[n][vectors];
-    for (int r = 0; r < n; ++r)
+    const float* q[n];
+    for (int r = 0; r < n; ++r) {
+      q[r] = a.queries[first + r];
       for (int v = 0; v < vectors; ++v) s[r][v] = S::zero();
-    const float* keys = a.keys + 16 * block;
-    for (std::uint32_t d = 0; d < a.head_dim; ++d, keys += attention_tile) {
-      f k[vectors];
-      for (int v = 0; v < vectors; ++v) k[v] = S::load(keys + 16 * v);
-      for (int r = 0; r < n; ++r) {
-        const f q = S::set1(a.queries[first + r][d]);
-        for (int v = 0; v < vectors; ++v) s[r][v] = S::fma(q, k[v], s[r][v]);
+    }
+    key* keys = reinterpret_cast<key*>(a.keys) + 16 * block;
+    for (std::uint32_t part = 0; part < a.head_dim; part += 16) {
+      if constexpr (turn && !converted) {
+        for (std::uint32_t v = 0; v < vectors; ++v)
+          turn_keys(a, 16 * (block + v), part, keys + 16 * v, attention_tile);
+      }
+      for (std::uint32_t d = part; d < part + 16; ++d, keys += attention_tile) {
+        f k[vectors];
+        for (int v = 0; v < vectors; ++v) {
+          if constexpr (converted)
+            k[v] = S::load(keys + 16 * v);
+          else
+            k[v] = S::load_f16(keys + 16 * v);
+        }
+        for (int r = 0; r < n; ++r) {
+          const f x = S::set1(q[r][d]);
+          for (int v = 0; v < vectors; ++v) s[r][v] = S::fma(x, k[v], s[r][v]);
+        }
       }
     }
     for (int r = 0; r < n; ++r)
@@ -151,7 +210,6 @@ struct attention_kernels {
     return S::sum(s);
   }
 
-  // V: float reads the scratch, std::uint16_t the cache.
   template <int n, int vectors, class V>
   static void accumulate(const attention_args& a, std::uint32_t first, std::uint32_t d,
                          std::uint32_t tokens, const float (&weights)[n][attention_tile],

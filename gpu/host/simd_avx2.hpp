@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace troupe::gpu::host {
@@ -17,7 +18,7 @@ struct simd {
   struct i {
     __m256i a, b;
   };
-  static constexpr int attention_rows = 3, attention_vectors = 2;
+  static constexpr int attention_rows = 3, attention_registers = 6;
 
   static f zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static f set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -96,11 +97,10 @@ struct simd {
   }
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
-  static void transpose16(const f (&r)[16], float* out, std::int64_t out_stride) {
-    transpose8<0>(r, false, out, out_stride);
-    transpose8<8>(r, false, out + 8, out_stride);
-    transpose8<0>(r, true, out + 8 * out_stride, out_stride);
-    transpose8<8>(r, true, out + 8 * out_stride + 8, out_stride);
+  static void transpose_f16(const std::uint16_t* const* rows, std::uint32_t d, std::uint16_t* out,
+                            std::size_t stride) {
+    transpose_half(rows, d, out, stride);
+    transpose_half(rows, d + 8, out + 8 * stride, stride);
   }
 
   static std::int32_t sum_i(i x) {
@@ -250,25 +250,30 @@ struct simd {
   }
 #endif
 
-  // 8x8 of rows first .. first + 7, left (lanes 0-7) or right half.
-  template <int first>
-  static void transpose8(const f (&rows)[16], bool right, float* out, std::int64_t stride) {
-    __m256 r[8], t[8], u[8];
-    for (int k = 0; k < 8; ++k) r[k] = right ? rows[first + k].b : rows[first + k].a;
+  static void transpose_half(const std::uint16_t* const* rows, std::uint32_t d, std::uint16_t* out,
+                             std::size_t stride) {
+    __m256i r[8], t[8];
+    for (int k = 0; k < 8; ++k) {
+      r[k] = _mm256_inserti128_si256(_mm256_castsi128_si256(load128(rows[k] + d)),
+                                     load128(rows[k + 8] + d), 1);
+    }
     for (int k = 0; k < 8; k += 2) {
-      t[k] = _mm256_unpacklo_ps(r[k], r[k + 1]);
-      t[k + 1] = _mm256_unpackhi_ps(r[k], r[k + 1]);
+      t[k] = _mm256_unpacklo_epi16(r[k], r[k + 1]);
+      t[k + 1] = _mm256_unpackhi_epi16(r[k], r[k + 1]);
     }
     for (int k = 0; k < 8; k += 4) {
-      u[k] = _mm256_shuffle_ps(t[k], t[k + 2], 0x44);
-      u[k + 1] = _mm256_shuffle_ps(t[k], t[k + 2], 0xee);
-      u[k + 2] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0x44);
-      u[k + 3] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0xee);
+      r[k] = _mm256_unpacklo_epi32(t[k], t[k + 2]);
+      r[k + 1] = _mm256_unpackhi_epi32(t[k], t[k + 2]);
+      r[k + 2] = _mm256_unpacklo_epi32(t[k + 1], t[k + 3]);
+      r[k + 3] = _mm256_unpackhi_epi32(t[k + 1], t[k + 3]);
     }
     for (int k = 0; k < 4; ++k) {
-      _mm256_storeu_ps(out + k * stride, _mm256_permute2f128_ps(u[k], u[k + 4], 0x20));
-      _mm256_storeu_ps(out + (k + 4) * stride, _mm256_permute2f128_ps(u[k], u[k + 4], 0x31));
+      store256(out + (2 * k) * stride, _mm256_unpacklo_epi64(r[k], r[k + 4]));
+      store256(out + (2 * k + 1) * stride, _mm256_unpackhi_epi64(r[k], r[k + 4]));
     }
+  }
+  static void store256(std::uint16_t* p, __m256i x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
   }
 };
 

@@ -13,6 +13,7 @@
 
 #include <immintrin.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace troupe::gpu::host {
@@ -21,8 +22,8 @@ namespace {
 struct simd {
   using f = __m512;
   using i = __m512i;
-  // Rows that attention keeps in registers, and vectors of 16 tokens (or dimensions) a row.
-  static constexpr int attention_rows = 6, attention_vectors = 4;
+  // Rows that attention treats together, and results of 16 tokens (or dimensions) that it keeps in registers.
+  static constexpr int attention_rows = 6, attention_registers = 24;
 
   static f zero() { return _mm512_setzero_ps(); }
   static f set1(float x) { return _mm512_set1_ps(x); }
@@ -94,28 +95,24 @@ struct simd {
 
   static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
-  // out[lane][row] = in[row][lane] for 16 rows: rows are tokens `in + row * in_stride`, columns land in out + c * out_stride.
-  static void transpose16(const f (&r)[16], float* out, std::int64_t out_stride) {
-    f t[16], u[16];
-    for (int k = 0; k < 16; k += 2) {
-      t[k] = _mm512_unpacklo_ps(r[k], r[k + 1]);
-      t[k + 1] = _mm512_unpackhi_ps(r[k], r[k + 1]);
+  // out[c * stride + row] = rows[row][d + c] for 16 rows and 16 c.
+  static void transpose_f16(const std::uint16_t* const* rows, std::uint32_t d, std::uint16_t* out,
+                            std::size_t stride) {
+    i r[8], t[8];
+    for (int k = 0; k < 8; ++k) r[k] = quarters(rows[k] + d, rows[k + 8] + d);
+    for (int k = 0; k < 8; k += 2) {
+      t[k] = _mm512_unpacklo_epi16(r[k], r[k + 1]);
+      t[k + 1] = _mm512_unpackhi_epi16(r[k], r[k + 1]);
     }
-    for (int k = 0; k < 16; k += 4) {
-      u[k] = unpack_lo64(t[k], t[k + 2]);
-      u[k + 1] = unpack_hi64(t[k], t[k + 2]);
-      u[k + 2] = unpack_lo64(t[k + 1], t[k + 3]);
-      u[k + 3] = unpack_hi64(t[k + 1], t[k + 3]);
+    for (int k = 0; k < 8; k += 4) {
+      r[k] = _mm512_unpacklo_epi32(t[k], t[k + 2]);
+      r[k + 1] = _mm512_unpackhi_epi32(t[k], t[k + 2]);
+      r[k + 2] = _mm512_unpacklo_epi32(t[k + 1], t[k + 3]);
+      r[k + 3] = _mm512_unpackhi_epi32(t[k + 1], t[k + 3]);
     }
     for (int k = 0; k < 4; ++k) {
-      const f a = _mm512_shuffle_f32x4(u[k], u[k + 4], 0x88),
-              b = _mm512_shuffle_f32x4(u[k], u[k + 4], 0xdd);
-      const f c = _mm512_shuffle_f32x4(u[k + 8], u[k + 12], 0x88),
-              d = _mm512_shuffle_f32x4(u[k + 8], u[k + 12], 0xdd);
-      store(out + (k + 0) * out_stride, _mm512_shuffle_f32x4(a, c, 0x88));
-      store(out + (k + 4) * out_stride, _mm512_shuffle_f32x4(b, d, 0x88));
-      store(out + (k + 8) * out_stride, _mm512_shuffle_f32x4(a, c, 0xdd));
-      store(out + (k + 12) * out_stride, _mm512_shuffle_f32x4(b, d, 0xdd));
+      store_columns(out + (2 * k) * stride, _mm512_unpacklo_epi64(r[k], r[k + 4]), 8 * stride);
+      store_columns(out + (2 * k + 1) * stride, _mm512_unpackhi_epi64(r[k], r[k + 4]), 8 * stride);
     }
   }
 
@@ -195,6 +192,19 @@ struct simd {
   }
 
  private:
+  // p[0..8), q[0..8), p[8..16), q[8..16): lanes change in the loads, which cost no shuffle.
+  static i quarters(const std::uint16_t* p, const std::uint16_t* q) {
+    i x = _mm512_castsi128_si512(load128(p));
+    x = _mm512_mask_broadcast_i32x4(x, 0x00f0, load128(q));
+    x = _mm512_mask_broadcast_i32x4(x, 0x0f00, load128(p + 8));
+    return _mm512_mask_broadcast_i32x4(x, 0xf000, load128(q + 8));
+  }
+  static void store_columns(std::uint16_t* out, i x, std::size_t distance) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(x));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + distance),
+                        _mm512_extracti64x4_epi64(x, 1));
+  }
+  static __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
   static i load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
   static void store_bytes(std::int8_t* p, i x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
@@ -203,12 +213,6 @@ struct simd {
     std::int32_t x;
     __builtin_memcpy(&x, p, 4);
     return _mm512_set1_epi32(x);
-  }
-  static f unpack_lo64(f a, f b) {
-    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
-  }
-  static f unpack_hi64(f a, f b) {
-    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -17,7 +18,7 @@ struct simd {
   struct i {
     std::int32_t v[16];
   };
-  static constexpr int attention_rows = 1, attention_vectors = 1;
+  static constexpr int attention_rows = 1, attention_registers = 1;
 
   template <class F>
   static f make(F&& of_lane) {
@@ -153,9 +154,10 @@ struct simd {
   }
   static void prefetch(const void*) {}
 
-  static void transpose16(const f (&r)[16], float* out, std::int64_t out_stride) {
+  static void transpose_f16(const std::uint16_t* const* rows, std::uint32_t d, std::uint16_t* out,
+                            std::size_t stride) {
     for (int c = 0; c < 16; ++c)
-      for (int k = 0; k < 16; ++k) out[c * out_stride + k] = r[k].v[c];
+      for (int k = 0; k < 16; ++k) out[c * stride + k] = rows[k][d + c];
   }
 
   // 32 quantized activations as 32 16-bit numbers.

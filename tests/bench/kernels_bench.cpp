@@ -152,39 +152,56 @@ void matmul(benchmark::State& state, model::tensor_type type) {
                                        counter::kIsIterationInvariantRate);
 }
 
-// Attention of `queries` rows of three heads (the default model's group) over `tokens` tokens of one KV head.
-void attention(benchmark::State& state) {
+// Attention of `rows` rows of `group` heads over `tokens` tokens of one KV head after another, in blocks of 16 tokens as
+// the device's arena has them. For one row 64 MB of them, so that they come from memory as in a decode step.
+void attention(benchmark::State& state, const char* isa) {
+  const auto chosen = choose_kernels(isa);
+  if (!chosen) return state.SkipWithError("this CPU has no such instructions");
   const auto rows = static_cast<std::uint32_t>(state.range(0)),
-             tokens = static_cast<std::uint32_t>(state.range(1));
-  constexpr std::uint32_t head_dim = 64;
-  const std::uint32_t queries = rows * 3;
-  std::vector<std::uint16_t> cache(std::size_t{2} * tokens * head_dim, 0x2e66);  // 0.1
+             tokens = static_cast<std::uint32_t>(state.range(1)),
+             group = static_cast<std::uint32_t>(state.range(2)),
+             head_dim = static_cast<std::uint32_t>(state.range(3));
+  const std::uint32_t queries = rows * group, block = 16 * head_dim;
+  const std::size_t head_values = std::size_t{2} * tokens * head_dim;
+  const std::size_t heads =
+      rows == 1 ? std::max<std::size_t>(1, (std::size_t{32} << 20) / head_values) : 1;
+  const aligned_memory memory = std::move(*aligned_memory::make(heads * head_values * 2 + 64));
+  auto* cache_data = reinterpret_cast<std::uint16_t*>(memory.data());
+  std::fill_n(cache_data, heads * head_values, 0x2e66);
   std::vector<float> q(std::size_t{queries} * head_dim, 0.1f), out(q.size()), keys(64 * head_dim),
       values(keys.size());
   std::vector<attention_state> states(queries);
   std::vector<const float*> pointers(queries);
   for (std::uint32_t k = 0; k < queries; ++k) pointers[k] = q.data() + k * head_dim;
   const std::vector<std::uint32_t> visible(queries, attention_tile);
+  const auto fill = [&](kv_tile& tile, const std::uint16_t* head, std::uint32_t first) {
+    tile.num_tokens = first < tokens ? attention_tile : 0;
+    for (std::uint32_t t = 0; t < tile.num_tokens; ++t) {  // [block][K|V][token]
+      const std::uint32_t at = first + t;
+      tile.k[t] = head + std::size_t{at / 16} * 2 * block + at % 16 * head_dim;
+      tile.v[t] = tile.k[t] + block;
+    }
+  };
+  std::size_t h = 0;
   for (auto _ : state) {
     for (std::uint32_t k = 0; k < queries; ++k)
       states[k] = {-HUGE_VALF, 0, out.data() + k * head_dim};
-    for (std::uint32_t at = 0; at < tokens; at += attention_tile) {
-      kv_tile tile;
-      tile.num_tokens = attention_tile;
-      for (std::uint32_t t = 0; t < attention_tile; ++t) {
-        tile.k[t] = cache.data() + std::size_t{at + t} * head_dim;
-        tile.v[t] = cache.data() + std::size_t{tokens + at + t} * head_dim;
-      }
-      kernels().attend({&tile, nullptr, head_dim, queries, pointers.data(), visible.data(),
-                        states.data(), keys.data(), values.data()});
+    const std::uint16_t* head = cache_data + h * head_values;
+    h = (h + 1) % heads;
+    kv_tile tiles[2];
+    fill(tiles[0], head, 0);
+    for (std::uint32_t at = 0, now = 0; at < tokens; at += attention_tile, now = 1 - now) {
+      fill(tiles[1 - now], head, at + attention_tile);
+      (*chosen)->attend({&tiles[now], &tiles[1 - now], head_dim, queries, pointers.data(),
+                         visible.data(), states.data(), keys.data(), values.data()});
     }
     benchmark::ClobberMemory();
   }
   using counter = benchmark::Counter;
   state.counters["GMAC/s"] =
       counter(2e-9 * queries * tokens * head_dim, counter::kIsIterationInvariantRate);
-  state.counters["tokens/s"] =
-      counter(static_cast<double>(rows) * tokens, counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] =
+      counter(2e-9 * static_cast<double>(head_values), counter::kIsIterationInvariantRate);
 }
 
 BENCHMARK_CAPTURE(matmul, q4_1, model::tensor_type::q4_1)
@@ -192,7 +209,17 @@ BENCHMARK_CAPTURE(matmul, q4_1, model::tensor_type::q4_1)
 BENCHMARK_CAPTURE(matmul, q8_0, model::tensor_type::q8_0)->ArgsProduct({{1, 2, 4, 8, 128}, {576}});
 BENCHMARK_CAPTURE(matmul, q4_k, model::tensor_type::q4_k)->ArgsProduct({{1, 128}, {768}});
 BENCHMARK_CAPTURE(matmul, q6_k, model::tensor_type::q6_k)->ArgsProduct({{1, 128}, {768}});
-BENCHMARK(attention)->ArgsProduct({{1, 32}, {512, 4096}});
+const std::vector<std::vector<std::int64_t>> one_row{{1}, {512}, {1, 2, 3, 4, 7, 8}, {64, 128}};
+const std::vector<std::vector<std::int64_t>> other_widths{{1}, {512}, {3, 4}, {80, 96}};
+const std::vector<std::vector<std::int64_t>> many_rows{{32}, {512, 4096}, {3}, {64}};
+BENCHMARK_CAPTURE(attention, avx512vnni, "avx512vnni")
+    ->ArgsProduct(one_row)
+    ->ArgsProduct(other_widths)
+    ->ArgsProduct(many_rows);
+BENCHMARK_CAPTURE(attention, avx2, "avx2")
+    ->ArgsProduct(one_row)
+    ->ArgsProduct(other_widths)
+    ->ArgsProduct(many_rows);
 
 }  // namespace
 
