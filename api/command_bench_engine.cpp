@@ -13,13 +13,15 @@ namespace {
 
 std::vector<engine_test> tests_of(const bench_engine_config& c) {
   std::vector<engine_test> tests;
-  for (auto n : c.prompt)
-    if (n > 0) tests.push_back({n, 0, 1});
-  for (auto n : c.generate)
-    if (n > 0) tests.push_back({0, n, 1});
-  for (auto p : c.parallel)
+  for (auto d : c.depth) {
+    for (auto n : c.prompt)
+      if (n > 0) tests.push_back({n, 0, 1, d});
     for (auto n : c.generate)
-      if (p > 1 && n > 0) tests.push_back({0, n, p});
+      if (n > 0) tests.push_back({0, n, 1, d});
+    for (auto p : c.parallel)
+      for (auto n : c.generate)
+        if (p > 1 && n > 0) tests.push_back({0, n, p, d});
+  }
   return tests;
 }
 

@@ -282,6 +282,9 @@ void add_bench(builder& b) {
   e->add_option("-p,--n-prompt", g.prompt, "Tokens of a prompt, several with commas")
       ->delimiter(',');
   e->add_option("-n,--n-gen", g.generate, "Tokens to generate one by one")->delimiter(',');
+  e->add_option("-d,--n-depth", g.depth,
+                "Tokens that a sequence holds before it is measured, several with commas")
+      ->delimiter(',');
   e->add_option("--parallel", g.parallel, "Sequences decoded together; 0: skip")->delimiter(',');
   e->add_flag("--compare-speculation", g.speculation,
               "Compare decoding plain and with guesses on built-in texts, -n tokens at most; with "

@@ -175,7 +175,7 @@ struct bench_serve_config {
 struct bench_engine_config {
   model_choice model;
   gpu::runner_options runner;
-  std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16};
+  std::vector<std::uint32_t> prompt{512}, generate{128}, parallel{16}, depth{0};
   bool speculation = false;
   std::filesystem::path profile;      // measured for `troupe simulate` and written there
   std::filesystem::path draft_model;  // compared too

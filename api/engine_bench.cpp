@@ -31,13 +31,14 @@ std::vector<token_id> some_tokens(std::uint32_t count, std::uint32_t vocab, std:
   return out;
 }
 
-result<void> prefill(gpu::model_runner& runner, field& f, std::uint32_t count,
+// Reads the tokens [first, first + count) of every sequence; logits of the last one.
+result<void> prefill(gpu::model_runner& runner, field& f, std::uint32_t first, std::uint32_t count,
                      std::uint32_t chunk) {
   for (std::size_t s = 0; s < f.tables.size(); ++s)
     for (std::uint32_t at = 0; at < count; at += chunk) {
       const std::uint32_t n = std::min(chunk, count - at);
-      const gpu::sequence_rows rows{std::span(f.tokens[s]).subspan(at, n), at, f.tables[s],
-                                    at + n == count ? 1u : 0u};
+      const gpu::sequence_rows rows{std::span(f.tokens[s]).subspan(first + at, n), first + at,
+                                    f.tables[s], at + n == count ? 1u : 0u};
       TROUPE_CHECK(runner.forward({std::span(&rows, 1)}));
     }
   return {};
@@ -53,25 +54,34 @@ result<void> decode(gpu::model_runner& runner, field& f, std::uint32_t first, st
   return {};
 }
 
+// Tokens that lie in the cache when the time starts. A sequence that writes cannot be empty.
+std::uint32_t read_before(const engine_test& t) {
+  return t.generate > 0 ? std::max(1u, t.depth) : t.depth;
+}
+
+std::uint32_t length_of(const engine_test& t) {
+  return read_before(t) + t.prompt + t.generate;
+}
+
 result<double> once(gpu::model_runner& runner, field& f, const engine_test& t,
                     std::uint32_t chunk) {
-  if (t.generate == 0) {
-    const auto start = clock::now();
-    TROUPE_CHECK(prefill(runner, f, t.prompt, chunk));
-    return t.prompt * t.parallel / std::chrono::duration<double>(clock::now() - start).count();
-  }
-  // A sequence cannot be empty: one token is read first, outside the time.
-  TROUPE_CHECK(prefill(runner, f, std::max(1u, t.prompt), chunk));
+  const std::uint32_t first = read_before(t);
   const auto start = clock::now();
-  TROUPE_CHECK(decode(runner, f, std::max(1u, t.prompt), t.generate));
-  return t.generate * t.parallel / std::chrono::duration<double>(clock::now() - start).count();
+  if (t.generate > 0) {
+    TROUPE_CHECK(decode(runner, f, first, t.generate));
+  } else {
+    TROUPE_CHECK(prefill(runner, f, first, t.prompt, chunk));
+  }
+  const double seconds = std::chrono::duration<double>(clock::now() - start).count();
+  return (t.prompt + t.generate) * t.parallel / seconds;
 }
 
 }  // namespace
 
 std::string engine_test::name() const {
   std::string text = generate > 0 ? "tg" + std::to_string(generate) : "pp" + std::to_string(prompt);
-  return parallel > 1 ? text + " x" + std::to_string(parallel) : text;
+  if (parallel > 1) text += " x" + std::to_string(parallel);
+  return depth > 0 ? text + " @ d" + std::to_string(depth) : text;
 }
 
 result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner,
@@ -82,7 +92,7 @@ result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner,
   const auto& layout = runner.layout();
   std::uint32_t blocks = 0;
   for (const auto& t : tests)
-    blocks = std::max(blocks, t.parallel * layout.blocks_for(std::max(1u, t.prompt) + t.generate));
+    blocks = std::max(blocks, t.parallel * layout.blocks_for(length_of(t)));
   std::unique_ptr<std::byte, arena_deleter> memory;
   std::span<std::byte> arena;
   if (runner.kv_memory() == gpu::memory_kind::host) {
@@ -100,15 +110,16 @@ result<std::vector<engine_speed>> bench_engine(gpu::model_runner& runner,
 
   std::vector<engine_speed> out;
   for (const auto& t : tests) {
-    const std::uint32_t length = std::max(1u, t.prompt) + t.generate;
+    const std::uint32_t length = length_of(t);
     field f;
     for (std::uint32_t s = 0, next = 0; s < t.parallel; ++s) {
       f.tokens.push_back(some_tokens(length, model.vocab_size, s));
       f.tables.emplace_back(layout.blocks_for(length));
       for (auto& b : f.tables.back()) b = next++;
     }
-    TROUPE_CHECK(once(runner, f, {std::min(t.prompt, 16u), std::min(t.generate, 4u), t.parallel},
-                      max_batch_tokens));  // warm up
+    TROUPE_CHECK(prefill(runner, f, 0, read_before(t), max_batch_tokens));
+    const engine_test warm{std::min(t.prompt, 16u), std::min(t.generate, 4u), t.parallel, t.depth};
+    TROUPE_CHECK(once(runner, f, warm, max_batch_tokens));
     double sum = 0, squares = 0;
     for (std::uint32_t r = 0; r < repetitions; ++r) {
       TROUPE_TRY(const double speed, once(runner, f, t, max_batch_tokens));

@@ -15,7 +15,8 @@ namespace troupe::api {
 
 struct engine_test {
   std::uint32_t prompt = 0, generate = 0, parallel = 1;
-  std::string name() const;  // "pp512", "tg128", "tg128 x16"
+  std::uint32_t depth = 0;   // tokens of every sequence that are read before, outside the time
+  std::string name() const;  // "pp512", "tg128", "tg128 x16", "tg128 @ d4096"
 };
 
 struct engine_speed {
