@@ -32,13 +32,6 @@ struct attention_kernels {
     }
   }
 
-  // The next tile is read ahead while this one is used, a line at a time: its blocks lie elsewhere in the arena, where
-  // the hardware does not look, and many reads at once would hold up those of this tile.
-  static void read_ahead(const kv_tile* next, const std::uint16_t* const* tokens,
-                         std::uint32_t token, std::uint32_t d) {
-    if (token < next->num_tokens && d % 32 == 0) S::prefetch(tokens[token] + d);
-  }
-
   static std::uint32_t blocks_of(std::uint32_t tokens) { return (tokens + 15) / 16; }
 
   // Sixteen tokens become lanes, sixteen dimensions from d rows of `out`. Past the tile's end the first token is
@@ -46,9 +39,6 @@ struct attention_kernels {
   static void turn_keys(const attention_args& a, std::uint32_t first, std::uint32_t d,
                         std::uint16_t* out, std::uint32_t stride) {
     const kv_tile& tile = *a.tile;
-    if (a.next) {
-      for (std::uint32_t t = 0; t < 16; ++t) read_ahead(a.next, a.next->k, first + t, d);
-    }
     if (first + 16 <= tile.num_tokens) {
       S::transpose_f16(tile.k + first, d, out, stride);
     } else {
@@ -64,6 +54,7 @@ struct attention_kernels {
       for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
         alignas(64) std::uint16_t turned[16 * 16];
         turn_keys(a, first, d, turned, 16);
+        if (a.ahead) a.ahead->fetch(8);
         for (std::uint32_t c = 0; c < 16; ++c) {
           S::store(a.keys + std::size_t{d + c} * attention_tile + first,
                    S::load_f16(turned + 16 * c));
@@ -77,7 +68,7 @@ struct attention_kernels {
     for (std::uint32_t t = 0; t < tile.num_tokens; ++t) {
       for (std::uint32_t d = 0; d < a.head_dim; d += 16) {
         S::store(a.values + std::size_t{t} * a.head_dim + d, S::load_f16(tile.v[t] + d));
-        if (a.next) read_ahead(a.next, a.next->v, t, d);
+        if (a.ahead && d % 32 == 0) a.ahead->fetch(1);
       }
     }
   }
@@ -159,12 +150,16 @@ struct attention_kernels {
       for (int v = 0; v < vectors; ++v) s[r][v] = S::zero();
     }
     key* keys = reinterpret_cast<key*>(a.keys) + 16 * block;
-    for (std::uint32_t part = 0; part < a.head_dim; part += 16) {
+    read_ahead ahead = turn && a.ahead ? *a.ahead : read_ahead{};
+    // One plain loop where nothing is turned: its accumulators stay in registers.
+    const std::uint32_t step = turn ? 16 : a.head_dim;
+    for (std::uint32_t part = 0; part < a.head_dim; part += step) {
       if constexpr (turn && !converted) {
         for (std::uint32_t v = 0; v < vectors; ++v)
           turn_keys(a, 16 * (block + v), part, keys + 16 * v, attention_tile);
       }
-      for (std::uint32_t d = part; d < part + 16; ++d, keys += attention_tile) {
+      for (std::uint32_t d = part; d < part + step; ++d, keys += attention_tile) {
+        if (turn) ahead.fetch((vectors + static_cast<int>(d & 1)) / 2);
         f k[vectors];
         for (int v = 0; v < vectors; ++v) {
           if constexpr (converted)
@@ -180,6 +175,7 @@ struct attention_kernels {
     }
     for (int r = 0; r < n; ++r)
       for (int v = 0; v < vectors; ++v) S::store(scores[r] + 16 * (block + v), s[r][v]);
+    if (turn && a.ahead) *a.ahead = ahead;
   }
 
   // Turns scores into weights exp(score - highest); returns the old highest minus the new one.
@@ -218,15 +214,17 @@ struct attention_kernels {
     for (int r = 0; r < n; ++r)
       for (int v = 0; v < vectors; ++v)
         o[r][v] = S::mul(S::load(a.states[first + r].output + d + 16 * v), S::set1(change[r]));
+    const bool reads = sizeof(V) == sizeof(std::uint16_t) && first == 0 && a.ahead;
+    read_ahead ahead = reads ? *a.ahead : read_ahead{};
     for (std::uint32_t t = 0; t < tokens; ++t) {
+      if constexpr (sizeof(V) == sizeof(std::uint16_t))
+        ahead.fetch((vectors + static_cast<int>(t & 1)) / 2);
       f x[vectors];
       for (int v = 0; v < vectors; ++v) {
         if constexpr (sizeof(V) == sizeof(float)) {
           x[v] = S::load(a.values + std::size_t{t} * a.head_dim + d + 16 * v);
         } else {
           x[v] = S::load_f16(a.tile->v[t] + d + 16 * v);
-          if (first == 0 && a.next)
-            read_ahead(a.next, a.next->v, t, d + 16 * static_cast<std::uint32_t>(v));
         }
       }
       for (int r = 0; r < n; ++r) {
@@ -236,6 +234,7 @@ struct attention_kernels {
     }
     for (int r = 0; r < n; ++r)
       for (int v = 0; v < vectors; ++v) S::store(a.states[first + r].output + d + 16 * v, o[r][v]);
+    if (reads) *a.ahead = ahead;
   }
 
   static void merge(attention_state& total, const attention_state& segment,

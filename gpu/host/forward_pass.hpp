@@ -67,7 +67,7 @@ class forward_pass {
   };
   struct merge_task {
     std::uint32_t kv_head, first_row, num_rows;
-    std::uint32_t first_partial, num_segments;  // states of a segment lie together
+    std::uint32_t first_partial, stride, num_segments;  // stride: states between two segments
   };
   // A worker's own memory.
   struct worker_memory {
@@ -136,8 +136,10 @@ class forward_pass {
   void finish_head(std::uint32_t layer, std::uint32_t head, std::uint32_t row, float* values);
   void attend_segment(const attention_task& t, std::uint32_t layer, std::uint32_t segment,
                       const worker_memory& w, attention_state* states) const;
-  kv_tile tile_at(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
-                  std::uint32_t first_token, std::uint32_t end) const;
+  void fill_tile(kv_tile& tile, const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
+                 std::uint32_t first_token, std::uint32_t end) const;
+  std::uint32_t fill_runs(read_ahead::run* runs, const pass_sequence& s, const attention_task& t,
+                          std::uint32_t layer, std::uint32_t first_token, std::uint32_t end) const;
   void write_output(const attention_state& s, std::uint32_t row, std::uint32_t head) const;
   std::uint16_t* kv(std::uint32_t layer, bool value, std::uint32_t kv_head, const pass_sequence& s,
                     std::uint32_t position) const;

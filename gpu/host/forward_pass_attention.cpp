@@ -14,9 +14,7 @@ void forward_pass::plan_attention() {
   // Small enough for some tasks a worker, large enough that a tile of keys is read for several rows.
   const std::uint32_t chunk = std::clamp(rows() * kv_heads / tasks_wanted, 4u, attention_rows_max);
   const bool split = rows() <= split_rows_max && rows() * kv_heads < tasks_wanted;
-  // The heads of a block lie side by side: one task reads them in order where there are tasks enough without cutting.
   const bool decode = pass_->sequences.size() == rows() && rows() >= tasks_wanted;
-  const std::uint32_t heads = decode ? std::min(kv_heads, attention_rows_max) : 1;
   std::uint32_t partials = 0;
   for (std::uint32_t s = 0; s < pass_->sequences.size(); ++s) {
     const pass_sequence& seq = pass_->sequences[s];
@@ -24,24 +22,32 @@ void forward_pass::plan_attention() {
       const std::uint32_t n = std::min(chunk, seq.num_rows - row);
       const std::uint32_t tokens = seq.first_position + row + n;
       const std::uint32_t segments = (tokens + attention_segment - 1) / attention_segment;
+      // The heads of a block lie side by side: one task reads them in order where there are tasks enough without
+      // cutting there.
+      const bool together =
+          decode || (split && pass_->sequences.size() * segments >= 2 * pool_.size());
+      const std::uint32_t heads = together ? std::min(kv_heads, attention_rows_max / n) : 1;
       for (std::uint32_t h = 0; h < kv_heads; h += heads) {
-        const std::uint32_t first_row = seq.first_row + row;
+        const std::uint32_t first_row = seq.first_row + row, these = std::min(heads, kv_heads - h);
         if (!split || segments == 1) {
-          attention_tasks_.push_back(
-              {s, h, std::min(heads, kv_heads - h), first_row, n, 0, segments, none});
+          attention_tasks_.push_back({s, h, these, first_row, n, 0, segments, none});
           continue;
         }
-        merge_tasks_.push_back({h, first_row, n, partials, segments});
-        for (std::uint32_t k = 0; k < segments; ++k, partials += n * group_) {
-          attention_tasks_.push_back({s, h, 1, first_row, n, k, 1, partials});
+        const std::uint32_t states = n * group_;
+        for (std::uint32_t k = 0; k < these; ++k) {
+          merge_tasks_.push_back(
+              {h + k, first_row, n, partials + k * states, these * states, segments});
         }
+        for (std::uint32_t k = 0; k < segments; ++k, partials += these * states)
+          attention_tasks_.push_back({s, h, these, first_row, n, k, 1, partials});
       }
     }
   }
   // The longest first: the others fill up what is left of the phase.
   std::stable_sort(attention_tasks_.begin(), attention_tasks_.end(),
                    [&](const auto& a, const auto& b) {
-                     return a.num_segments * a.num_rows > b.num_segments * b.num_rows;
+                     return a.num_segments * a.num_rows * a.num_heads >
+                            b.num_segments * b.num_rows * b.num_heads;
                    });
   partials_.resize(std::max<std::size_t>(partials_.size(), partials));
   partial_outputs_.resize(partials_.size() * config_.head_dim);
@@ -57,11 +63,11 @@ std::uint16_t* forward_pass::kv(std::uint32_t layer, bool value, std::uint32_t k
          std::size_t{position % layout_.block_tokens} * layout_.head_dim;
 }
 
-// Up to 64 tokens from first_token, none at `end` or beyond.
-kv_tile forward_pass::tile_at(const pass_sequence& s, std::uint32_t layer, std::uint32_t kv_head,
-                              std::uint32_t first_token, std::uint32_t end) const {
-  kv_tile tile;
-  tile.num_tokens = first_token < end ? std::min(attention_tile, end - first_token) : 0;
+// Up to 64 tokens from first_token, which is before `end`.
+void forward_pass::fill_tile(kv_tile& tile, const pass_sequence& s, std::uint32_t layer,
+                             std::uint32_t kv_head, std::uint32_t first_token,
+                             std::uint32_t end) const {
+  tile.num_tokens = std::min(attention_tile, end - first_token);
   for (std::uint32_t t = 0; t < tile.num_tokens;) {
     const std::uint32_t position = first_token + t;
     const std::uint32_t left = layout_.block_tokens - position % layout_.block_tokens;
@@ -73,7 +79,27 @@ kv_tile forward_pass::tile_at(const pass_sequence& s, std::uint32_t layer, std::
       tile.v[t] = v;
     }
   }
-  return tile;
+}
+
+// What lies in memory of such a tile of some heads.
+std::uint32_t forward_pass::fill_runs(read_ahead::run* runs, const pass_sequence& s,
+                                      const attention_task& t, std::uint32_t layer,
+                                      std::uint32_t first_token, std::uint32_t end) const {
+  std::uint32_t count = 0;
+  const std::uint32_t last = std::min(end, first_token + attention_tile);
+  for (std::uint32_t position = first_token; position < last;) {
+    const std::uint32_t left = layout_.block_tokens - position % layout_.block_tokens;
+    const std::uint32_t n = std::min(left, last - position);
+    const std::size_t bytes = (t.num_heads - 1) * layout_.head_bytes() +
+                              std::size_t{n} * layout_.head_dim * size_of(layout_.dtype);
+    for (const bool value : {false, true}) {
+      const auto* begin =
+          reinterpret_cast<const std::byte*>(kv(layer, value, t.first_head, s, position));
+      runs[count++] = {begin, begin + bytes};
+    }
+    position += n;
+  }
+  return count;
 }
 
 // Fills the states [head][row][query head of the KV head] of rows that reach into the segment.
@@ -96,20 +122,23 @@ void forward_pass::attend_segment(const attention_task& t, std::uint32_t layer,
   }
   const std::uint32_t segment_end = std::min(end, (segment + 1) * attention_segment);
   std::uint32_t token = segment * attention_segment;
-  kv_tile tiles[2] = {tile_at(s, layer, t.first_head, token, segment_end)};
-  for (int now = 0; token < segment_end; token += attention_tile) {
+  const std::uint32_t task_end =
+      std::min(end, (t.first_segment + t.num_segments) * attention_segment);
+  kv_tile tile;
+  read_ahead::run runs[2 * attention_tile];
+  for (; token < segment_end; token += attention_tile) {
     // Rows before `token` see nothing of this tile.
     const std::uint32_t skipped = token > first_position ? (token - first_position) * group_ : 0;
     for (std::uint32_t k = skipped; k < queries; ++k) {
       visible[k] = std::min(attention_tile, first_position + k / group_ + 1 - token);
     }
-    for (std::uint32_t h = 0; h < t.num_heads; ++h, now = 1 - now) {
-      const bool last = h + 1 == t.num_heads;
-      tiles[1 - now] = tile_at(s, layer, t.first_head + (last ? 0 : h + 1),
-                               last ? token + attention_tile : token, segment_end);
+    read_ahead ahead{runs, runs};
+    ahead.last += fill_runs(runs, s, t, layer, token + attention_tile, task_end);
+    for (std::uint32_t h = 0; h < t.num_heads; ++h) {
+      fill_tile(tile, s, layer, t.first_head + h, token, segment_end);
       const std::uint32_t at = h * queries + skipped;
-      kernels_.attend({&tiles[now], &tiles[1 - now], head_dim, queries - skipped, q + at,
-                       visible + skipped, states + at, w.keys, w.values});
+      kernels_.attend({&tile, &ahead, head_dim, queries - skipped, q + at, visible + skipped,
+                       states + at, w.keys, w.values});
     }
   }
 }
@@ -155,7 +184,7 @@ void forward_pass::merge(std::uint32_t, std::uint32_t task, std::uint32_t, std::
     attention_state& total = partials_[t.first_partial + k];
     for (std::uint32_t s = 1; s < t.num_segments; ++s) {
       if (pass_->rows[row].position < s * attention_segment) break;
-      kernels_.merge(total, partials_[t.first_partial + s * queries + k], config_.head_dim);
+      kernels_.merge(total, partials_[t.first_partial + s * t.stride + k], config_.head_dim);
     }
     write_output(total, row, t.kv_head * group_ + k % group_);
   }

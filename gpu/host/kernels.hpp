@@ -74,6 +74,27 @@ struct kv_tile {
   std::uint32_t num_tokens;
 };
 
+// Memory that will be wanted, which kernels fetch in step with what they read: lines in the order of their addresses,
+// into the second cache, which keeps more reads under way than the first (twice the speed on Zen 4).
+struct read_ahead {
+  struct run {
+    const std::byte *begin, *end;
+  };
+  const run* next = nullptr;  // runs that are not begun
+  const run* last = nullptr;
+  run now{};
+
+  void fetch(int lines) {
+    for (int k = 0; k < lines; ++k, now.begin += 64) {
+      if (now.begin >= now.end) {
+        if (next == last) return;
+        now = *next++;
+      }
+      __builtin_prefetch(now.begin, 0, 2);
+    }
+  }
+};
+
 // Softmax state of one query: output is not yet divided by `sum`.
 struct attention_state {
   float highest, sum;
@@ -82,7 +103,7 @@ struct attention_state {
 
 struct attention_args {
   const kv_tile* tile;
-  const kv_tile* next;  // read ahead; may be nullptr
+  read_ahead* ahead;  // as much of it is fetched as the tile has bytes; may be nullptr
   std::uint32_t head_dim;
   std::uint32_t num_queries;
   const float* const* queries;  // [num_queries] of [head_dim], scaled

@@ -174,26 +174,25 @@ void attention(benchmark::State& state, const char* isa) {
   std::vector<const float*> pointers(queries);
   for (std::uint32_t k = 0; k < queries; ++k) pointers[k] = q.data() + k * head_dim;
   const std::vector<std::uint32_t> visible(queries, attention_tile);
-  const auto fill = [&](kv_tile& tile, const std::uint16_t* head, std::uint32_t first) {
-    tile.num_tokens = first < tokens ? attention_tile : 0;
-    for (std::uint32_t t = 0; t < tile.num_tokens; ++t) {  // [block][K|V][token]
-      const std::uint32_t at = first + t;
-      tile.k[t] = head + std::size_t{at / 16} * 2 * block + at % 16 * head_dim;
-      tile.v[t] = tile.k[t] + block;
-    }
-  };
   std::size_t h = 0;
   for (auto _ : state) {
     for (std::uint32_t k = 0; k < queries; ++k)
       states[k] = {-HUGE_VALF, 0, out.data() + k * head_dim};
     const std::uint16_t* head = cache_data + h * head_values;
     h = (h + 1) % heads;
-    kv_tile tiles[2];
-    fill(tiles[0], head, 0);
-    for (std::uint32_t at = 0, now = 0; at < tokens; at += attention_tile, now = 1 - now) {
-      fill(tiles[1 - now], head, at + attention_tile);
-      (*chosen)->attend({&tiles[now], &tiles[1 - now], head_dim, queries, pointers.data(),
-                         visible.data(), states.data(), keys.data(), values.data()});
+    for (std::uint32_t first = 0; first < tokens; first += attention_tile) {
+      kv_tile tile;
+      tile.num_tokens = attention_tile;
+      for (std::uint32_t t = 0; t < attention_tile; ++t) {  // [block][K|V][token]
+        const std::uint32_t at = first + t;
+        tile.k[t] = head + std::size_t{at / 16} * 2 * block + at % 16 * head_dim;
+        tile.v[t] = tile.k[t] + block;
+      }
+      const auto* next = reinterpret_cast<const std::byte*>(tile.k[0] + 8 * block);
+      const read_ahead::run run{next, next + 8 * block * sizeof(std::uint16_t)};
+      read_ahead ahead{&run, &run + (first + attention_tile < tokens)};
+      (*chosen)->attend({&tile, &ahead, head_dim, queries, pointers.data(), visible.data(),
+                         states.data(), keys.data(), values.data()});
     }
     benchmark::ClobberMemory();
   }

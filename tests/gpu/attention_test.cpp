@@ -56,7 +56,10 @@ std::vector<float> attend(const kernel_table& kernels, const problem& p) {
       seen.push_back(states[i]);
       index.push_back(i);
     }
-    kernels.attend({&tile, nullptr, p.head_dim, static_cast<std::uint32_t>(queries.size()),
+    const auto* next = reinterpret_cast<const std::byte*>(p.k16.data());
+    const read_ahead::run run{next, next + 2 * p.k16.size()};
+    read_ahead ahead{&run, &run + 1};
+    kernels.attend({&tile, &ahead, p.head_dim, static_cast<std::uint32_t>(queries.size()),
                     queries.data(), visible.data(), seen.data(), keys.data(), values.data()});
     for (std::size_t i = 0; i < index.size(); ++i) states[index[i]] = seen[i];
   }
@@ -108,9 +111,57 @@ TEST_P(attention, a_query_does_not_depend_on_the_others) {
 }
 
 INSTANTIATE_TEST_SUITE_P(shapes, attention,
-                         ::testing::Combine(::testing::Values(16u, 64u, 80u, 128u),
-                                            ::testing::Values(1u, 15u, 64u, 65u, 200u),
-                                            ::testing::Values(1u, 3u, 29u)));
+                         ::testing::Combine(::testing::Values(16u, 64u, 80u, 96u, 112u, 128u, 256u),
+                                            ::testing::Values(1u, 15u, 33u, 64u, 65u, 200u),
+                                            ::testing::Values(1u, 2u, 3u, 4u, 5u, 7u, 8u, 13u,
+                                                              29u)));
+
+TEST(read_ahead, goes_through_its_runs_once) {
+  const std::vector<std::byte> memory(640);
+  const std::byte* p = memory.data();
+  const read_ahead::run runs[] = {{p, p + 128}, {p + 256, p + 256}, {p + 320, p + 352}};
+  read_ahead ahead{runs, runs + 3};
+  ahead.fetch(1);
+  EXPECT_EQ(ahead.now.begin, p + 64);
+  ahead.fetch(1);
+  EXPECT_EQ(ahead.now.begin, p + 128);
+  EXPECT_EQ(ahead.next, runs + 1);
+}
+
+// A tile with as many bytes as what is read ahead fetches all of it, and nothing more.
+TEST(read_ahead, keeps_step_with_a_tile) {
+  for (const std::string& isa : runnable_isas()) {
+    for (const std::uint32_t queries : {1u, 3u, 29u}) {
+      const std::uint32_t dim = 64;
+      const problem p(dim, attention_tile, queries);
+      const std::vector<std::uint32_t> visible(queries, attention_tile);
+      kv_tile tile;
+      tile.num_tokens = attention_tile;
+      for (std::uint32_t t = 0; t < attention_tile; ++t) {
+        tile.k[t] = p.k16.data() + t * dim;
+        tile.v[t] = p.v16.data() + t * dim;
+      }
+      std::vector<float> out(queries * dim), keys(attention_tile * dim), values(keys.size());
+      std::vector<attention_state> states(queries);
+      std::vector<const float*> q(queries);
+      for (std::uint32_t k = 0; k < queries; ++k) {
+        q[k] = p.q.data() + k * dim;
+        states[k] = {-HUGE_VALF, 0, out.data() + k * dim};
+      }
+      const auto whole = [](const std::vector<std::uint16_t>& x) {
+        const auto* begin = reinterpret_cast<const std::byte*>(x.data());
+        return read_ahead::run{begin, begin + 2 * x.size()};
+      };
+      const read_ahead::run runs[] = {whole(p.k16), whole(p.v16), whole(p.k16)};
+      read_ahead ahead{runs, runs + 3};
+      (*choose_kernels(isa))
+          ->attend({&tile, &ahead, dim, queries, q.data(), visible.data(), states.data(),
+                    keys.data(), values.data()});
+      EXPECT_EQ(ahead.now.begin, runs[1].end) << isa << ", " << queries << " queries";
+      EXPECT_EQ(ahead.next, runs + 2) << isa << ", " << queries << " queries";
+    }
+  }
+}
 
 TEST(attention_merge, of_two_halves_is_the_whole) {
   std::vector<float> expected;

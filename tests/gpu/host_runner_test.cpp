@@ -116,16 +116,21 @@ TEST_F(host_equality, any_chunk_size) {
   }
 }
 
-TEST_F(host_equality, one_token_at_a_time) {
-  host_device d(m, with(), 80);
+// Heads of a segment are one task or several, as there are threads and rows.
+TEST_F(host_equality, a_few_tokens_at_a_time) {
   const auto want = expected();
-  d.run(std::span(tokens).first(length - 20), 0, blocks, 0);
-  std::vector<float> got;
-  for (std::uint32_t at = length - 20; at < length; ++at) {
-    const auto part = d.run(std::span(tokens).subspan(at, 1), at, blocks, 1);
-    got.insert(got.end(), part.begin(), part.end());
+  for (const unsigned threads : {1u, 2u, 3u}) {
+    for (const std::uint32_t chunk : {1u, 5u}) {
+      host_device d(m, with("auto", threads), 80);
+      d.run(std::span(tokens).first(length - 20), 0, blocks, 0);
+      std::vector<float> got;
+      for (std::uint32_t at = length - 20; at < length; at += chunk) {
+        const auto part = d.run(std::span(tokens).subspan(at, chunk), at, blocks, chunk);
+        got.insert(got.end(), part.begin(), part.end());
+      }
+      ASSERT_TRUE(same_bits(got, want)) << threads << " threads, " << chunk << " at a time";
+    }
   }
-  ASSERT_TRUE(same_bits(got, want));
 }
 
 TEST_F(host_equality, any_number_of_threads) {
