@@ -177,7 +177,7 @@ TEST(failure_class, c13_a_connection_dies_and_heals) {
 // vllm#43523, llm-d#2433: peers of different layouts crash, hang or answer wrongly. Here identities are compared when a
 // node joins and in every prefill_request, and the refusal names both.
 TEST(failure_class, c14_layouts_differ) {
-  actors::membership_table table({"", "", {}, milliseconds(3000), milliseconds(60'000)});
+  actors::membership_table table(actors::membership_options{});
   actors::node_info a, b;
   a.name = "decode-0";
   a.start = 1;
