@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <caf/actor_system.hpp>
-#include <caf/actor_system_config.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 #include <caf/scoped_actor.hpp>
 #include <caf/send.hpp>
@@ -14,6 +13,7 @@
 
 #include "actors/router.hpp"
 #include "actors/wire.hpp"
+#include "tests/simulation/coordinated_config.hpp"
 
 namespace troupe::actors {
 namespace {
@@ -77,13 +77,6 @@ directory_actor::behavior_type silent_directory(directory_actor::pointer) {
 }
 
 struct gateway_test : ::testing::Test {
-  struct config : caf::actor_system_config {
-    config() {
-      add_message_types<caf::id_block::troupe>();
-      set("scheduler.policy", caf::atom("testing"));
-    }
-  };
-
   gateway_test() {
     context->neighbours = std::make_shared<local_nodes>();
     context->metrics = std::make_shared<gateway_metrics>("gateway");
@@ -166,7 +159,7 @@ struct gateway_test : ::testing::Test {
     }
   }
 
-  config cfg;
+  simulation::coordinated_config cfg;
   caf::actor_system system{cfg};
   caf::scheduler::test_coordinator& scheduler =
       dynamic_cast<caf::scheduler::test_coordinator&>(system.scheduler());

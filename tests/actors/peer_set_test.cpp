@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <caf/actor_system.hpp>
-#include <caf/actor_system_config.hpp>
 #include <caf/event_based_actor.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 #include <caf/stateful_actor.hpp>
@@ -13,20 +12,13 @@
 #include <deque>
 
 #include "tests/simulation/actor_state.hpp"
+#include "tests/simulation/coordinated_config.hpp"
 
 namespace troupe::actors {
 namespace {
 
 using std::chrono::milliseconds;
 using ::testing::ElementsAre;
-
-// Without the middleman: under this scheduler its broker would outlive the system.
-struct testing_config : caf::actor_system_config {
-  testing_config() {
-    add_message_types<caf::id_block::troupe>();
-    set("scheduler.policy", caf::atom("testing"));
-  }
-};
 
 struct note {
   int talks = 0;
@@ -158,7 +150,7 @@ struct peer_set_test : ::testing::Test {
   static constexpr auto ready = node_state::ready, draining = node_state::draining,
                         lost = node_state::lost;
 
-  testing_config config;
+  simulation::coordinated_config config;
   caf::actor_system system{config};
   std::shared_ptr<local_nodes> neighbours = std::make_shared<local_nodes>();
   result<void> link;

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <caf/actor_system.hpp>
-#include <caf/actor_system_config.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 #include <caf/send.hpp>
 
@@ -13,6 +12,7 @@
 #include "tests/actors/stepped_engine.hpp"
 #include "tests/engine/harness.hpp"
 #include "tests/simulation/actor_state.hpp"
+#include "tests/simulation/coordinated_config.hpp"
 #include "transport/sim/fabric.hpp"
 
 namespace troupe::actors {
@@ -54,14 +54,6 @@ store_reader::behavior_type scripted_reader(store_reader::pointer,
 }
 
 struct store_actors_test : ::testing::Test {
-  // Without the middleman: under this scheduler its broker would outlive the system.
-  struct config : caf::actor_system_config {
-    config() {
-      add_message_types<caf::id_block::troupe>();
-      set("scheduler.policy", caf::atom("testing"));
-    }
-  };
-
   store_actors_test() {
     node->info.name = "mine";
     node->info.start = mine;
@@ -119,7 +111,7 @@ struct store_actors_test : ::testing::Test {
 
   static constexpr auto exit_now = caf::exit_reason::kill;
   const gpu::kv_layout layout{1, 1, 4, 16, gpu::kv_dtype::f16};
-  config cfg;
+  simulation::coordinated_config cfg;
   std::unique_ptr<transport::sim_network> network =
       transport::make_sim_network(1, transport::time_point{});
   std::shared_ptr<node_services> node = std::make_shared<node_services>();

@@ -15,11 +15,6 @@ constexpr std::uint16_t server_port = 100;
 
 }  // namespace
 
-world::config::config() {
-  add_message_types<caf::id_block::troupe>();
-  set("scheduler.policy", caf::atom("testing"));
-}
-
 world::world(const scenario& s, const run_options& options)
     : scenario_(s),
       trace_(options.keep_trace),

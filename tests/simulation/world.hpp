@@ -11,7 +11,6 @@
 #pragma once
 
 #include <caf/actor_system.hpp>
-#include <caf/actor_system_config.hpp>
 #include <caf/scheduler/test_coordinator.hpp>
 #include <map>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "actors/node_runtime.hpp"
 #include "actors/server_actors.hpp"
 #include "tests/simulation/client.hpp"
+#include "tests/simulation/coordinated_config.hpp"
 #include "tests/simulation/scenario.hpp"
 #include "tests/simulation/stepped_driver.hpp"
 
@@ -130,10 +130,7 @@ class world {
   const scenario scenario_;
   trace trace_;
   random chance_;
-  struct config : caf::actor_system_config {
-    config();
-  };
-  config config_;
+  coordinated_config config_;
   caf::actor_system system_;
   caf::scheduler::test_coordinator& scheduler_;
   event_queue events_;
