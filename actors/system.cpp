@@ -1,8 +1,9 @@
 #include "actors/system.hpp"
 
 #include <arpa/inet.h>
-#include <netdb.h>
+#include <netinet/in.h>
 
+#include <algorithm>
 #include <caf/io/middleman.hpp>
 #include <memory>
 
@@ -45,12 +46,10 @@ std::string loopback_of(const std::string& name) {
   if (name == "localhost" || ::inet_pton(AF_INET, name.c_str(), &number) == 1 ||
       ::inet_pton(AF_INET6, name.c_str(), &number6) == 1)
     return {};
-  addrinfo hints{}, *found = nullptr;
-  hints.ai_family = AF_INET;
-  hints.ai_socktype = SOCK_STREAM;
-  if (::getaddrinfo(name.c_str(), nullptr, &hints, &found) != 0) return {};
-  const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> owner(found, ::freeaddrinfo);
-  const auto& address = reinterpret_cast<const sockaddr_in*>(found->ai_addr)->sin_addr;
+  const auto all = name_resolver::ask_system(name);
+  const auto first = std::ranges::find(all, AF_INET, [](const auto& a) { return a.at.ss_family; });
+  if (first == all.end()) return {};
+  const auto& address = reinterpret_cast<const sockaddr_in&>(first->at).sin_addr;
   if (ntohl(address.s_addr) >> 24 != 127) return {};
   char text[INET_ADDRSTRLEN] = {};
   return ::inet_ntop(AF_INET, &address, text, sizeof text);
