@@ -1,41 +1,33 @@
 """Nodes that are cut off for a while, and a gateway that comes back: nothing is wrong, nothing is stuck, all meet again."""
 
 import signal
-import time
 
-from troupe_process import MODEL, Process, Server, free_port, run, wait_until
+from troupe_process import ENDLESS, MODEL, Process, Server, free_port, run, wait_until
 
 PROMPT = "The stage manager wrote down what happened that night: "
-LENGTH = 400
 BOUND = 6.0  # seconds of silence after which a frozen node is replaced
 
 
-def test_a_frozen_decode_is_replaced_and_harmless_when_it_wakes():
-    with Server(prefill=1, decode=2) as server:
-        expected = server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True)
-        frozen = {}
-
-        def freeze(stream):
-            if len(stream.events) == 20 and not frozen:
-                name = wait_until(lambda: [n["name"] for n in server.nodes() if n["role"] == "decode" and n["running"]], 3, "it is busy")[0]
-                frozen["pid"] = next(pid for pid in server.workers("decode") if name in open(f"/proc/{pid}/cmdline").read().split("\0"))
-                frozen["name"], frozen["time"] = name, time.monotonic()
-                server.kill(frozen["pid"], signal.SIGSTOP)
-
-        stream = server.stream(PROMPT, on_event=freeze, max_tokens=LENGTH, ignore_eos=True)
+def test_a_frozen_decode_is_replaced_and_harmless_when_it_wakes(reference):
+    with Server(prefill=1, decode=2) as server, server.begin(PROMPT, max_tokens=ENDLESS, ignore_eos=True) as answer:
+        answer.wait_events(20)
+        name = server.busy_node("decode", answer)
+        frozen = server.pid_of(name)
+        server.kill(frozen, signal.SIGSTOP)
         try:
-            assert stream.error is None and stream.done and stream.text == expected
-            pause = next(event for event in stream.events if event > frozen["time"] + 0.5) - frozen["time"]
-            assert pause < BOUND, f"{pause:.1f} s of silence"
-            # What it was sent before the cut was noticed must not come a second time when it wakes.
-            server.kill(frozen["pid"], signal.SIGCONT)
-            wait_until(lambda: any(n["name"] == frozen["name"] and n["state"] == "ready" for n in server.nodes()), 20, "it is back")
-            wait_until(lambda: all(n["running"] == 0 and n["blocks"]["used"] == 0 for n in server.nodes() if n["role"] != "gateway"),
-                       20, "nothing of the request is left")
-            for _ in range(4):  # both nodes get some
-                assert server.text(PROMPT, max_tokens=LENGTH, ignore_eos=True) == expected
+            lost = server.tokens_before_migration(answer, BOUND)
+            answer.wait_text(reference.length(PROMPT, lost + 40))
         finally:
-            server.kill(frozen["pid"], signal.SIGCONT)
+            server.kill(frozen, signal.SIGCONT)
+        # What it was sent before the cut was noticed must not come a second time when it wakes.
+        wait_until(lambda: any(n["name"] == name and n["state"] == "ready" for n in server.nodes()), 20, "it is back")
+        answer.wait_events(20)
+        answer.leave()
+        assert answer.error is None and answer.broken is None
+        reference.check(answer.text, PROMPT)
+        wait_until(server.is_idle, 20, "nothing of the request is left")
+        for _ in range(4):  # both nodes get some
+            assert server.text(PROMPT, max_tokens=128, ignore_eos=True) == reference.text(PROMPT, 128)
 
 
 def test_nodes_find_a_gateway_that_was_killed_and_started_again():

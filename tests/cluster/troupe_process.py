@@ -22,8 +22,17 @@ MODEL = pathlib.Path(
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     / "troupe/models/SmolLM2-135M-Instruct.Q4_1.gguf")
 READY_SECONDS = 60
+ENDLESS = 7000  # tokens of an answer that does not end while a test disturbs it: near the context of the default model
 PATIENCE = 4  # times the seconds that a state is waited for: a machine may be slow, or busy with other things
 given_ports = set()
+
+
+class Missed(Exception):
+    """What a test wanted to disturb was not going on, or not there: no verdict. conftest.py tries the test again a few times.
+
+    Only for what a test cannot bring about for certain; never for what the product did wrong."""
+
+    seen = 0  # by the test that runs: it may ask for a longer answer the next time
 
 
 def free_port():
@@ -142,6 +151,36 @@ class Server(Process):
     def nodes(self):
         return self.http.get("/v1/cluster", timeout=5).json()["nodes"]
 
+    def pid_of(self, name):
+        """Of the process below this one that serves as the node of that name."""
+        pids = self.workers(name)
+        if len(pids) != 1:
+            raise Missed(f"{name} is {len(pids)} processes")
+        return pids[0]
+
+    def busy_node(self, role, answer):
+        """Name of the node that serves the only request there is, as soon as a heartbeat tells."""
+        def busy():
+            if answer.over:
+                raise Missed(f"the answer was over before a {role} node was seen to be busy")
+            return [node["name"] for node in self.nodes() if node["role"] == role and node["running"]]
+        return wait_until(busy, 15, f"a {role} node is busy")[0]
+
+    def is_idle(self):
+        return not any(node["running"] or node["blocks"]["used"] for node in self.nodes() if node["role"] != "gateway")
+
+    def tokens_before_migration(self, answer, seconds):
+        """How many tokens the client was sent by the node that it lost; waits until the loss is noticed."""
+        def moved():
+            over = answer.over
+            if found := re.search(r"attempt 0 ended after (\d+) tokens", self.log()):
+                return found
+            assert answer.error is None and answer.broken is None, answer.error or answer.broken
+            if over:
+                raise Missed("the answer was over before the fault")
+            return None
+        return int(wait_until(moved, seconds, "the request is given to another node")[1])
+
     def kill(self, pid, sig=signal.SIGKILL):
         os.kill(pid, sig)
 
@@ -158,46 +197,129 @@ class Server(Process):
     def text(self, prompt, **fields):
         return self.complete(prompt, **fields)["choices"][0]["text"]
 
-    def stream(self, prompt, on_event=None, **fields):
-        return Stream(self, self.body(prompt, stream=True, **fields), on_event)
+    def stream(self, prompt, **fields):
+        """Read to its end."""
+        with self.begin(prompt, **fields) as stream:
+            return stream.to_its_end()
+
+    def begin(self, prompt, **fields):
+        return Stream(self, self.body(prompt, stream=True, **fields))
 
     def body(self, prompt, **fields):
         return {"model": self.model, "prompt": prompt, "max_tokens": 32, "temperature": 0, **fields}
 
 
 class Stream:
-    """A streamed completion read to its end: text, times of events, and the error frame if there was one."""
+    """A streamed completion, read by a thread of its own while the block lasts: text, times of events, error frame."""
 
-    def __init__(self, server, request, on_event=None):
-        self.text, self.error, self.done, self.finish_reason, self.broken = "", None, False, None, None
+    def __init__(self, server, request):
+        self.server, self.request = server, request
+        self.text, self.error, self.done, self.finish_reason, self.broken, self.status = "", None, False, None, None, None
         self.events = []  # monotonic seconds of each event
+        self.leaves = False
+        self.thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.leave()
+
+    def leave(self, seconds=30):
+        """The client closes the connection, whatever is still to come."""
+        self.leaves = True
+        self.thread.join(PATIENCE * seconds)
+        assert not self.thread.is_alive(), "the stream neither goes on nor ends"
+
+    def to_its_end(self, seconds=40):
+        self.thread.join(PATIENCE * seconds)
+        assert self.over, f"no end after {len(self.events)} events"
+        return self
+
+    @property
+    def over(self):
+        return not self.thread.is_alive()
+
+    def wait_events(self, number):
+        """Until so many more came."""
+        until = len(self.events) + number
+
+        def came():
+            if self.over and len(self.events) < until:
+                assert self.error is None and self.broken is None, self.error or self.broken
+                raise Missed(f"the answer was over after {len(self.events)} events")
+            return len(self.events) >= until
+        wait_until(came, 30, f"{number} more events")
+
+    def wait_text(self, length, seconds=30):
+        wait_until(lambda: self.over or len(self.text) >= length, seconds, f"{length} characters, {len(self.text)} came")
+        assert self.error is None and self.broken is None, self.error or self.broken
+        assert len(self.text) >= length, f"the answer ended after {len(self.text)} characters: {self.finish_reason}"
+
+    def _read(self):
         try:
-            with server.http.stream("POST", "/v1/completions", json=request) as answer:
+            with self.server.http.stream("POST", "/v1/completions", json=self.request) as answer:
                 self.status = answer.status_code
                 if self.status != 200:
                     answer.read()
                     self.error = answer.json()["error"]
                     return
                 for line in answer.iter_lines():
+                    if self.leaves:
+                        return
                     if line.startswith("data: "):
-                        self.take(line[6:])
-                        if on_event:
-                            on_event(self)
-        except httpx.HTTPError as error:
+                        self._take(line[6:])
+        except Exception as error:  # whoever waits for the stream tells
             self.broken = error
 
-    def take(self, data):
-        self.events.append(time.monotonic())
+    def _take(self, data):
         if data == "[DONE]":
             self.done = True
-            return
-        frame = json.loads(data)
-        if "error" in frame:
+        elif "error" in (frame := json.loads(data)):
             self.error = frame["error"]
-            return
-        for choice in frame["choices"]:
-            self.text += choice["text"]
-            self.finish_reason = choice["finish_reason"] or self.finish_reason
+        else:
+            for choice in frame["choices"]:
+                self.text += choice["text"]
+                self.finish_reason = choice["finish_reason"] or self.finish_reason
+        self.events.append(time.monotonic())
+
+
+class Reference:
+    """What a server that nobody disturbs answers: greedy or of a seed, it is the same everywhere. Computed once for all tests."""
+
+    def __init__(self, server):
+        self.server, self.starts, self.whole = server, {}, {}
+
+    def text(self, prompt, tokens, **fields):
+        """The answer of exactly so many tokens."""
+        key = (prompt, tokens, json.dumps(fields, sort_keys=True))
+        if key not in self.whole:
+            self.whole[key] = self.server.text(prompt, max_tokens=tokens, ignore_eos=True, **fields)
+        return self.whole[key]
+
+    def length(self, prompt, tokens, **fields):
+        """Characters of the first so many tokens."""
+        offsets = self._start(prompt, fields, lambda offsets: len(offsets) > tokens)[1]
+        if len(offsets) <= tokens:
+            raise Missed(f"{tokens} tokens are nearly the whole answer")
+        return offsets[tokens]
+
+    def check(self, text, prompt, **fields):
+        """The text is the start of the answer without any fault."""
+        expected = self._start(prompt, fields, lambda offsets: offsets and offsets[-1] >= len(text))[0]
+        assert expected.startswith(text), f"{text!r} instead of {expected!r}"
+
+    def _start(self, prompt, fields, enough):
+        """Text of an answer that goes on, as far as it is known, and where each token begins."""
+        key, tokens = (prompt, json.dumps(fields, sort_keys=True)), 512
+        while not enough(self.starts.get(key, ("", []))[1]):
+            choice = self.server.complete(prompt, max_tokens=tokens, ignore_eos=True, logprobs=0, **fields)["choices"][0]
+            self.starts[key] = choice["text"], choice["logprobs"]["text_offset"]
+            if tokens == ENDLESS:
+                break
+            tokens = min(2 * tokens, ENDLESS)
+        return self.starts[key]
 
 
 class Repeated:
