@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from faults_test import BEYOND, kill_busy_decode, wait_ready
+from faults_test import BEYOND, kill_busy_decode
 from troupe_process import ENDLESS, Server
 
 PERSON = {
@@ -66,7 +66,6 @@ def test_what_cannot_be_kept_is_refused(server):
 def test_a_killed_decode_does_not_break_the_form(reference):
     fields = {"guided_json": NUMBERS, "temperature": 1.0, "seed": 11}
     with Server(prefill=1, decode=2) as server:
-        wait_ready(server, "decode", 2)
         with server.begin(PROMPT, max_tokens=ENDLESS, ignore_eos=True, **fields) as answer:
             lost = kill_busy_decode(server, answer, 20)
             answer.wait_text(reference.length(PROMPT, lost + BEYOND, **fields))

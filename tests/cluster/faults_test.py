@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from troupe_process import ENDLESS, MODEL, Missed, Process, Server, free_port, is_alive, metric, wait_until
+from troupe_process import ENDLESS, MODEL, Missed, Process, Server, free_port, is_alive, wait_until
 
 PROMPT = "The stage manager wrote down what happened that night: "
 LONG = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 90
@@ -17,22 +17,9 @@ BOUND = 5.0
 BEYOND = 40  # tokens after the fault that must be right
 
 
-def incarnations(server, role):
-    return {node["incarnation"] for node in server.nodes() if node["role"] == role and node["state"] == "ready"}
-
-
 def check_replaced(server, role, before):
-    """The lost process is out of the membership, and `serve` has started another in its place: a new incarnation."""
-    def replaced():
-        now = incarnations(server, role)
-        return len(now) == len(before) and now != before
-    wait_until(replaced, 20, f"another {role} process is in the lost one's place")
+    server.wait_replaced(role, before)
     assert "killed by signal" in server.log()
-
-
-def wait_ready(server, role, number):
-    wait_until(lambda: len(incarnations(server, role)) == number, 30, f"{number} {role} processes are ready")
-    return incarnations(server, role)
 
 
 def kill_busy_decode(server, answer, after_events):
@@ -47,7 +34,7 @@ def kill_busy_decode(server, answer, after_events):
 def test_decode_killed_in_mid_stream(reference, after_events, fields):
     """Another decode node goes on where the lost one was, with the same random numbers and penalties."""
     with Server(prefill=1, decode=2) as server:
-        before = wait_ready(server, "decode", 2)
+        before = server.incarnations("decode")
         with server.begin(PROMPT, max_tokens=ENDLESS, ignore_eos=True, **fields) as answer:
             lost = kill_busy_decode(server, answer, after_events)
             answer.wait_text(reference.length(PROMPT, lost + BEYOND, **fields))
@@ -58,14 +45,13 @@ def test_decode_killed_in_mid_stream(reference, after_events, fields):
 
 def test_an_answer_whose_decode_was_killed_has_its_end(reference):
     with Server(prefill=1, decode=2) as server:
-        wait_ready(server, "decode", 2)
         tokens = 700 << Missed.seen
         with server.begin(PROMPT, max_tokens=tokens, ignore_eos=True, **SAMPLED) as answer:
             kill_busy_decode(server, answer, 1)
             answer.to_its_end()
         assert answer.done and answer.error is None and answer.finish_reason == "length"
         assert answer.text == reference.text(PROMPT, tokens, **SAMPLED)
-        assert metric(server.http.get("/metrics").text, "troupe_migrations_total", outcome="resumed") == 1
+        wait_until(lambda: server.metric("troupe_migrations_total", outcome="resumed") == 1, 10, "it is counted")
 
 
 def test_the_only_decode_killed_in_mid_stream(reference):
@@ -92,7 +78,7 @@ def test_the_only_decode_killed_in_mid_stream(reference):
 def test_prefill_killed_while_it_reads_the_prompt(reference):
     prompt = "Tonight. " + LONG * min(1 << Missed.seen, 4) + "So"
     with Server(prefill=1, decode=1) as server:
-        before = wait_ready(server, "prefill", 1)  # with no measured speeds it is the prefill node that reads
+        before = server.incarnations("prefill")  # with no measured speeds it is the prefill node that reads
         with server.begin(prompt, max_tokens=16, ignore_eos=True) as answer:
             server.kill(server.pid_of(server.busy_node("prefill", answer)))
             answer.to_its_end()
@@ -105,7 +91,7 @@ def test_prefill_killed_while_it_reads_the_prompt(reference):
 
 def test_prefill_killed_while_decode_streams(reference):
     with Server(prefill=1, decode=1) as server:
-        before = wait_ready(server, "prefill", 1)
+        before = server.incarnations("prefill")
         with server.begin(PROMPT, max_tokens=ENDLESS, ignore_eos=True) as answer:
             answer.wait_events(10)
             server.kill(server.workers("prefill")[0])
@@ -120,7 +106,6 @@ def test_prefill_killed_while_decode_streams(reference):
 
 def test_frozen_prefill_delays_but_does_not_stop(reference):
     with Server(prefill=1, decode=1) as server:
-        wait_ready(server, "prefill", 1)
         frozen = server.workers("prefill")[0]
         server.kill(frozen, signal.SIGSTOP)
         try:
@@ -135,8 +120,8 @@ def test_frozen_prefill_delays_but_does_not_stop(reference):
 
 def test_workers_end_when_the_server_is_killed():
     with Server(prefill=1, decode=1) as server:
-        workers = wait_until(lambda: server.workers("prefill") and server.workers("decode") and server.workers("prefill") + server.workers("decode"),
-                             20, "both workers are there")
+        workers = server.workers("prefill") + server.workers("decode")
+        assert len(workers) == 2
         server.kill(server.popen.pid)
         server.wait(5)
         wait_until(lambda: not any(is_alive(pid) for pid in workers), 15, "the orphaned workers have ended")

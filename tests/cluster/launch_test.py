@@ -96,7 +96,7 @@ def test_two_hosts_make_one_cluster(tmp_path):
 
     def roles():
         try:
-            nodes = httpx.get(url + "/v1/cluster", timeout=2, trust_env=False).raise_for_status().json()["nodes"]
+            nodes = httpx.get(url + "/v1/cluster", timeout=10, trust_env=False).raise_for_status().json()["nodes"]
         except (httpx.HTTPError, ValueError):
             return set()
         return {(node["role"], node["state"]) for node in nodes}
@@ -108,5 +108,5 @@ def test_two_hosts_make_one_cluster(tmp_path):
             return {("prefill", "ready"), ("decode", "ready")} <= roles()
         wait_until(both_ready, 90, "prefill and decode are ready")
         answer = httpx.post(url + "/v1/completions", json={"prompt": "All the world's a stage. " * 40, "max_tokens": 4},
-                            timeout=60, trust_env=False)
+                            timeout=240, trust_env=False)
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 4

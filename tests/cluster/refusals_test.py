@@ -93,7 +93,7 @@ def test_other_model_is_refused_with_both_identities(tmp_path):
     port = free_port()
     with Server("--cluster-port", port, prefill=1, decode=1) as server:
         before = server.text("Who is on stage?")
-        result = run("node", other, "--role", "prefill", "--join", f"127.0.0.1:{port}", timeout=60)
+        result = run("node", other, "--role", "prefill", "--join", f"127.0.0.1:{port}")
         refused(result, ours[:12], theirs[:12])
         assert server.text("Who is on stage?") == before
 
@@ -102,7 +102,7 @@ def test_bytes_that_are_not_ours_on_the_cluster_port():
     port = free_port()
     with Server("--cluster-port", port, prefill=1, decode=1) as server:
         for data in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, b"\0" * 64, b""):
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
                 peer.sendall(data)
         assert server.text("Hello", max_tokens=2)
 
@@ -114,15 +114,15 @@ def test_api_key(tmp_path):
     file.write_text(key + "\n")
     with Server("--api-key-file", file, single_process=True, api_key=key) as server:
         assert server.text("Hello", max_tokens=1)
-        assert httpx.get(server.url + "/live", trust_env=False).status_code == 200
+        assert httpx.get(server.url + "/live", timeout=60, trust_env=False).status_code == 200
         for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Bearer " + key[:-1]}, {"Authorization": key},
                        {"Authorization": "Bearer " + key.upper()}, {"Authorization": "Bearer " + key + "x"}):
             for path in ("/v1/models", "/metrics", "/version", "/v1/models/", "//v1/models", "/v1/../v1/models", "/%761/models"):
-                answer = httpx.get(server.url + path, headers=header, trust_env=False)
+                answer = httpx.get(server.url + path, headers=header, timeout=60, trust_env=False)
                 assert answer.status_code == 401, (path, header, answer.status_code)
                 assert answer.json()["error"]["code"] == "invalid_api_key"
             for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"):
-                answer = httpx.post(server.url + path, headers=header, json={"prompt": "x"}, trust_env=False)
+                answer = httpx.post(server.url + path, headers=header, json={"prompt": "x"}, timeout=60, trust_env=False)
                 assert answer.status_code == 401, (path, header)
         assert key not in server.http.get("/metrics").text
         assert key not in server.log()
@@ -137,7 +137,7 @@ def test_config_file_and_environment(tmp_path):
         def ready():
             assert process.popen.poll() is None, process.log()
             try:
-                return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=2, trust_env=False).status_code == 200
+                return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=10, trust_env=False).status_code == 200
             except httpx.HTTPError:
                 return False
         wait_until(ready, 60, "ready on the port of the file")

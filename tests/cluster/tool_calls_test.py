@@ -23,7 +23,7 @@ NAMED = {"type": "function", "function": {"name": "buy_tickets"}}
 
 
 def client_of(server):
-    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", timeout=120, max_retries=0)
+    return openai.OpenAI(base_url=server.url + "/v1", api_key="none", timeout=240, max_retries=0)
 
 
 def check(name, arguments):

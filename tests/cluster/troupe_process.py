@@ -1,6 +1,7 @@
 """Starts the real `troupe` binary and talks to it; every wait is bounded."""
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -46,9 +47,9 @@ def free_port():
                 return port
 
 
-def run(*arguments, timeout=60, **options):
+def run(*arguments, seconds=60, **options):
     """One command of the binary, to its end."""
-    return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, timeout=timeout,
+    return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE * seconds,
                           stdin=subprocess.DEVNULL, **options)
 
 
@@ -74,9 +75,9 @@ class Process:
     """A long-running command of the binary, in a process group of its own, with its log in a file."""
 
     def __init__(self, *arguments, env=None):
-        self.log_path = pathlib.Path(tempfile.mkstemp(prefix="troupe-test-", suffix=".log")[1])
-        self.arguments = [str(BINARY), *map(str, arguments)]
-        with open(self.log_path, "wb") as log:
+        file, path = tempfile.mkstemp(prefix="troupe-test-", suffix=".log")
+        self.log_path, self.arguments = pathlib.Path(path), [str(BINARY), *map(str, arguments)]
+        with open(file, "wb") as log:
             self.popen = subprocess.Popen(self.arguments, stdout=log, stderr=subprocess.STDOUT,
                                           stdin=subprocess.DEVNULL, start_new_session=True,
                                           env={**os.environ, **(env or {})})
@@ -93,10 +94,10 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            status = self.popen.wait(timeout=seconds)
+            status = self.wait(seconds)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, signal.SIGKILL)
-        self.popen.wait(timeout=5)
+        self.wait(5)
         return status
 
     def __enter__(self):
@@ -111,17 +112,20 @@ class Process:
 
 
 class Server(Process):
-    """`troupe serve`, ready when the constructor returns."""
+    """`troupe serve`, ready with all its prefill and decode nodes when the constructor returns."""
 
     def __init__(self, *arguments, prefill=1, decode=1, single_process=False, model=MODEL, api_key=None, env=None):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         shape = ["--single-process"] if single_process else ["--prefill", prefill, "--decode", decode]
         super().__init__("serve", model, "--port", self.port, *shape, *arguments, env=env)
-        self.http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(120, connect=5), trust_env=False,
-                                 headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+        self.key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(PATIENCE * 40, connect=PATIENCE * 10), trust_env=False,
+                                 headers=self.key)
         try:
             self.wait_ready()
+            for role, number in (("prefill", prefill), ("decode", decode)) if not single_process else ():
+                wait_until(lambda: len(self.incarnations(role)) >= number, READY_SECONDS, f"{number} {role} nodes are ready")
             self.model = self.http.get("/v1/models").json()["data"][0]["id"]
         except BaseException:
             self.stop(2)
@@ -130,9 +134,12 @@ class Server(Process):
 
     def wait_ready(self, seconds=READY_SECONDS):
         def ready():
-            assert self.popen.poll() is None, f"the server ended with {self.popen.returncode} while starting"
+            if self.popen.poll() is not None:
+                if "is in use by another program" in self.log():  # since it was found to be free
+                    raise Missed("another program took a port")
+                raise AssertionError(f"the server ended with {self.popen.returncode} while starting")
             with contextlib.suppress(httpx.HTTPError):
-                return self.http.get("/ready", timeout=2).status_code == 200
+                return self.http.get("/ready", timeout=10).status_code == 200
         wait_until(ready, seconds, f"{self.url}/ready is 200")
 
     def workers(self, role):
@@ -149,7 +156,22 @@ class Server(Process):
         return sorted(found)
 
     def nodes(self):
-        return self.http.get("/v1/cluster", timeout=5).json()["nodes"]
+        return self.http.get("/v1/cluster").json()["nodes"]
+
+    def incarnations(self, role):
+        """Of the nodes of a role that are ready."""
+        return {node["incarnation"] for node in self.nodes() if node["role"] == role and node["state"] == "ready"}
+
+    def wait_replaced(self, role, before):
+        """The lost processes are out of the membership, and `serve` has started others in their place: new incarnations."""
+        def replaced():
+            now = self.incarnations(role)
+            return len(now) >= len(before) and now != before
+        wait_until(replaced, 20, f"another {role} process is in the lost one's place")
+
+    def metric(self, name, **labels):
+        """As it is now; a node that is too busy to tell counts nothing: wait for what is to be seen."""
+        return metric(self.http.get("/metrics").text, name, **labels) or 0
 
     def pid_of(self, name):
         """Of the process below this one that serves as the node of that name."""
@@ -185,7 +207,7 @@ class Server(Process):
         os.kill(pid, sig)
 
     def status(self):
-        return run("status", "--url", self.url, timeout=20)
+        return run("status", "--url", self.url)
 
     # -- requests ------------------------------------------------------------------------------------------------------
     def complete(self, prompt, **fields):
@@ -216,7 +238,7 @@ class Stream:
         self.server, self.request = server, request
         self.text, self.error, self.done, self.finish_reason, self.broken, self.status = "", None, False, None, None, None
         self.events = []  # monotonic seconds of each event
-        self.leaves = False
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE * 40)
         self.thread = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self):
@@ -228,9 +250,12 @@ class Stream:
 
     def leave(self, seconds=30):
         """The client closes the connection, whatever is still to come."""
-        self.leaves = True
+        before = self.broken
+        with contextlib.suppress(OSError, AttributeError):  # it may be closed already
+            self.connection.sock.shutdown(socket.SHUT_RDWR)
         self.thread.join(PATIENCE * seconds)
-        assert not self.thread.is_alive(), "the stream neither goes on nor ends"
+        assert self.over, "the reader did not end"
+        self.broken = before  # not by itself
 
     def to_its_end(self, seconds=40):
         self.thread.join(PATIENCE * seconds)
@@ -259,22 +284,25 @@ class Stream:
 
     def _read(self):
         try:
-            with self.server.http.stream("POST", "/v1/completions", json=self.request) as answer:
-                self.status = answer.status_code
-                if self.status != 200:
-                    answer.read()
-                    self.error = answer.json()["error"]
-                    return
-                for line in answer.iter_lines():
-                    if self.leaves:
-                        return
-                    if line.startswith("data: "):
-                        self._take(line[6:])
+            self.connection.request("POST", "/v1/completions", json.dumps(self.request),
+                                    {**self.server.key, "Content-Type": "application/json"})
+            answer = self.connection.getresponse()
+            self.status = answer.status
+            if self.status != 200:
+                self.error = json.loads(answer.read())["error"]
+                return
+            for line in answer:
+                if line.startswith(b"data: "):
+                    self._take(line[6:].strip())
+            if not self.done:
+                self.broken = self.broken or EOFError("the connection ended without [DONE]")
         except Exception as error:  # whoever waits for the stream tells
             self.broken = error
+        finally:
+            self.connection.close()
 
     def _take(self, data):
-        if data == "[DONE]":
+        if data == b"[DONE]":
             self.done = True
         elif "error" in (frame := json.loads(data)):
             self.error = frame["error"]
@@ -326,23 +354,28 @@ class Repeated:
     """Calls work(number) again and again, `pause` seconds apart, on `times` threads, while the block lasts."""
 
     def __init__(self, work, times=1, pause=0.0, patience=60.0):
-        self.patience, self.stop, self.late = patience, threading.Event(), False
+        self.patience, self.stop, self.late, self.failures = PATIENCE * patience, threading.Event(), False, []
         self.threads = [threading.Thread(target=self._repeat, args=(work, number, pause)) for number in range(times)]
 
     def _repeat(self, work, number, pause):
-        while not self.stop.wait(pause):
-            work(number)
+        try:
+            while not self.stop.wait(pause):
+                work(number)
+        except BaseException as failure:  # told by the thread that waits
+            self.failures.append(failure)
 
     def __enter__(self):
         for thread in self.threads:
             thread.start()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, value, trace):
         self.stop.set()
         for thread in self.threads:
             thread.join(self.patience)
         self.late = any(thread.is_alive() for thread in self.threads)
+        if kind is None and self.failures:
+            raise self.failures[0]
 
 
 def metric(text, name, **labels):
