@@ -46,6 +46,7 @@ class block_puller {
     return fabric_->connect(peer, address);
   }
   void disconnect(incarnation peer) { fabric_->disconnect(peer); }
+  transport::fabric_stats stats() const { return fabric_->stats(); }
   transport::path path_to(incarnation peer) const;
   std::uint64_t bytes_per_second() const {
     return bytes_per_second_;

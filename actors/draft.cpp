@@ -86,6 +86,7 @@ draft_actor::behavior_type draft_state::make_behavior() {
       },
       [this](const metrics_request&) {
         context->metrics->update(context->loop->stats());
+        context->metrics->update_fabric(context->node->puller->stats());
         return context->metrics->text();
       },
       [this](const drain_request& d) {

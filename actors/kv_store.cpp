@@ -242,6 +242,7 @@ std::string kv_store_state::metrics_text() {
   context->metrics->update(store->stats(), context->sealed_bytes,
                            store->oldest_use(context->node->now()));
   if (disk) context->metrics->update_disk(context->file->stats(), context->file->record_bytes());
+  context->metrics->update_fabric(context->node->puller->stats());
   return context->metrics->text();
 }
 

@@ -26,6 +26,8 @@ const transport::path all_paths[] = {transport::path::local,      transport::pat
                                      transport::path::tcp,        transport::path::rdma,
                                      transport::path::cuda_ipc,   transport::path::sim,
                                      transport::path::staged_shm, transport::path::staged_tcp};
+const transport::refusal all_refusals[] = {
+    transport::refusal::malformed, transport::refusal::wrong_key, transport::refusal::overload};
 const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::canceled,
                           ec::io_error,          ec::fence_mismatch, ec::not_found,
                           ec::invalid_argument,  ec::queue_full,     ec::unsupported,
@@ -109,8 +111,22 @@ std::string process_metrics::text() {
 
 // -- node ----------------------------------------------------------------------------------------------------------------
 
+fabric_metrics::fabric_metrics(const prometheus::Labels& constant) : process_metrics(constant) {
+  for (auto why : all_refusals)
+    refused_[why] = &counter("troupe_transport_hellos_refused_total",
+                             "Asked to read KV blocks and was not answered, by why",
+                             {{"reason", std::string(transport::to_string(why))}});
+}
+
+void fabric_metrics::update_fabric(const transport::fabric_stats& now) {
+  std::lock_guard lock(mutex_);
+  for (const auto& [why, count] : now.hellos_refused)
+    advance(*refused_.at(why), last_.hellos_refused[why], count);
+  last_ = now;
+}
+
 device_metrics::device_metrics(const prometheus::Labels& constant)
-    : process_metrics(constant),
+    : fabric_metrics(constant),
       model_load_seconds(
           gauge("troupe_model_load_seconds", "From start until the weights were ready")),
       weight_bytes(gauge("troupe_device_memory_bytes", "Memory of the device by use",

@@ -50,8 +50,20 @@ class process_metrics {
   prometheus::Gauge *resident_bytes_, *open_fds_;
 };
 
+// Of a node whose KV blocks peers may read.
+class fabric_metrics : public process_metrics {
+ public:
+  explicit fabric_metrics(const prometheus::Labels& constant);
+  void update_fabric(const transport::fabric_stats& now);
+
+ private:
+  std::mutex mutex_;
+  transport::fabric_stats last_;
+  std::map<transport::refusal, prometheus::Counter*> refused_;
+};
+
 // Of a node with a device.
-class device_metrics : public process_metrics {
+class device_metrics : public fabric_metrics {
  public:
   explicit device_metrics(const prometheus::Labels& constant);
 

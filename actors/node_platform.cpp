@@ -34,11 +34,12 @@ result<std::uint16_t> publish(caf::actor_system& system, role kind,
 node_platform product_platform(caf::actor_system& system) {
   node_platform p;
   p.make_runner = gpu::make_runner;
-  p.make_fabric = [](incarnation self, const std::string& host,
+  p.make_fabric = [](incarnation self, const network_settings& network,
                      std::shared_ptr<transport::device_memory> device, transport::event_sink sink) {
     transport::ucx_options ucx;
     ucx.self = self;
-    ucx.host = host;
+    ucx.host = network.host;
+    ucx.secret = network.secret;
     ucx.device = std::move(device);
     return transport::make_ucx_fabric(ucx, std::move(sink));
   };

@@ -21,10 +21,11 @@ struct node_platform {
   std::function<result<std::unique_ptr<gpu::model_runner>>(
       std::shared_ptr<const model::loaded_model>, const gpu::runner_options&)>
       make_runner;
-  // `host`: where its port listens; `device`: whose memory holds the KV blocks; null: the host's.
+  // `network`: where its port listens, and the secret of who may read; `device`: whose memory holds the KV blocks; null:
+  // the host's.
   std::function<result<std::unique_ptr<transport::fabric>>(
-      incarnation self, const std::string& host, std::shared_ptr<transport::device_memory> device,
-      transport::event_sink)>
+      incarnation self, const network_settings& network,
+      std::shared_ptr<transport::device_memory> device, transport::event_sink)>
       make_fabric;
   std::function<std::unique_ptr<engine_driver>(std::unique_ptr<engine::engine>,
                                                engine_driver::hooks)>

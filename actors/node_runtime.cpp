@@ -130,7 +130,7 @@ result<void> node_runtime::make_device(const node_options& options,
   fit_context(info);
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
-  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, options.network.host,
+  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, options.network,
                                             runner_->device_memory(), services_->puller->sink()));
   const std::uint64_t bytes = std::uint64_t{info.num_blocks} * layout.block_bytes();
   if (runner_->kv_memory() == gpu::memory_kind::host) {

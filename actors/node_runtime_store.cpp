@@ -39,7 +39,7 @@ result<void> node_runtime::make_store(const node_options& options,
   info.num_blocks = static_cast<std::uint32_t>(std::min<std::uint64_t>(blocks, 1u << 24));
 
   services_->puller = std::make_unique<block_puller>(layout, engine::fence_layout(kv_identity_));
-  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, options.network.host, nullptr,
+  TROUPE_TRY(fabric_, platform_.make_fabric(incarnation{info.start}, options.network, nullptr,
                                             services_->puller->sink()));
   TROUPE_TRY(arena_, fabric_->allocate(info.num_blocks * layout.block_bytes()));
   services_->puller->attach(*fabric_, arena_);

@@ -55,6 +55,7 @@ prefix_events node_services::changes(const prefix_events_request& r) const {
 
 std::string node_services::metrics_text() const {
   metrics->update(loop->stats());
+  metrics->update_fabric(puller->stats());
   return metrics->text();
 }
 

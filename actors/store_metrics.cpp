@@ -3,7 +3,7 @@
 namespace troupe::actors {
 
 store_metrics::store_metrics(const std::string& node)
-    : process_metrics({{"node", node}, {"role", "kv-store"}}),
+    : fabric_metrics({{"node", node}, {"role", "kv-store"}}),
       offered_(counter("troupe_store_offered_blocks_total", "Blocks that nodes offered")),
       stored_(counter("troupe_store_stored_blocks_total", "Blocks that were pulled and verified")),
       failed_(counter("troupe_store_failed_blocks_total",

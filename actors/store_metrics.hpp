@@ -9,7 +9,7 @@
 
 namespace troupe::actors {
 
-class store_metrics : public process_metrics {
+class store_metrics : public fabric_metrics {
  public:
   explicit store_metrics(const std::string& node);
   void offered(std::size_t blocks) { offered_.Increment(static_cast<double>(blocks)); }

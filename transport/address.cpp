@@ -2,17 +2,19 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <fstream>
 
 #include "base/hash.hpp"
+#include "base/secrets.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::transport {
 namespace {
 
 constexpr std::string_view magic = "TRPA";
-constexpr std::uint16_t version = 2;
+constexpr std::uint16_t version = 3;
 constexpr std::size_t max_field = 64 * 1024, max_regions = 256;
 
 template <class T>
@@ -93,6 +95,7 @@ std::string encode(const node_address& address) {
   std::string out(magic);
   put(out, version);
   put(out, raw(address.owner));
+  put(out, address.nonce);
   put_string(out, address.host);
   put_string(out, address.worker);
   put(out, static_cast<std::uint16_t>(address.regions.size()));
@@ -118,6 +121,7 @@ result<node_address> decode_address(std::string_view text) {
 
   node_address address;
   address.owner = incarnation{in.get<std::uint64_t>()};
+  address.nonce = in.get<hello_key>();
   address.host = in.get_string();
   address.worker = in.get_string();
   auto count = in.get<std::uint16_t>();
@@ -126,6 +130,17 @@ result<node_address> decode_address(std::string_view text) {
   if (!in.ok || !in.left.empty())
     return fail(ec::invalid_argument, "the transport address is malformed");
   return address;
+}
+
+hello_key key_of(const node_address& address, std::string_view cluster_secret) {
+  std::string text = "troupe transport hello";
+  put(text, raw(address.owner));
+  put(text, address.nonce);
+  text += address.worker;
+  const auto whole = keyed_hash(cluster_secret, text);
+  hello_key key;
+  std::copy_n(whole.begin(), key.size(), key.begin());
+  return key;
 }
 
 std::string host_identity() {

@@ -1,10 +1,11 @@
 // The address that a fabric publishes and its peers read: where its worker listens and which
 // regions it shows. Plain data and a parser for hostile input: every length is checked against what
 // is left, and a sum over the whole tells a damaged address from a good one before UCX sees any of
-// it. The sum is no signature: whoever may hand us an address is authenticated by the actor layer.
+// it. The sum is no signature. What proves that a reader may read is its key_of() the address.
 // Any thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -24,8 +25,11 @@ struct published_region {
   std::string device_share;  // the same of device memory (device_memory::share); empty: none
 };
 
+using hello_key = std::array<std::byte, 16>;
+
 struct node_address {
   incarnation owner{};
+  hello_key nonce{};   // random, new at each start
   std::string host;    // equal for two processes that can map each other's memory
   std::string worker;  // UCX worker address
   std::vector<published_region> regions;
@@ -34,6 +38,11 @@ struct node_address {
 std::string encode(const node_address& address);
 // ec::invalid_argument: malformed; ec::unsupported: another version.
 result<node_address> decode_address(std::string_view text);
+
+// What a reader's hello to the owner of that address must bring: shows that it was given the address and has the
+// cluster's secret. It depends on where the worker listens, so a hello that somebody else was lured into sending to him
+// opens no other owner.
+hello_key key_of(const node_address& address, std::string_view cluster_secret);
 
 // Boot id and the namespaces that decide whether memory can be mapped.
 std::string host_identity();

@@ -26,4 +26,16 @@ std::string_view to_string(path p) {
   return "unknown";
 }
 
+std::string_view to_string(refusal r) {
+  switch (r) {
+    case refusal::malformed:
+      return "malformed";
+    case refusal::wrong_key:
+      return "wrong_key";
+    case refusal::overload:
+      return "overload";
+  }
+  return "unknown";
+}
+
 }  // namespace troupe::transport

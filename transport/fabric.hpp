@@ -120,6 +120,14 @@ struct peer_down {
 using event = std::variant<pull_done, peer_up, peer_down>;
 using event_sink = std::function<void(event&&)>;
 
+// Why the hello of somebody who wants to read from this node was not answered.
+enum class refusal : std::uint8_t {
+  malformed,  // also: of a release before hellos had a key
+  wrong_key,  // it lacks the cluster's secret, or means another start of this node
+  overload    // as many readers as this node serves
+};
+std::string_view to_string(refusal r);
+
 struct path_stats {
   std::uint64_t pulls = 0, bytes = 0;
   double busy_seconds = 0;  // time during which at least one pull was under way on this path
@@ -131,6 +139,7 @@ struct fabric_stats {
   std::map<incarnation, path> peers;     // those that are up
   std::uint64_t pulls_running = 0;
   std::uint64_t peers_lost = 0;  // peer_down events other than by our own disconnect
+  std::map<refusal, std::uint64_t> hellos_refused;
   std::uint64_t forced_closes =
       0;  // endpoints closed because a deadline expired while hardware wrote
 };

@@ -102,6 +102,11 @@ void ledger::count_forced_close() {
   ++stats_.forced_closes;
 }
 
+void ledger::count_refused(refusal why) {
+  std::lock_guard lock(mutex_);
+  ++stats_.hellos_refused[why];
+}
+
 void ledger::close() {
   std::lock_guard lock(mutex_);
   closed_ = true;

@@ -37,6 +37,7 @@ class ledger {
   void finish(pull_done& done, bool begun, time_point now);
 
   void count_forced_close();
+  void count_refused(refusal why);
   void close();  // refuses everything from here on
   bool closed() const;
   fabric_stats stats(time_point now) const;

@@ -245,9 +245,14 @@ TEST_P(fabric_suite, refuses_bad_addresses) {
     if (bad == good) continue;
     ASSERT_NE(code(owner_id, bad), ec::none);
   }
-  std::string newer = good;
-  newer[4] = 9;
-  EXPECT_EQ(code(owner_id, newer), ec::unsupported);
+  for (char version : {'\2', '\11'}) {  // an older release, whose hellos have no key, and a newer
+    std::string other = good;
+    other[4] = version;
+    const auto refused = reader->connect(owner_id, other);
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, ec::unsupported);
+    EXPECT_THAT(refused.error().detail, ::testing::HasSubstr("run the same release on both"));
+  }
   EXPECT_EQ(code(owner_id, good), ec::none);
 }
 

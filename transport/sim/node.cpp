@@ -51,7 +51,7 @@ result<region> node::register_memory(void* data, std::size_t bytes, memory_kind 
 
 result<std::string> node::local_address() {
   if (!open_) return fail(ec::canceled, "the transport is closed");
-  return encode({self_, "simulated", "simulated", published_});
+  return encode({self_, {}, "simulated", "simulated", published_});
 }
 
 result<void> node::connect(incarnation peer, std::string_view text) {

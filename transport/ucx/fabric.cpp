@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "base/log.hpp"
+#include "base/secrets.hpp"
 #include "transport/ucx/progress.hpp"
 
 namespace troupe::transport {
@@ -195,8 +196,14 @@ class ucx_fabric final : public fabric {
   // Progress thread.
   result<void> open_worker() {
     TROUPE_TRY(worker_, ucx::worker::make(options_));
-    address_ = {options_.self, host_identity(), worker_->address(), {}};
-    progress_ = std::make_unique<ucx::progress>(options_, *worker_, book_, sink_, inbox_);
+    node_address made{options_.self, {}, host_identity(), worker_->address(), {}};
+    fill_random(made.nonce);
+    const hello_key key = key_of(made, options_.secret);
+    {
+      std::lock_guard lock(mutex_);
+      address_ = std::move(made);
+    }
+    progress_ = std::make_unique<ucx::progress>(options_, key, *worker_, book_, sink_, inbox_);
     return progress_->listen();
   }
 

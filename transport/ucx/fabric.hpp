@@ -25,6 +25,8 @@ struct ucx_options {
   // The cluster's address of this node: only its interface's devices are used, and the port listens there. Empty or a
   // wildcard: every interface.
   std::string host;
+  // The cluster's; only readers that have it are answered. Empty: whoever was given this fabric's address is.
+  std::string secret;
   // The GPU whose memory will be registered. Null: host memory only.
   std::shared_ptr<device_memory> device;
   // Tests and figures: shm, tcp, cuda_ipc, staged_shm, staged_tcp, or rdma (UCX's get over whatever there is).

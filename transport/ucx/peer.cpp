@@ -33,7 +33,7 @@ peer::~peer() {
 void peer::open_local(std::vector<remote_region> own) {
   regions_ = std::move(own);
   is_local_ = true;
-  welcome_ = welcome_header{raw(id()), connection_, 0};
+  welcome_ = welcome_header{connection_, 0};
 }
 
 bool peer::maps() const {
@@ -83,13 +83,14 @@ void peer::open_for_device(const published_region& published, remote_region& mad
   }
 }
 
-result<void> peer::open(incarnation self, std::optional<path> forced, bool same_host) {
-  forced_ = forced;
+result<void> peer::open(const ucx_options& options, bool same_host) {
+  forced_ = options.force_path;
   TROUPE_CHECK(endpoint_.open(worker_, address_.worker));
-  bool may_map = forced ? *forced == path::shm || *forced == path::staged_shm : same_host;
+  bool may_map = forced_ ? *forced_ == path::shm || *forced_ == path::staged_shm : same_host;
   for (const published_region& published : address_.regions)
     TROUPE_CHECK(add_region(published, may_map));
-  endpoint_.post(message::hello, hello_header{raw(self), raw(id()), connection_},
+  endpoint_.post(message::hello,
+                 hello_header{key_of(address_, options.secret), raw(options.self), connection_},
                  worker_.address());
   return {};
 }
@@ -99,8 +100,6 @@ void peer::hear_welcome(const welcome_header& welcome) {
 }
 
 result<path> peer::greet(memory_kind to) {
-  if (welcome_->from != raw(id()))
-    return fail(ec::peer_lost, "another process answers at the peer's address: it was restarted");
   state_ = state::up;
   if (is_local_) return path::local;
   learn_paths();

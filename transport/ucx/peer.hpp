@@ -41,9 +41,9 @@ class peer {
   // Our own process: memory is read where it is, there is no endpoint.
   void open_local(std::vector<remote_region> own);
   // Makes the endpoint, maps what may be mapped, unpacks keys, says hello.
-  result<void> open(incarnation self, std::optional<path> forced, bool same_host);
-  // The owner answered: chooses the paths to local memory of that kind. Error: it is of another incarnation, or no path
-  // is left.
+  result<void> open(const ucx_options& options, bool same_host);
+  // The owner answered, so it is who was meant: no other start of it has that key. Chooses the paths to local memory of
+  // that kind. Error: no path is left.
   result<path> greet(memory_kind to);
   void hear_welcome(const welcome_header& welcome);
 

@@ -22,24 +22,26 @@ constexpr std::chrono::milliseconds mapping_tick{1000};
 
 }  // namespace
 
-progress::progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink,
-                   std::shared_ptr<inbox> ends)
+progress::progress(const ucx_options& options, const hello_key& key, worker& on, ledger& book,
+                   const event_sink& sink, std::shared_ptr<inbox> ends)
     : options_(options),
       worker_(on),
       book_(book),
       sink_(sink),
       ends_(std::move(ends)),
       landing_(options.device.get(), options.staging_bytes),
-      server_(on, book, options, ends_) {}
+      server_(on, book, options, key, ends_) {}
 
 result<void> progress::listen() {
   struct handlers {
     static ucs_status_t hello(void* self, const void* header, size_t header_bytes, void* data,
                               size_t bytes, const ucp_am_recv_param_t* param) {
-      auto parsed = parse<hello_header>(header, header_bytes);
+      server& to = static_cast<progress*>(self)->server_;
+      const auto parsed = parse<hello_header>(header, header_bytes);
       if (parsed && is_whole(param))
-        static_cast<progress*>(self)->server_.hear_hello(*parsed,
-                                                         {static_cast<char*>(data), bytes});
+        to.hear_hello(*parsed, {static_cast<char*>(data), bytes});
+      else
+        to.refuse(refusal::malformed);
       return UCS_OK;
     }
     static ucs_status_t welcome(void* self, const void* header, size_t header_bytes, void*, size_t,
@@ -88,7 +90,7 @@ void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
   bool same_host = address.host == host_identity();
   auto made =
-      std::make_unique<peer>(worker_, options_.device.get(), std::move(address), next_connection_++,
+      std::make_unique<peer>(worker_, options_.device.get(), std::move(address), numbers_.next(),
                              now + options_.connect_timeout,
                              [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
   peer& p = *made;
@@ -101,7 +103,7 @@ void progress::connect(node_address address, time_point now) {
                      is_host ? r->data : nullptr, shared_memory{}, is_host ? nullptr : r->data});
     }
     p.open_local(std::move(own));
-  } else if (auto opened = p.open(options_.self, options_.force_path, same_host); !opened) {
+  } else if (auto opened = p.open(options_, same_host); !opened) {
     take_down(p, std::move(opened.error()), false);
   }
 }
@@ -151,7 +153,7 @@ bool progress::round(time_point now) {
   }
   begin_direct();
   begin_landings();
-  more_ |= server_.round();
+  more_ |= server_.round(now);
   expire(now);
   sum_landed();  // what UCX ended within this round: no peer goes while a pull of it waits for its sum
   watch_peers(now);
@@ -238,7 +240,11 @@ void progress::watch_peers(time_point now) {
       reason.code = ec::peer_lost;
       take_down(p, std::move(reason), false);
     } else if (p.now() == peer::state::connecting && now >= p.give_up_at()) {
-      take_down(p, {ec::deadline_exceeded, "the peer did not answer in time"}, false);
+      take_down(
+          p,
+          {ec::deadline_exceeded,
+           "the peer did not answer in time (it answers nobody who lacks the cluster's secret)"},
+          false);
     }
     if (p.now() != peer::state::closing || !p.gone()) continue;
     settle_all(now);
@@ -289,7 +295,7 @@ void progress::begin_pieces(peer& p) {
       continue;
     }
     ++op.asked;
-    t.id = next_ticket_++;
+    t.id = numbers_.next();
     const piece& wanted = op.piece_of(t);
     t.copy.emplace(to, op.summed_bytes(wanted), op.request.checksum);
     wanted_[t.id] = &t;

@@ -6,6 +6,7 @@
 #include <set>
 #include <unordered_map>
 
+#include "base/secrets.hpp"
 #include "transport/ledger.hpp"
 #include "transport/staging.hpp"
 #include "transport/ucx/inbox.hpp"
@@ -16,8 +17,9 @@ namespace troupe::transport::ucx {
 
 class progress {
  public:
-  progress(const ucx_options& options, worker& on, ledger& book, const event_sink& sink,
-           std::shared_ptr<inbox> ends);
+  // `key`: what hellos to this node must bring.
+  progress(const ucx_options& options, const hello_key& key, worker& on, ledger& book,
+           const event_sink& sink, std::shared_ptr<inbox> ends);
 
   // Before anything else: takes the worker's messages.
   result<void> listen();
@@ -84,7 +86,7 @@ class progress {
       wanted_;                          // pieces asked for, by their number on the wire
   std::vector<ticket*> landed_;         // pieces that were got and whose checksum is wanted
   std::vector<std::uint64_t> changed_;  // pulls that may have ended
-  std::uint64_t next_ticket_ = 1, next_connection_ = 1;
+  random_ids numbers_;                  // of connections and tickets
   bool more_ = false, blocked_ = false;
   time_point map_next_{};  // peers' memory is looked at for new pages
 };

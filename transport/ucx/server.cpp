@@ -11,13 +11,36 @@ namespace {
 constexpr int max_chunks = 8;
 // A reader asks for at most max_gets pieces at a time; far more is not a reader of ours.
 constexpr std::size_t max_jobs = 4096;
-constexpr std::size_t max_strangers = 1024;
+constexpr std::size_t max_strangers = 1024, max_clients = 4096;
+constexpr std::size_t max_worker_address = 16 * 1024;
+// Between two lines of the log about hellos that were refused.
+constexpr std::chrono::seconds telling_pause{10};
 
 }  // namespace
 
 void server::hear_hello(const hello_header& hello, std::string_view worker_address) {
-  if (worker_address.size() < 8 || strangers_.size() >= max_strangers) return;
+  // Before anything else of the message is looked at.
+  if (!same_secret(hello.key, key_)) return refuse(refusal::wrong_key);
+  if (worker_address.size() < 8 || worker_address.size() > max_worker_address)
+    return refuse(refusal::malformed);
+  if (strangers_.size() >= max_strangers) return refuse(refusal::overload);
   strangers_.push_back({hello, std::string(worker_address)});
+}
+
+void server::refuse(refusal why) {
+  book_.count_refused(why);
+  ++refused_;
+  refused_last_ = why;
+}
+
+void server::tell_refused(time_point now) {
+  if (refused_ == 0 || now < tell_next_) return;
+  spdlog::warn(
+      "transport: {} hellos were refused, the last as {}: somebody who is not of this cluster, or "
+      "has another "
+      "--cluster-secret-file or release, knocks at the port of KV transfers",
+      std::exchange(refused_, 0), to_string(refused_last_));
+  tell_next_ = now + telling_pause;
 }
 
 void server::hear_read(const read_header& read) {
@@ -33,8 +56,9 @@ void server::hear_read(const read_header& read) {
   (from->kind == memory_kind::host ? c.jobs : c.to_stage).push_back(made);
 }
 
-bool server::round() {
+bool server::round(time_point now) {
   bool more = false;
+  tell_refused(now);
   blocked_ = false;
   for (; !strangers_.empty(); strangers_.pop_front()) {
     welcome(strangers_.front());
@@ -60,14 +84,15 @@ void server::welcome(const stranger& s) {
       dismiss(entry);
       break;
     }
+  if (clients_.size() >= max_clients) return refuse(refusal::overload);
   auto made = std::make_unique<client>();
   made->who = incarnation{s.hello.from};
   if (auto opened = made->back.open(worker_, s.address); !opened) {
     spdlog::debug("transport: cannot answer a reader: {}", to_string(opened.error()));
     return;
   }
-  std::uint64_t id = next_client_++;
-  made->back.post(message::welcome, welcome_header{raw(self_), s.hello.connection, id});
+  std::uint64_t id = numbers_.next();
+  made->back.post(message::welcome, welcome_header{s.hello.connection, id});
   clients_[id] = std::move(made);
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "base/secrets.hpp"
 #include "transport/ledger.hpp"
 #include "transport/staging.hpp"
 #include "transport/ucx/endpoint.hpp"
@@ -16,10 +17,11 @@ namespace troupe::transport::ucx {
 
 class server {
  public:
-  server(worker& on, const ledger& book, const ucx_options& options, std::shared_ptr<inbox> ends)
+  server(worker& on, ledger& book, const ucx_options& options, const hello_key& key,
+         std::shared_ptr<inbox> ends)
       : worker_(on),
         book_(book),
-        self_(options.self),
+        key_(key),
         device_(options.device.get()),
         leaving_slots_(device_, options.staging_bytes),
         ends_(std::move(ends)) {}
@@ -28,8 +30,11 @@ class server {
   void hear_hello(const hello_header& hello, std::string_view worker_address);
   void hear_read(const read_header& read);
 
+  // Counts; says so in the log now and then.
+  void refuse(refusal why);
+
   // True if there is more to do at once.
-  bool round();
+  bool round(time_point now);
   void close_all();
   bool idle() const { return clients_.empty() && leaving_.empty() && leaving_slots_.taken() == 0; }
   bool closing() const { return !leaving_.empty(); }
@@ -55,6 +60,7 @@ class server {
     hello_header hello;
     std::string address;
   };
+  void tell_refused(time_point now);
   void welcome(const stranger& s);
   void dismiss(std::map<std::uint64_t, std::unique_ptr<client>>::iterator entry);
   bool serve(client& c);
@@ -63,12 +69,15 @@ class server {
   void end(job& j);
 
   worker& worker_;
-  const ledger& book_;
-  const incarnation self_;
+  ledger& book_;
+  const hello_key key_;
   device_memory* const device_;
   staging leaving_slots_;
   const std::shared_ptr<inbox> ends_;
-  std::uint64_t next_client_ = 1;
+  random_ids numbers_;         // of clients
+  std::uint64_t refused_ = 0;  // hellos, since the log told of them
+  refusal refused_last_{};
+  time_point tell_next_{};
   bool blocked_ = false;
   std::deque<stranger> strangers_;
   std::map<std::uint64_t, std::unique_ptr<client>> clients_;
