@@ -131,14 +131,34 @@ result<void> engine_impl::follow_format(sequence& s) {
   const structured::answer_format& wanted = s.request.sampling.format;
   if (wanted.kind == structured::format_kind::text) return {};
   TROUPE_TRY(s.format, formats_.get(wanted));
-  s.format_state = s.format->start();
-  for (const token_id t : std::span(s.tokens).subspan(s.num_prompt))
-    s.format_state = s.format->next(s.format_state, t);
-  if (s.format->overflowed()) return tl::unexpected(format_overflow());
-  if (s.format_state == structured::automaton::dead)
+  s.format_state = s.format->start(s.format_work);
+  bool possible = s.format_state != structured::automaton::dead;
+  for (std::size_t i = s.num_prompt; possible && i < s.tokens.size(); ++i) {
+    s.format_work.grant_token();  // what the mask was granted where this token was sampled
+    possible = advance_format(s, s.tokens[i]);
+  }
+  if (s.format_work.exceeded()) return tl::unexpected(format_overflow());
+  if (!possible)
     return fail(ec::invalid_argument,
                 "output: the tokens so far are not of the form of the answer");
   return {};
+}
+
+// The state after one token more; whether there is any.
+bool engine_impl::advance_format(sequence& s, token_id token) {
+  s.format_work.grant_token();
+  make_room(s);
+  s.format_state = s.format->next(s.format_state, token, s.format_work);
+  return s.format_state != structured::automaton::dead;
+}
+
+// An automaton that is full gives way to a new one, where only the states count that answers are in. So an answer may be of
+// any length, and what others had it remember changes nothing.
+void engine_impl::make_room(sequence& s) {
+  if (!s.format->full()) return;
+  const auto full =
+      std::exchange(s.format, formats_.in_place_of(s.request.sampling.format, *s.format));
+  s.format_state = s.format->take(*full, s.format_state, s.format_work);
 }
 
 result<std::unique_ptr<sequence>> engine_impl::make_sequence(generation_request&& r,
@@ -227,11 +247,8 @@ void engine_impl::deliver(sequence& s, token_output token) {
       pending_.tokens.back().try_number != s.request.try_number)
     pending_.tokens.push_back({s.request.id, s.request.try_number, {}});
   pending_.tokens.back().tokens.push_back(std::move(token));
-  if (s.format) {
-    s.format_state = s.format->next(s.format_state, s.tokens.back());
-    if (s.format_state == structured::automaton::dead && !s.request.prefill_only)
-      return finish(s, finish_reason::error, format_overflow());
-  }
+  if (s.format && !advance_format(s, s.tokens.back()) && !s.request.prefill_only)
+    return finish(s, finish_reason::error, format_overflow());
   if (s.request.prefill_only) return;
   if (s.format && s.format->only_ends(s.format_state)) return finish(s, finish_reason::stop);
   if (s.num_output() >= s.request.sampling.max_tokens) finish(s, finish_reason::length);

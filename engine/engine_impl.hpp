@@ -64,6 +64,8 @@ class engine_impl final : public engine {
   result<void> check_request(const generation_request& r) const;
   result<std::unique_ptr<sequence>> make_sequence(generation_request&& r, time_point now);
   result<void> follow_format(sequence& s);
+  bool advance_format(sequence& s, token_id token);
+  void make_room(sequence& s);
   static error format_overflow();
   sequence* find(request_id id) const;
   sequence* find(request_id id, attempt try_number) const;
@@ -81,9 +83,10 @@ class engine_impl final : public engine {
   void prepare(const std::vector<sequence*>& planned);
   void drop_plan(sequence& s);
   void plan_sampling(sequence& s);
-  void plan_rows(const sequence& s);
+  std::shared_ptr<const structured::token_mask> allowed(sequence& s);
+  void plan_guesses(sequence& s, const sample_request& next);
   void plan_chain(const sequence& s, sample_request next, std::span<const token_id> chain,
-                  std::uint32_t first);
+                  std::uint32_t first, structured::work_budget& work);
   void process(const std::vector<sequence*>& planned, double seconds);
   // first_logit: the row of the pass's output that is the sequence's first.
   void advance(sequence& s, std::uint32_t rows, std::size_t first_logit, double seconds);

@@ -79,27 +79,23 @@ void engine_impl::prepare(const std::vector<sequence*>& planned) {
   }
 }
 
-// What each of the sequence's logits_wanted rows is for. A form's automaton that is full gives way to a new one, so that
-// what other requests have had it remember changes nothing here.
-void engine_impl::plan_sampling(sequence& s) {
-  if (logits_wanted(s) == 0) return;
-  s.format_overflowed = s.format && s.format->full() && !follow_format(s);
-  plan_rows(s);
-  s.format_overflowed = s.format_overflowed || (s.format && s.format->overflowed());
+// What may come next. Null: the form asks for more work than the answer may cost.
+std::shared_ptr<const structured::token_mask> engine_impl::allowed(sequence& s) {
+  s.format_work.grant_token();
+  make_room(s);
+  return s.format->allowed(s.format_state, s.format_work);
 }
 
-void engine_impl::plan_rows(const sequence& s) {
+// What each of the sequence's logits_wanted rows is for.
+void engine_impl::plan_sampling(sequence& s) {
+  if (logits_wanted(s) == 0) return;
   const sampling_params& p = s.request.sampling;
   sample_request next{p, s.num_output(), s.num_tokens()};
   if (!p.ignore_eos) next.end_tokens = options_.end_of_generation;
   if (s.counts) next.counts = &*s.counts;
   next.counts_stay = true;
-  if (s.format) next.allowed = s.format->allowed(s.format_state);
-  if (!s.verify.empty()) {
-    plan_chain(s, next, s.verify, 0);
-    for (const draft_branch& b : s.branches) plan_chain(s, next, b.verify, 1);
-    return;
-  }
+  if (s.format) next.allowed = allowed(s);
+  if (!s.verify.empty()) return plan_guesses(s, next);
   if (s.wants_prompt_logprobs) {
     for (std::uint32_t at = s.num_computed; at + 1 < s.num_computed + s.rows; ++at) {
       if (at + 1 < s.num_prompt)
@@ -113,15 +109,25 @@ void engine_impl::plan_rows(const sequence& s) {
   sampling_.add(next);
 }
 
-// Rows of the last token and of guesses, from `first` on; next is what the last token's row is for.
+// next: what the last token's row is for. To follow a form through guesses has a budget of its own, or those that are rejected
+// would count against the answer; where it does not suffice, this step's guesses do not count.
+void engine_impl::plan_guesses(sequence& s, const sample_request& next) {
+  structured::work_budget work(structured::work_budget::per_token);
+  plan_chain(s, next, s.verify, 0, work);
+  for (const draft_branch& b : s.branches) plan_chain(s, next, b.verify, 1, work);
+  s.guesses_unmasked = work.exceeded();
+}
+
+// Rows of the last token and of guesses, from `first` on.
 void engine_impl::plan_chain(const sequence& s, sample_request next,
-                             std::span<const token_id> chain, std::uint32_t first) {
+                             std::span<const token_id> chain, std::uint32_t first,
+                             structured::work_budget& work) {
   auto state = s.format_state;
   for (std::uint32_t i = 0; i < chain.size(); ++i, ++next.index, ++next.position) {
     next.guesses = chain.subspan(1, i);
     if (s.format && i > 0) {
-      state = s.format->next(state, chain[i]);
-      next.allowed = s.format->allowed(state);  // none behind a guess that cannot be right
+      state = s.format->next(state, chain[i], work);
+      next.allowed = s.format->allowed(state, work);  // none behind a guess that cannot be right
     }
     if (i >= first) sampling_.add(next);
   }
@@ -194,7 +200,7 @@ void engine_impl::process(const std::vector<sequence*>& planned, double seconds)
     for (const std::size_t end = group + 1 + s.branches.size(); group < end; ++group)
       logits += rows_[group].num_logits;
     s.rows = 0;
-    if (s.format_overflowed) {  // its masks may be wrong, and so its tokens
+    if (s.format_work.exceeded()) {  // there is no mask, and the token may be any
       drop_plan(s);
       finish(s, finish_reason::error, format_overflow());
     } else if (s.verify.empty()) {  // either may end s
@@ -248,10 +254,12 @@ void engine_impl::advance_verified(sequence& s, std::size_t first_logit) {
       runs = false;
       break;
     }
-    right = accepted + 1 < chain.size() &&
+    right = accepted + 1 < chain.size() && !s.guesses_unmasked &&
             (token->token == chain[accepted + 1] || TROUPE_PLANTED(guess_check_off));
     std::size_t there = first_logit + guesses.size();
-    draft_branch* b = accepted == 0 && !right ? branch_of(branches, token->token, there) : nullptr;
+    draft_branch* b = accepted == 0 && !right && !s.guesses_unmasked
+                          ? branch_of(branches, token->token, there)
+                          : nullptr;
     if (b != nullptr) {
       kv_.adopt(s, *b);
       chain = b->verify;

@@ -73,7 +73,8 @@ struct sequence {
   std::unique_ptr<drafts> guesses;                      // where speculation is on
   std::shared_ptr<structured::compiled_format> format;  // where one is asked for
   structured::automaton::state format_state = structured::automaton::dead;  // after the output
-  bool format_overflowed = false;  // this step's masks may forbid what the form allows
+  structured::work_budget format_work;
+  bool guesses_unmasked = false;  // it is not known what may follow this step's guesses
   time_point lease_end = time_point::max();
   bool was_admitted = false;  // at least once
   bool was_remote = false;    // a peer may still bring its first token

@@ -287,6 +287,26 @@ result<void> grammar_builder::check_left_recursion() const {
   return {};
 }
 
+void grammar_builder::find_classes() {
+  std::array<std::uint8_t, 256>& class_of = grammar_.class_of;
+  std::size_t classes = 1;
+  for (const byte_set& set : grammar_.sets) {
+    std::array<int, 512> split;  // by class and whether the set has it
+    split.fill(-1);
+    int found = 0;
+    for (std::size_t b = 0; b < class_of.size(); ++b) {
+      int& id = split[2 * class_of[b] + (set[b] ? 1 : 0)];
+      if (id < 0) id = found++;
+      class_of[b] = static_cast<std::uint8_t>(id);
+    }
+    classes = static_cast<std::size_t>(found);
+    if (classes == class_of.size()) break;  // each is one of its own
+  }
+  grammar_.first_of_class.resize(classes);
+  for (std::size_t b = class_of.size(); b-- > 0;)
+    grammar_.first_of_class[class_of[b]] = static_cast<std::uint8_t>(b);
+}
+
 result<grammar> grammar_builder::build(rule root) && {
   if (too_large_)
     return fail(ec::invalid_argument, "the grammar unfolds to more than " +
@@ -297,6 +317,7 @@ result<grammar> grammar_builder::build(rule root) && {
     return fail(ec::invalid_argument, "no text is of the form that is asked for");
   TROUPE_CHECK(check_left_recursion());
   grammar_.root = root;
+  find_classes();
   return std::move(grammar_);
 }
 

@@ -4,6 +4,7 @@
 // Plain values; any thread. Sizes are bounded: a grammar that unfolds to more than max_symbols is refused.
 #pragma once
 
+#include <array>
 #include <bitset>
 #include <cstdint>
 #include <span>
@@ -37,6 +38,9 @@ struct grammar {
   std::vector<byte_set> sets;
   std::vector<std::vector<std::uint32_t>> rules;  // their alternatives: first symbols
   std::uint32_t root = 0;
+  // Bytes that no set tells apart are of one class.
+  std::array<std::uint8_t, 256> class_of{};
+  std::vector<std::uint8_t> first_of_class;
 };
 
 // Puts a grammar together. Each function gives a rule that matches what it says.
@@ -70,6 +74,7 @@ class grammar_builder {
   std::vector<bool> derivable(bool with_bytes) const;
   void drop_endless();
   result<void> check_left_recursion() const;
+  void find_classes();
 
   grammar grammar_;
   std::unordered_map<byte_set, std::uint32_t> set_ids_;

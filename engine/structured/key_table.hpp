@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -22,6 +23,11 @@ class key_table {
     s = {key, value, round_};
     ++size_;
     return {value, true};
+  }
+  std::optional<std::int32_t> find(std::uint64_t key) {
+    if (size_ == 0) return std::nullopt;
+    const slot& s = place_of(key);
+    return s.round == round_ ? std::optional(s.value) : std::nullopt;
   }
   void clear() {
     size_ = 0;

@@ -32,13 +32,26 @@ vocabulary::vocabulary(std::uint32_t size, const std::function<std::string(token
   }
   std::sort(order_.begin(), order_.end(),
             [&](token_id a, token_id b) { return bytes(a) < bytes(b); });
-  std::string_view before;
-  for (const token_id t : order_) {
-    const std::string_view now = bytes(t);
-    const auto end = std::mismatch(before.begin(), before.end(), now.begin(), now.end()).first;
-    shared_.push_back(static_cast<std::uint32_t>(end - before.begin()));
-    before = now;
+  std::vector<std::uint32_t> path;  // nodes of the beginnings of the token at hand
+  for (std::uint32_t i = 0; i < order_.size(); ++i) {
+    const std::string_view text = bytes(order_[i]);
+    const std::string_view before = i == 0 ? std::string_view() : bytes(order_[i - 1]);
+    const auto shared = std::mismatch(text.begin(), text.end(), before.begin(), before.end()).first;
+    leave(path, static_cast<std::size_t>(shared - text.begin()));
+    while (path.size() < text.size()) {
+      const auto last = static_cast<std::uint8_t>(text[path.size()]);
+      path.push_back(static_cast<std::uint32_t>(nodes_.size()));
+      nodes_.push_back({0, i, 0, static_cast<std::uint32_t>(path.size()), last});
+    }
+    ++nodes_[path.back()].num_tokens;
+    longest_ = std::max(longest_, text.size());
   }
+  leave(path, 0);
+}
+
+void vocabulary::leave(std::vector<std::uint32_t>& path, std::size_t length) {
+  for (; path.size() > length; path.pop_back())
+    nodes_[path.back()].end = static_cast<std::uint32_t>(nodes_.size());
 }
 
 std::string_view vocabulary::bytes(token_id token) const {
@@ -50,32 +63,33 @@ bool vocabulary::ends(token_id token) const {
          end_of_generation_.end();
 }
 
-automaton::state vocabulary::next(automaton& a, automaton::state s, token_id token) const {
+automaton::state vocabulary::next(automaton& a, automaton::state s, token_id token,
+                                  work_budget& work) const {
   const std::string_view text = bytes(token);
   if (text.empty()) return automaton::dead;
-  a.grant_token();
-  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
+  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c), work);
   return s;
 }
 
-token_mask vocabulary::allowed(automaton& a, automaton::state s) const {
+token_mask vocabulary::allowed(automaton& a, automaton::state s, work_budget& work) const {
   token_mask mask((size() + 63) / 64);
-  a.grant_token();
   const auto allow = [&](token_id t) { mask[t / 64] |= std::uint64_t{1} << (t % 64); };
   if (a.accepts(s))
     for (const token_id t : end_of_generation_)
       if (t < size()) allow(t);
-  std::vector<automaton::state> path = {s};  // [i]: after i bytes of the present token
-  for (std::size_t i = 0; i < order_.size(); ++i) {
-    if (shared_[i] >= path.size()) continue;  // begins with what was impossible
-    path.resize(shared_[i] + 1);
-    const std::string_view text = bytes(order_[i]);
-    while (path.size() <= text.size()) {
-      const auto to = a.next(path.back(), static_cast<std::uint8_t>(text[path.size() - 1]));
-      if (to == automaton::dead) break;
-      path.push_back(to);
+  std::vector<automaton::state> path(longest_ +
+                                     1);  // [i]: after i bytes of the present node's text
+  path[0] = s;
+  for (std::size_t i = 0; i < nodes_.size();) {
+    const node& n = nodes_[i];
+    const auto to = a.next(path[n.length - 1], static_cast<std::uint8_t>(n.last_byte), work);
+    if (to == automaton::dead) {
+      i = n.end;
+      continue;
     }
-    if (path.size() == text.size() + 1) allow(order_[i]);
+    path[n.length] = to;
+    for (std::uint32_t t = 0; t < n.num_tokens; ++t) allow(order_[n.first_token + t]);
+    ++i;
   }
   return mask;
 }

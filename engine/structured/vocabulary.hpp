@@ -1,8 +1,8 @@
 // The bytes of every token of a vocabulary, and which tokens may come next in a state of an automaton.
 //
-// Tokens are kept in the order of their bytes with the length that each shares with the one before it: a walk through all
-// of them takes one step of the automaton for each byte that is not shared, and passes over everything that begins with
-// what is impossible. Tokens without bytes are never allowed; those that end an answer are where it may end.
+// Tokens are kept as a tree of their bytes, in one array in the order of a walk: that walk takes one step of the automaton for
+// each node, reads memory in order, and leaps over everything that begins with what is impossible. Tokens without bytes are
+// never allowed; those that end an answer are where it may end.
 //
 // A special token's bytes are special_mark and its text. No text holds that byte, so only a grammar that asks for special
 // tokens (those that begin a tool's call) can be followed by one.
@@ -39,16 +39,24 @@ class vocabulary {
 
   std::string_view bytes(token_id token) const;
   bool ends(token_id token) const;
-  token_mask allowed(automaton& a, automaton::state s) const;
+  token_mask allowed(automaton& a, automaton::state s, work_budget& work) const;
   // Where a token leads; dead if it is impossible.
-  automaton::state next(automaton& a, automaton::state s, token_id token) const;
+  automaton::state next(automaton& a, automaton::state s, token_id token, work_budget& work) const;
   std::uint32_t size() const { return static_cast<std::uint32_t>(begin_.size() - 1); }
 
  private:
-  std::string text_;                  // the tokens' bytes, by token id
-  std::vector<std::uint32_t> begin_;  // [size + 1]
-  std::vector<token_id> order_, end_of_generation_;
-  std::vector<std::uint32_t> shared_;  // [order_]: bytes shared with the one before
+  // A text that tokens begin with.
+  struct node {
+    std::uint32_t end;  // the first node behind those that begin with this one
+    std::uint32_t first_token, num_tokens = 0;  // of order_: those that it is all of
+    std::uint32_t length : 24, last_byte : 8;
+  };
+  void leave(std::vector<std::uint32_t>& path, std::size_t length);
+  std::string text_;                                 // the tokens' bytes, by token id
+  std::vector<std::uint32_t> begin_;                 // [size + 1]
+  std::vector<token_id> order_, end_of_generation_;  // order_: by their bytes
+  std::vector<node> nodes_;
+  std::size_t longest_ = 0;
 };
 
 }  // namespace troupe::engine::structured

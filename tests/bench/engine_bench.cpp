@@ -1,5 +1,5 @@
-// What the engine costs beside the model: one token from one row of logits, and a step of many sequences on a device
-// that takes no time.
+// What the engine costs beside the model: one token from one row of logits, a step of many sequences on a device that
+// takes no time, and the tokens of an answer of a given form.
 //   build/release/tests/bench_engine
 #include <benchmark/benchmark.h>
 
@@ -90,7 +90,8 @@ BENCHMARK(penalties)->Arg(49152)->Arg(128256)->Unit(benchmark::kMicrosecond);
 // Logits that never change, of a vocabulary so small that sampling costs nothing.
 class idle_runner final : public gpu::model_runner {
  public:
-  explicit idle_runner(std::uint32_t vocab_size) : logits_(vocab_size * 1024) {
+  explicit idle_runner(std::uint32_t vocab_size, std::uint32_t max_rows = 1024)
+      : logits_(std::size_t{vocab_size} * max_rows) {
     for (std::size_t i = 0; i < logits_.size(); ++i)
       logits_[i] = static_cast<float>(i % vocab_size);
     vocab_size_ = vocab_size;
@@ -157,6 +158,74 @@ void step_of_decodes(benchmark::State& state) {
                          benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
 }
 BENCHMARK(step_of_decodes)->Arg(1)->Arg(16)->Arg(64)->Unit(benchmark::kMicrosecond);
+
+// Words of letters, which a counted repetition takes many of, and what JSON needs.
+std::shared_ptr<const structured::vocabulary> some_words(std::uint32_t size) {
+  std::mt19937 random(2);
+  std::vector<std::string> texts = {"", "{", "}", "[", "]", ",", ":", "\"", "true", "false", "\":"};
+  for (char c = '0'; c <= '9'; ++c) texts.emplace_back(1, c);
+  while (texts.size() < size) {
+    std::string word(1 + random() % 8, ' ');
+    for (char& c : word) c = static_cast<char>('a' + random() % 26);
+    texts.push_back(std::move(word));
+  }
+  std::shuffle(texts.begin() + 1, texts.end(), random);
+  const token_id ends[] = {0};
+  return std::make_shared<const structured::vocabulary>(
+      size, [&](token_id t) { return texts[t]; }, ends);
+}
+
+// Whole answers of a form, of `length` tokens at most, each in an engine that has seen none before.
+void answer_of_form(benchmark::State& state, const structured::answer_format& form,
+                    std::uint32_t length) {
+  constexpr std::uint32_t vocab_size = 49152;
+  const auto words = some_words(vocab_size);
+  idle_runner runner(vocab_size, 16);
+  engine_options o;
+  o.num_blocks = 16 * 1024;
+  o.vocab_size = vocab_size;
+  o.max_model_len = 1u << 18;
+  o.vocabulary = [&] { return words; };
+  std::vector<std::byte> arena(o.num_blocks * runner.layout().block_bytes() + 64);
+  const auto offset = 64 - reinterpret_cast<std::uintptr_t>(arena.data()) % 64;
+  std::uint64_t tokens = 0;
+  std::chrono::duration<double> longest{};
+  for (auto _ : state) {
+    auto e = *engine::make(runner, std::span(arena).subspan(offset, arena.size() - 64), o);
+    generation_request r;
+    r.id = request_id{1};
+    r.prompt = {1, 2, 3};
+    r.sampling.ignore_eos = true;
+    r.sampling.temperature = 0;
+    r.sampling.max_tokens = length;
+    r.sampling.format = form;
+    if (const auto added = e->add(std::move(r), {}); !added)
+      return state.SkipWithError(to_string(added.error()).c_str());
+    while (e->has_work()) {
+      const auto begin = clock::now();
+      const auto report = e->step({});
+      longest = std::max<std::chrono::duration<double>>(longest, clock::now() - begin);
+      for (const auto& t : report->happened.tokens) tokens += t.tokens.size();
+      for (const auto& f : report->happened.finished)
+        if (f.reason == finish_reason::error) state.SkipWithError(to_string(f.failure).c_str());
+    }
+  }
+  state.counters["tokens"] = static_cast<double>(tokens) / static_cast<double>(state.iterations());
+  state.counters["per_token"] = benchmark::Counter(
+      static_cast<double>(tokens), benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["longest_step"] = longest.count();
+}
+BENCHMARK_CAPTURE(answer_of_form, counted, {structured::format_kind::regex, "[a-z]{60000}"}, 8000)
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(
+    answer_of_form, json,
+    {structured::format_kind::json_schema,
+     R"({"type":"array","minItems":60,"maxItems":60,"items":{"type":"object","properties":
+    {"name":{"type":"string","maxLength":30},"age":{"type":"integer","minimum":0,"maximum":150},
+     "tags":{"type":"array","items":{"enum":["red","green","blue"]},"maxItems":4},
+     "active":{"type":"boolean"}},"required":["name","age","tags","active"]}})"},
+    4000)
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace troupe::engine

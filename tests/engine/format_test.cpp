@@ -31,8 +31,9 @@ void know_words(engine_options& o) {
 
 bool is_of(const answer_format& format, const std::string& text) {
   structured::automaton a(*structured::compile(format));
-  auto s = a.start();
-  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
+  structured::work_budget work;
+  auto s = a.start(work);
+  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c), work);
   return a.accepts(s);
 }
 
@@ -123,34 +124,117 @@ TEST(format, what_others_had_remembered_changes_no_answer) {
   auto all = requests();
   for (auto& r : all) r.sampling.format = forms[r.id == request_id{1} ? 3 : raw(r.id) % 4];
   engine_fixture roomy(64, {}, know_words);
-  // A form's automaton is full after some states, and made anew again and again.
-  engine_fixture tight(64, {}, [](engine_options& o) {
-    know_words(o);
-    o.format_bytes = 24 * 1024;
-  });
-  EXPECT_EQ(answers(tight, all), answers(roomy, all));
+  const auto expected = answers(roomy, all);
+  // A form's automaton is full after some states, or before every one, and made anew again and again.
+  for (const std::size_t bytes : {24 * 1024, 1024, 1}) {
+    engine_fixture tight(64, {}, [&](engine_options& o) {
+      know_words(o);
+      o.format_bytes = bytes;
+      o.speculation.always = true;
+    });
+    EXPECT_EQ(answers(tight, all), expected) << bytes;
+  }
 }
 
-TEST(format, a_form_that_needs_too_much_memory_is_a_typed_error) {
-  engine_fixture f(16, {}, [](engine_options& o) {
+// A state of a counted repetition lies behind for good, and there may be more of them than are remembered.
+TEST(format, an_answer_may_be_longer_than_what_is_remembered_of_its_form) {
+  auto r = make_request(1, make_prompt(1, 5), 1500);
+  r.sampling.format = {format_kind::regex, "[a-p]{1400}"};
+  const auto tight = [](engine_options& o) {
     know_words(o);
-    o.format_bytes = 2 * 1024;
-  });
-  auto r = make_request(1, make_prompt(1, 5), 50);
-  r.sampling.format = {format_kind::json_object, ""};
-  const auto added = f.engine->add(r, f.now);
-  if (added) f.run();
-  EXPECT_EQ(added ? f.of(1).end->failure.code : added.error().code, ec::unsupported);
+    o.format_bytes = 16 * 1024;
+  };
+  engine_fixture roomy(400, {}, know_words), f(400, {}, tight);
+  const auto expected = answers(roomy, {r});
+  EXPECT_EQ(answers(f, {r}), expected);
+  EXPECT_EQ(f.of(1).tokens.size(), 1400u);
+  EXPECT_EQ(f.of(1).end->reason, finish_reason::stop);
+
+  // Another node goes on near the end.
+  engine_fixture other(400, {}, tight);
+  const std::vector<token_id>& all = expected.at(1);
+  r.output.assign(all.begin(), all.begin() + 1390);
+  const auto rest = answers(other, {r});
+  EXPECT_EQ(rest.at(1), std::vector<token_id>(all.begin() + 1390, all.end()));
+}
+
+TEST(format, an_answer_costs_its_neighbours_nothing_but_time) {
+  // Those of one form share what is remembered of it; behind a "b" is more than can be followed.
+  const answer_format form = {
+      format_kind::grammar,
+      "root ::= [c-p]{40} | \"b\" [0-9] ((((.{1,50}){1,50}){1,50}){1,50}){1,50}"};
+  const auto token = [](char c) { return static_cast<token_id>(alphabet.find(c)); };
+  auto harmless = make_request(1, make_prompt(1, 5), 60), harmful = make_request(2, {3, 4}, 60);
+  harmless.sampling.format = harmful.sampling.format = form;
+  harmful.output = {token('b'), token('1')};
+  auto begun = harmless;
+  begun.output = {token('c')};
+  engine_fixture alone(64, {}, know_words), f(64, {}, know_words);
+  const auto expected = answers(alone, {begun}).at(1);
+  ASSERT_EQ(expected.size(), 39u);
+  // It waits for its first token from a peer while the other one runs.
+  ASSERT_TRUE(f.engine->add_remote(harmless, f.now));
+  ASSERT_TRUE(f.engine->add(harmful, f.now));
+  f.run();
+  EXPECT_EQ(f.of(2).end->failure.code, ec::unsupported);
+  f.engine->remote_first_token(harmless.id, 0, {0, token('c'), 0, {}}, f.now);
+  f.engine->remote_failed(harmless.id, 0, f.now);
+  f.run();
+  ASSERT_EQ(f.of(1).tokens.size(), 40u);
+  const auto ids = f.of(1).ids();
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), ids.begin() + 1));
+  EXPECT_EQ(f.of(1).end->reason, finish_reason::stop);
+}
+
+TEST(format, guesses_cost_the_answer_nothing_but_time) {
+  // What a guess that is wrong leads to has more stacks than anybody could count.
+  std::string rules = "root ::= [0-9] root | \"b\" \"c\" a0\n";
+  for (int i = 0; i < 60; ++i) {
+    const std::string next = " a" + std::to_string(i + 1);
+    rules += "a" + std::to_string(i) + " ::=" + next + next + "\n";
+  }
+  const answer_format form = {format_kind::grammar, rules + "a60 ::= \"x\"?\n"};
+  const auto token = [](char c) { return static_cast<token_id>(alphabet.find(c)); };
+  int compared = 0;
+  for (std::uint64_t seed = 1; seed < 60 && compared < 3; ++seed) {
+    auto r = make_request(1, make_prompt(seed, 7), 8);
+    r.sampling.format = form;
+    engine_fixture plain(64, {}, [](engine_options& o) {
+      know_words(o);
+      o.speculation.enabled = false;
+    });
+    const auto expected = answers(plain, {r}).at(1);
+    if (plain.of(1).end->reason != finish_reason::length) continue;  // there was a "b"
+    engine_fixture f(64, {}, [](engine_options& o) {
+      know_words(o);
+      o.speculation.always = true;
+    });
+    ASSERT_TRUE(f.engine->add(r, f.now));
+    std::uint64_t checked = 0;
+    while (f.engine->has_work()) {
+      const auto done = static_cast<std::uint32_t>(f.of(1).tokens.size());
+      f.engine->offer_draft(r.id, 0, 7 + done, {token('b'), token('c'), token('0')});
+      checked += f.step().draft_rows;
+    }
+    EXPECT_GT(checked, 3u);
+    EXPECT_EQ(f.of(1).ids(), expected);
+    EXPECT_EQ(f.of(1).end->reason, finish_reason::length);
+    ++compared;
+  }
+  EXPECT_EQ(compared, 3);
 }
 
 TEST(format, a_form_that_needs_too_much_work_is_a_typed_error) {
-  engine_fixture f(16, {}, know_words);
+  engine_fixture f(64, {}, know_words);
   auto r = make_request(1, make_prompt(1, 5), 50);
   r.sampling.ignore_eos = true;
   r.sampling.format = {format_kind::regex, "((((.{1,50}){1,50}){1,50}){1,50}){1,50}"};
   ASSERT_TRUE(f.engine->add(r, f.now));
   f.run();
   EXPECT_EQ(f.of(1).end->failure.code, ec::unsupported);
+  r.id = request_id{2};
+  r.output.assign(100, static_cast<token_id>(alphabet.find('a')));
+  EXPECT_EQ(f.engine->add(r, f.now).error().code, ec::unsupported);
 }
 
 TEST(format, an_answer_ends_when_nothing_can_follow) {

@@ -17,10 +17,17 @@ std::unique_ptr<automaton> make(format_kind kind, const std::string& source) {
   return g ? std::make_unique<automaton>(std::move(*g)) : nullptr;
 }
 
+constexpr std::size_t plenty = std::size_t{1} << 40;  // of work
+
+automaton::state follow(automaton& a, std::string_view text, work_budget& work) {
+  automaton::state s = a.start(work);
+  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c), work);
+  return s;
+}
+
 bool matches(automaton& a, std::string_view text) {
-  automaton::state s = a.start();
-  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
-  return a.accepts(s);
+  work_budget work;
+  return a.accepts(follow(a, text, work));
 }
 
 void expect(format_kind kind, const std::string& source, const std::vector<std::string>& yes,
@@ -199,14 +206,16 @@ TEST(structured, masks_are_what_the_automaton_says) {
       make(format_kind::json_schema,
            R"({"type":"object","properties":{"name":{"type":"string"},"ok":{"type":"boolean"}}})");
   std::mt19937 random(3);
+  work_budget work(plenty);
   int compared = 0;
   for (int answer = 0; answer < 20; ++answer) {
-    automaton::state s = a->start();
+    automaton::state s = a->start(work);
     for (int step = 0; step < 30; ++step) {
-      const token_mask mask = v.allowed(*a, s);
+      const token_mask mask = v.allowed(*a, s, work);
       std::vector<token_id> possible;
       for (token_id t = 0; t < v.size(); ++t) {
-        const bool expected = t == w.end() ? a->accepts(s) : v.next(*a, s, t) != automaton::dead;
+        const bool expected =
+            t == w.end() ? a->accepts(s) : v.next(*a, s, t, work) != automaton::dead;
         ASSERT_EQ(allows(mask, t), expected) << t;
         ++compared;
         if (allows(mask, t) && t != w.end()) possible.push_back(t);
@@ -215,7 +224,7 @@ TEST(structured, masks_are_what_the_automaton_says) {
         EXPECT_TRUE(a->only_ends(s));
         break;
       }
-      s = v.next(*a, s, possible[random() % possible.size()]);
+      s = v.next(*a, s, possible[random() % possible.size()], work);
     }
   }
   EXPECT_GT(compared, 10'000);
@@ -230,12 +239,13 @@ TEST(structured, whatever_is_drawn_is_of_the_form) {
     "more":{"anyOf":[{"type":"null"},{"type":"boolean"}]}},"required":["name","more"]})";
   const auto a = make(format_kind::json_schema, schema);
   std::mt19937 random(4);
+  work_budget work(plenty);
   int ended = 0;
   for (int answer = 0; answer < 200; ++answer) {
     std::string text;
-    automaton::state s = a->start();
+    automaton::state s = a->start(work);
     for (int step = 0; step < 400; ++step) {
-      const token_mask mask = v.allowed(*a, s);
+      const token_mask mask = v.allowed(*a, s, work);
       std::vector<token_id> possible;
       for (token_id t = 0; t < v.size(); ++t)
         if (allows(mask, t)) possible.push_back(t);
@@ -253,63 +263,147 @@ TEST(structured, whatever_is_drawn_is_of_the_form) {
         break;
       }
       text += v.bytes(t);
-      s = v.next(*a, s, t);
+      s = v.next(*a, s, t, work);
     }
   }
   EXPECT_EQ(ended, 200);
 }
 
-TEST(structured, what_is_remembered_is_bounded) {
-  auto g = compile({format_kind::json_object, ""});
-  ASSERT_TRUE(g);
-  automaton a(std::move(*g), 64 * 1024);
-  automaton::state s = a.start();
-  for (int i = 0; i < 100'000 && s != automaton::dead; ++i)
-    for (const char c : std::string_view("{\"a\":[")) s = a.next(s, static_cast<std::uint8_t>(c));
-  EXPECT_EQ(s, automaton::dead);
-  EXPECT_TRUE(a.full());
-  EXPECT_TRUE(a.overflowed());
-  EXPECT_LT(a.bytes(), 2 * 70u * 1024);
+// So what an automaton grows by between two looks at full() is bounded by what may be spent.
+TEST(structured, what_is_remembered_is_paid_for) {
+  const auto paid = [](const automaton& a, const work_budget& work) {
+    return a.bytes() <= (plenty - work.left()) * work_budget::bytes_per_step;
+  };
+  const auto nested = make(format_kind::json_object, "");
+  work_budget work(plenty);
+  automaton::state s = nested->start(work);
+  for (int i = 0; i < 6000; ++i)
+    for (const char c : std::string_view("{\"a\":["))
+      s = nested->next(s, static_cast<std::uint8_t>(c), work);
+  EXPECT_NE(s, automaton::dead);
+  EXPECT_TRUE(nested->full());
+  EXPECT_TRUE(paid(*nested, work));
+  automaton another(nested->rules());
+  work_budget moving(plenty);
+  EXPECT_NE(another.take(*nested, s, moving), automaton::dead);
+  EXPECT_TRUE(paid(another, moving));
+  EXPECT_GT(another.bytes(), 6000u);
+
+  // A state for each character, with steps for many classes of bytes.
+  std::string letters;
+  for (char c = 'a'; c <= 'z'; ++c) letters += (letters.empty() ? "" : "|") + std::string(2, c);
+  const auto counted = make(format_kind::regex, "x{3000}(" + letters + ")");
+  work_budget counting(plenty);
+  EXPECT_NE(follow(*counted, std::string(2900, 'x'), counting), automaton::dead);
+  EXPECT_TRUE(paid(*counted, counting));
 }
 
-// Each rule is the next one twice, and the last may be empty: 2^60 stacks before the first byte.
-TEST(structured, stacks_of_one_state_are_bounded) {
-  std::string rules = "root ::= a0\n";
+TEST(structured, a_state_means_the_same_in_another_automaton) {
+  const words w;
+  const vocabulary v = w.make();
+  const auto a = make(format_kind::json_schema,
+                      R"({"type":"array","items":{"anyOf":[{"type":"object","properties":
+    {"name":{"type":"string"},"ok":{"type":"boolean"}}},{"type":"integer"},{"$ref":"#"}]}})");
+  std::mt19937 random(6);
+  work_budget work(plenty);
+  int different = 0;
+  for (int answer = 0; answer < 20; ++answer) {
+    automaton::state s = a->start(work);
+    for (int step = 0; step < 40; ++step) {
+      const token_mask mask = v.allowed(*a, s, work);
+      automaton other(a->rules());
+      const automaton::state moved = other.take(*a, s, work);
+      ASSERT_EQ(v.allowed(other, moved, work), mask);
+      ASSERT_EQ(other.only_ends(moved), a->only_ends(s));
+      EXPECT_EQ(other.take(*a, s, work), moved);
+      different += moved != s;
+      std::vector<token_id> possible;
+      for (token_id t = 0; t < v.size(); ++t)
+        if (t != w.end() && allows(mask, t)) possible.push_back(t);
+      if (possible.empty()) break;
+      s = v.next(*a, s, possible[random() % possible.size()], work);
+    }
+  }
+  EXPECT_GT(different, 100);
+}
+
+TEST(structured, a_state_that_is_too_large_to_move_is_none) {
+  const auto a = make(format_kind::grammar, "root ::= \"[\" root \"]\" | \"x\"");
+  work_budget work(plenty);
+  const automaton::state s = follow(*a, std::string(5000, '['), work);
+  ASSERT_NE(s, automaton::dead);
+  automaton other(a->rules());
+  work_budget little(4000);
+  EXPECT_EQ(other.take(*a, s, little), automaton::dead);
+  EXPECT_TRUE(little.exceeded());
+  EXPECT_LE(other.bytes(), 4000 * work_budget::bytes_per_step);
+}
+
+// Each rule is the next one twice, and the last may be empty: 2^60 stacks.
+std::string many_stacks() {
+  std::string rules;
   for (int i = 0; i < 60; ++i) {
     const std::string next = " a" + std::to_string(i + 1);
     rules += "a" + std::to_string(i) + " ::=" + next + next + "\n";
   }
-  auto g = compile({format_kind::grammar, rules + "a60 ::= \"x\"?\n"});
-  ASSERT_TRUE(g);
-  automaton a(std::move(*g));
-  EXPECT_TRUE(a.overflowed());
-  EXPECT_TRUE(a.full());
-  EXPECT_LT(a.bytes(), 4 * automaton::usual_bytes);
+  return rules + "a60 ::= \"x\"?\n";
 }
 
-// Follows an answer by masks, for as many tokens as may be, with memory enough; whether the automaton gave up. No mask takes
-// more work than may be done in one go.
+TEST(structured, stacks_of_one_state_are_bounded) {
+  const auto a = make(format_kind::grammar, "root ::= a0\n" + many_stacks());
+  work_budget work;
+  EXPECT_EQ(a->start(work), automaton::dead);
+  EXPECT_TRUE(work.exceeded());
+  EXPECT_LE(a->bytes(), work_budget::at_once * work_budget::bytes_per_step);
+}
+
+// What one answer could not pay for, another one can, and nothing wrong was remembered in between.
+TEST(structured, work_that_did_not_suffice_is_not_held_against_others) {
+  const auto a = make(format_kind::regex, "x((([a-z]{1,9}){1,9}){1,9})");
+  const auto apart = make(format_kind::regex, "x((([a-z]{1,9}){1,9}){1,9})");
+  const words w;
+  const vocabulary v = w.make();
+  for (std::size_t steps = 50; steps < 8000; steps += steps / 4) {
+    work_budget little(steps);
+    const automaton::state s = follow(*a, "xab", little);
+    if (s != automaton::dead) v.allowed(*a, s, little);
+    if (steps < 100) {
+      EXPECT_TRUE(little.exceeded());
+    }
+    work_budget work(plenty), work_apart(plenty);
+    const automaton::state there = follow(*apart, "xab", work_apart);
+    if (little.exceeded()) continue;
+    EXPECT_EQ(v.allowed(*a, follow(*a, "xab", work), work), v.allowed(*apart, there, work_apart));
+    return;
+  }
+  FAIL() << "no answer of the form could be paid for";
+}
+
+// Follows an answer by masks, for as many tokens as may be; whether it could not be paid for. No mask takes more work than
+// may be done in one go.
 bool gives_up(format_kind kind, const std::string& source, int tokens) {
   const words w;
   const vocabulary v = w.make();
   auto g = compile({kind, source});
   if (!g) throw std::runtime_error(to_string(g.error()));
-  const auto a = std::make_unique<automaton>(std::move(*g), std::size_t{1} << 30);
-  automaton::state s = a->start();
+  automaton a(std::move(*g));
+  work_budget work;
+  automaton::state s = a.start(work);
   std::mt19937 random(5);
-  for (int step = 0; step < tokens && !a->overflowed(); ++step) {
-    const std::size_t work = a->work();
-    const token_mask mask = v.allowed(*a, s);
-    // The last byte's look at its stacks is not cut short.
-    EXPECT_LE(a->work() - work, automaton::work_at_once + automaton::work_at_once / 4) << source;
+  for (int step = 0; step < tokens && !work.exceeded(); ++step) {
+    work.grant_token();
+    EXPECT_LE(work.left(), work_budget::at_once);
+    const token_mask mask = v.allowed(a, s, work);
     std::vector<token_id> possible;
     for (token_id t = 0; t < v.size(); ++t)
-      if (t != w.end() && allows(mask, t) && !a->only_ends(v.next(*a, s, t))) possible.push_back(t);
+      if (t != w.end() && allows(mask, t) && !a.only_ends(v.next(a, s, t, work)))
+        possible.push_back(t);
     if (possible.empty()) break;
-    s = v.next(*a, s, possible[random() % possible.size()]);
+    work.grant_token();
+    s = v.next(a, s, possible[random() % possible.size()], work);
   }
-  EXPECT_LT(a->bytes(), std::size_t{48} << 20) << source.substr(0, 40);
-  return a->overflowed();
+  EXPECT_LT(a.bytes(), std::size_t{48} << 20) << source.substr(0, 40);
+  return work.exceeded();
 }
 
 // Repetitions of repetitions: each byte may end a great many of them.

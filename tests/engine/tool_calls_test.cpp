@@ -30,8 +30,9 @@ bool matches(const tool_call_form& form, std::string_view text) {
   EXPECT_TRUE(g) << (g ? "" : to_string(g.error()));
   if (!g) return false;
   automaton a(std::move(*g));
-  automaton::state s = a.start();
-  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c));
+  work_budget work;
+  automaton::state s = a.start(work);
+  for (const char c : text) s = a.next(s, static_cast<std::uint8_t>(c), work);
   return a.accepts(s);
 }
 
@@ -326,7 +327,8 @@ TEST(tool_calls, special_tokens_come_only_where_they_are_asked_for) {
   const vocabulary words(300, t, t.end_of_generation());
   const auto mask_of = [&](const answer_format& f) {
     automaton a(*compile(f));
-    return words.allowed(a, a.start());
+    work_budget work;
+    return words.allowed(a, a.start(work), work);
   };
   const auto required = mask_of(to_format(form_of(call_syntax::mistral, true)));
   EXPECT_TRUE(allows(required, 257));
@@ -342,9 +344,11 @@ TEST(tool_calls, special_tokens_come_only_where_they_are_asked_for) {
 
   // In the middle of a call only its own marks.
   automaton a(*compile(to_format(form_of(call_syntax::mistral_args, false))));
-  auto s = words.next(a, a.start(), 257);
-  for (const char c : std::string("ping")) s = words.next(a, s, static_cast<unsigned char>(c));
-  const auto inside = words.allowed(a, s);
+  work_budget work;
+  auto s = words.next(a, a.start(work), 257, work);
+  for (const char c : std::string("ping"))
+    s = words.next(a, s, static_cast<unsigned char>(c), work);
+  const auto inside = words.allowed(a, s, work);
   EXPECT_TRUE(allows(inside, 259));
   EXPECT_FALSE(allows(inside, 257));
   EXPECT_FALSE(allows(inside, 256));
@@ -358,9 +362,11 @@ TEST(tool_calls, whatever_is_drawn_parses) {
     automaton a(*compile(to_format(form_of(call_syntax::hermes, true, false))));
     std::mt19937 random(seed);
     std::string text;
-    auto s = a.start();
+    work_budget work;
+    auto s = a.start(work);
     while (!a.only_ends(s) && text.size() < 600) {
-      const auto mask = words.allowed(a, s);
+      work.grant_token();
+      const auto mask = words.allowed(a, s, work);
       std::vector<token_id> may;
       for (token_id id = 0; id < 256; ++id)
         if (allows(mask, id) && (id < 0x80 || random() % 8 == 0)) may.push_back(id);
@@ -372,7 +378,7 @@ TEST(tool_calls, whatever_is_drawn_parses) {
       ASSERT_FALSE(may.empty()) << text;
       const token_id one = may[random() % may.size()];
       text += static_cast<char>(one);
-      s = words.next(a, s, one);
+      s = words.next(a, s, one, work);
     }
     if (!a.only_ends(s)) continue;
     ++calls;

@@ -18,16 +18,18 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (grammar.error().detail.empty()) std::abort();
     return 0;
   }
-  automaton a(std::move(*grammar), 1 << 20);
-  automaton::state s = a.start();
+  automaton a(std::move(*grammar));
+  work_budget work;
+  automaton::state s = a.start(work);
+  if (work.exceeded()) return 0;
   std::uint32_t random = 1;
   for (int step = 0; step < 300; ++step) {
     if (s == automaton::dead) std::abort();
     automaton::state next = automaton::dead;
     random = random * 1664525 + 1013904223;
     for (int b = 0; b < 256 && next == automaton::dead; ++b)
-      next = a.next(s, static_cast<std::uint8_t>(b + (random >> 24)));
-    if (a.full()) return 0;
+      next = a.next(s, static_cast<std::uint8_t>(b + (random >> 24)), work);
+    if (work.exceeded()) return 0;
     if (next == automaton::dead) {
       if (!a.accepts(s)) std::abort();
       return 0;
