@@ -36,11 +36,12 @@ result<tensor> shaped(const model_source& source, const stored_tensor& entry, st
                    "][" + std::to_string(entry.shape[0]) + "], the file's own settings ask for [" +
                    std::to_string(rows) + "][" + std::to_string(columns) + "]");
   const auto kind = static_cast<tensor_type>(entry.raw_type);
-  if (kind == tensor_type::f8_e4m3 && entry.scales.count != 1 && entry.scales.count != rows)
+  if (kind == tensor_type::f8_e4m3 && !entry.scales.by_blocks() && entry.scales.count != 1 &&
+      entry.scales.count != rows)
     return bad(source, ec::unsupported,
                "tensor " + printable(entry.name) +
-                   " is F8_E4M3 with scales that are neither one nor one a row, which this build "
-                   "does not read; use the original weights or a GGUF");
+                   " is F8_E4M3 with scales that are neither one nor one a row nor one a block of "
+                   "the size that config.json tells; use the original weights or a GGUF");
   return tensor{entry.name, kind, rows, columns, entry.data, entry.scales};
 }
 

@@ -204,6 +204,13 @@ block_function dequantizer(tensor_type type) {
   return nullptr;
 }
 
+float scale_at(const scale_values& scales, std::uint64_t index) {
+  TROUPE_ASSERT(index < scales.count);
+  float scale = 0;
+  dequantizer(scales.type)(scales.data.data() + index * info(scales.type).block_bytes, &scale);
+  return scale;
+}
+
 }  // namespace
 
 void dequantize_row(const tensor& t, std::uint64_t row, std::span<float> out) {
@@ -217,17 +224,22 @@ void dequantize_row(const tensor& t, std::uint64_t row, std::span<float> out) {
   for (std::uint64_t i = 0; i < t.columns; i += type.block_size, in += type.block_bytes)
     block(in, out.data() + i);
   if (t.type != tensor_type::f8_e4m3) return;
-  const float scale = row_scale(t, row);
-  for (float& value : out) value *= scale;
+  if (!t.scales.by_blocks()) {
+    const float scale = row_scale(t, row);
+    for (float& value : out) value *= scale;
+    return;
+  }
+  const std::uint64_t width = t.scales.block_columns, blocks = (t.columns + width - 1) / width;
+  for (std::uint64_t b = 0; b < blocks; ++b) {
+    const float scale = scale_at(t.scales, row / t.scales.block_rows * blocks + b);
+    const std::uint64_t end = std::min(t.columns, (b + 1) * width);
+    for (std::uint64_t i = b * width; i < end; ++i) out[i] *= scale;
+  }
 }
 
 float row_scale(const tensor& t, std::uint64_t row) {
-  TROUPE_ASSERT(t.scales.count == 1 || row < t.scales.count);
-  const auto block = dequantizer(t.scales.type);
-  float scale = 0;
-  block(t.scales.data.data() + (t.scales.count == 1 ? 0 : row) * info(t.scales.type).block_bytes,
-        &scale);
-  return scale;
+  TROUPE_ASSERT(!t.scales.by_blocks());
+  return scale_at(t.scales, t.scales.count == 1 ? 0 : row);
 }
 
 }  // namespace troupe::model

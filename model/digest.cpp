@@ -54,6 +54,10 @@ hash128_t digest(const model_source& source) {
     if (entry->scales.count > 0) {
       add(hash, static_cast<std::uint32_t>(entry->scales.type));
       add(hash, entry->scales.count);
+      if (entry->scales.by_blocks()) {
+        add(hash, entry->scales.block_rows);
+        add(hash, entry->scales.block_columns);
+      }
       hash.update(entry->scales.data);
     }
     tensors.emplace(entry->name, hash.digest());

@@ -43,28 +43,60 @@ std::string gguf_name(const architecture& arch, const std::string& name) {
 }
 
 constexpr std::string_view scale_suffix = "_scale";
+// The second is DeepSeek's and transformers' name: what their weights were divided by, so that it is multiplied with, too.
+constexpr std::string_view scale_names[] = {".weight_scale", ".weight_scale_inv"};
 
 // Scales that F8_E4M3 checkpoints have for activations and KV: here these are quantized by what they are, if at all.
 bool is_of_activations(std::string_view name) {
-  return name.ends_with(".input_scale") || name.ends_with(".output_scale") ||
-         name.ends_with(".k_scale") || name.ends_with(".v_scale");
+  return name.ends_with(".input_scale") || name.ends_with(".input_scale_ub") ||
+         name.ends_with(".output_scale") || name.ends_with(".k_scale") ||
+         name.ends_with(".v_scale");
 }
 
 std::string name_of(const architecture& arch, const std::string& name) {
   if (is_of_activations(name)) return {};
-  if (!name.ends_with(".weight_scale")) return gguf_name(arch, name);
-  return gguf_name(arch, name.substr(0, name.size() - scale_suffix.size())) +
-         std::string(scale_suffix);
+  for (const std::string_view scale : scale_names) {
+    if (!name.ends_with(scale)) continue;
+    return gguf_name(arch, name.substr(0, name.size() - scale.size()) + ".weight") +
+           std::string(scale_suffix);
+  }
+  return gguf_name(arch, name);
+}
+
+// Of a tensor of this shape; count is 0, which bind_weights refuses, where they do not fit it.
+scale_values scales_of(const stored_tensor& t, const stored_tensor& s, const scale_block& block) {
+  scale_values scales{static_cast<tensor_type>(s.raw_type),
+                      s.shape[0] * s.shape[1] * s.shape[2] * s.shape[3], s.data};
+  if (block.rows == 0) {
+    if (scales.count != *std::max_element(s.shape.begin(), s.shape.end())) scales.count = 0;
+    return scales;
+  }
+  const auto blocks = [](std::uint64_t extent, std::uint64_t size) {
+    return extent / size + (extent % size != 0);
+  };
+  if (t.shape[2] * t.shape[3] == 1 && s.shape[2] * s.shape[3] == 1 &&
+      s.shape[0] == blocks(t.shape[0], block.columns) &&
+      s.shape[1] == blocks(t.shape[1], block.rows)) {
+    scales.block_rows = block.rows;
+    scales.block_columns = block.columns;
+  } else {
+    scales.count = 0;
+  }
+  return scales;
 }
 
 // Gives F8_E4M3 tensors the scales that lie beside them, which are no tensors of the model.
-result<void> attach_scales(model_source& source) {
+result<void> attach_scales(model_source& source, const scale_block& block) {
   std::map<std::string, stored_tensor, std::less<>> scales;
+  std::string twice;
   std::erase_if(source.tensors, [&](const stored_tensor& t) {
     if (!t.name.ends_with(scale_suffix)) return false;
-    scales[t.name] = t;
+    if (!scales.emplace(t.name, t).second) twice = t.name;
     return true;
   });
+  if (!twice.empty())
+    return fail(ec::corrupt_file, source.meta->source() + ": " + printable(twice) +
+                                      " is there as 'weight_scale' and as 'weight_scale_inv'");
   for (stored_tensor& t : source.tensors) {
     if (t.raw_type != static_cast<std::uint32_t>(tensor_type::f8_e4m3)) continue;
     auto found = scales.find(t.name + std::string(scale_suffix));
@@ -72,14 +104,11 @@ result<void> attach_scales(model_source& source) {
       return fail(ec::corrupt_file, source.meta->source() + ": tensor " + printable(t.name) +
                                         " is F8_E4M3 and has no 'weight_scale'");
     const stored_tensor& s = found->second;
-    const std::uint64_t count = s.shape[0] * s.shape[1] * s.shape[2] * s.shape[3];
     const auto type = static_cast<tensor_type>(s.raw_type);
     if (type != tensor_type::f32 && type != tensor_type::f16 && type != tensor_type::bf16)
       return fail(ec::unsupported, source.meta->source() + ": tensor " + printable(s.name) +
                                        " is not F32, F16 or BF16");
-    // Of blocks: 0, which bind_weights refuses.
-    const bool is_vector = count == *std::max_element(s.shape.begin(), s.shape.end());
-    t.scales = {type, is_vector ? count : 0, s.data};
+    t.scales = scales_of(t, s, block);
     scales.erase(found);
   }
   if (!scales.empty())
@@ -198,7 +227,8 @@ result<model_source> read_hugging_face(const std::filesystem::path& directory) {
   TROUPE_CHECK(read_hugging_face_tokenizer(directory, config, *source.meta));
   directory_reader reader{directory, *arch, source};
   TROUPE_CHECK(reader.add_all());
-  TROUPE_CHECK(attach_scales(source));
+  TROUPE_TRY(const scale_block block, scale_block_of(config, directory.string()));
+  TROUPE_CHECK(attach_scales(source, block));
   TROUPE_CHECK(settle_tying(config, source));
   return source;
 }

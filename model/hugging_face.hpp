@@ -4,8 +4,10 @@
 // the owner has put there are followed). Any thread.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 #include "base/result.hpp"
 #include "model/metadata.hpp"
@@ -17,6 +19,12 @@ struct architecture;
 
 // config.json as GGUF's keys: general.* and those under the architecture's name.
 result<const architecture*> read_hugging_face_config(const nlohmann::json& config, metadata& into);
+
+// How many rows and columns of E4M3 weights share a scale, if config.json says that blocks of them do; else 0 and 0.
+struct scale_block {
+  std::uint64_t rows = 0, columns = 0;
+};
+result<scale_block> scale_block_of(const nlohmann::json& config, const std::string& source);
 
 // Chat template, special token ids and the texts in `metadata_keys`, from whichever files are
 // there.

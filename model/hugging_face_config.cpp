@@ -2,6 +2,7 @@
 // modeling_rope_utils.py.
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "model/architecture.hpp"
 #include "model/hugging_face.hpp"
@@ -65,8 +66,8 @@ class config_converter {
     if (quantized != config_.end() && !quantized->is_null() && !is_f8(*quantized))
       return unsupported(
           "the weights are quantized in a way ('quantization_config') that this build does not "
-          "read: it reads F8_E4M3 with one scale a row or a tensor; use the original weights or a "
-          "GGUF");
+          "read: it reads F8_E4M3 with one scale a row, a tensor or a block; use the original "
+          "weights or a GGUF");
     return {};
   }
 
@@ -74,8 +75,8 @@ class config_converter {
   static bool is_f8(const json& quantization) {
     if (!quantization.is_object()) return false;
     const auto method = quantization.value("quant_method", json());
-    if (present(quantization, "weight_block_size")) return false;  // a scale a block
     if (method == "fp8" || method == "fbgemm_fp8") return true;
+    if (method == "modelopt") return quantization.value("quant_algo", json()) == "FP8";
     if (method != "compressed-tensors") return false;
     const auto groups = quantization.value("config_groups", json::object());
     return groups.is_object() && !groups.empty() &&
@@ -163,6 +164,33 @@ result<const architecture*> read_hugging_face_config(const json& config, metadat
   if (!config.is_object())
     return fail(ec::corrupt_file, into.source() + ": config.json is no JSON object");
   return config_converter(config, into).convert();
+}
+
+result<scale_block> scale_block_of(const json& config, const std::string& source) {
+  const auto quantization = config.value("quantization_config", json());
+  if (!quantization.is_object()) return scale_block{};
+  // transformers' and DeepSeek's, or of compressed-tensors' groups, which must agree.
+  std::set<json> sizes;
+  if (auto size = quantization.value("weight_block_size", json()); !size.is_null())
+    sizes.insert(size);
+  const auto groups = quantization.value("config_groups", json::object());
+  for (const json& group : groups.is_object() ? groups : json::object()) {
+    const auto weights = group.is_object() ? group.value("weights", json()) : json();
+    const bool by_blocks = weights.is_object() && weights.value("strategy", json()) == "block";
+    sizes.insert(by_blocks ? weights.value("block_structure", json("none")) : json());
+  }
+  if (sizes.size() > 1)
+    return fail(ec::unsupported,
+                source + ": scales of E4M3 weights belong to blocks of different sizes");
+  if (sizes.empty() || sizes.begin()->is_null()) return scale_block{};
+  const json& size = *sizes.begin();
+  const auto is_extent = [](const json& e) {
+    return e.is_number_unsigned() && e.get<std::uint64_t>() - 1 < UINT32_MAX;
+  };
+  if (!size.is_array() || size.size() != 2 || !is_extent(size[0]) || !is_extent(size[1]))
+    return fail(ec::corrupt_file,
+                source + ": 'weight_block_size' must be two counts of at least 1");
+  return scale_block{size[0].get<std::uint64_t>(), size[1].get<std::uint64_t>()};
 }
 
 }  // namespace troupe::model

@@ -38,11 +38,14 @@ struct tensor_type_info {
 const tensor_type_info* find_tensor_type(std::uint32_t raw);
 const tensor_type_info& info(tensor_type type);
 
-// Of an f8_e4m3 tensor: of each row, or one of all; f32, f16 or bf16.
+// Of an f8_e4m3 tensor: of each row, or one of all, or of each block; f32, f16 or bf16.
 struct scale_values {
   tensor_type type = tensor_type::f32;
   std::uint64_t count = 0;
   std::span<const std::byte> data;
+  // Of blocks: so many rows and columns share a scale (the last ones fewer), and those of the same rows lie side by side.
+  std::uint64_t block_rows = 0, block_columns = 0;
+  bool by_blocks() const { return block_rows > 0; }
 };
 
 // Row-major matrix [rows][columns] (a vector has rows == 1). `columns` is the contiguous dimension, GGUF's ne[0]:
@@ -64,7 +67,7 @@ struct tensor {
 // REQUIRES: row < t.rows.
 void dequantize_row(const tensor& t, std::uint64_t row, std::span<float> out);
 
-// REQUIRES: f8_e4m3, row < t.rows.
+// REQUIRES: f8_e4m3 without blocks, row < t.rows.
 float row_scale(const tensor& t, std::uint64_t row);
 
 }  // namespace troupe::model

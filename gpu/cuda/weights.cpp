@@ -54,9 +54,11 @@ bool is_plain(model::tensor_type t) {
   return t == model::tensor_type::bf16 || t == model::tensor_type::f16 ||
          t == model::tensor_type::f32;
 }
-// How a tensor is kept: as it is, or, under fp8, E4M3 made of what is not quantized.
+// How a tensor is kept: as it is, or, under fp8, E4M3 made of what is not quantized. So is E4M3 with scales of blocks, which
+// else becomes bf16.
 packed_format format_of(const model::tensor& t, bool fp8) {
-  if (t.type == model::tensor_type::f8_e4m3) return packed_format::f8;
+  if (t.type == model::tensor_type::f8_e4m3)
+    return fp8 || !t.scales.by_blocks() ? packed_format::f8 : packed_format::none;
   return fp8 && is_plain(t.type) ? packed_format::f8 : packed_format_of(t.type);
 }
 
@@ -273,7 +275,7 @@ class uploader {
     return placement;
   }
 
-  // As it is where it is packed, else as bf16, which is made here: such matrices are few.
+  // As it is where it is packed, else by way of bf16, which is made here.
   result<void> f8_matrix(const model::tensor& t, const weight_matrix& to, row_placement placement,
                          std::uint32_t run) {
     std::vector<std::byte> bytes;
@@ -283,7 +285,9 @@ class uploader {
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
       const row_placement part = from_row(placement, row, to.is_packed());
-      if (to.is_packed()) {
+      std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
+      float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
+      if (to.is_packed() && !t.scales.by_blocks()) {
         const auto from = t.data.subspan(row * t.columns, rows * t.columns);
         bytes.assign(from.begin(), from.end());
         for (std::uint64_t r = row; r < row + rows; ++r) {
@@ -292,10 +296,7 @@ class uploader {
           bytes.insert(bytes.end(), raw, raw + sizeof scale);
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
-        TROUPE_CHECK(place_f8(
-            raw, rows, t.columns, const_cast<std::byte*>(to.packed.data) + to.packed.offset[run],
-            const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64, part,
-            stream_));
+        TROUPE_CHECK(place_f8(raw, rows, t.columns, tiles, scales, part, stream_));
       } else {
         bytes.resize(rows * t.columns * sizeof(__nv_bfloat16));
         auto* half = reinterpret_cast<__nv_bfloat16*>(bytes.data());
@@ -304,8 +305,11 @@ class uploader {
           for (const float v : values) *half++ = __float2bfloat16(v);
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
-        TROUPE_CHECK(dequantize_to_bf16(model::tensor_type::bf16, raw, rows, t.columns,
-                                        const_cast<__nv_bfloat16*>(to.data), part, stream_));
+        TROUPE_CHECK(to.is_packed()
+                         ? quantize_to_f8(reinterpret_cast<const __nv_bfloat16*>(raw), rows,
+                                          t.columns, tiles, scales, part, stream_)
+                         : dequantize_to_bf16(model::tensor_type::bf16, raw, rows, t.columns,
+                                              const_cast<__nv_bfloat16*>(to.data), part, stream_));
       }
       TROUPE_CHECK(release());
     }

@@ -55,14 +55,14 @@ TEST_P(tiny_directories, give_the_weights_of_the_gguf_without_interleaving) {
 INSTANTIATE_TEST_SUITE_P(safetensors, tiny_directories,
                          ::testing::Values("llama", "qwen2", "qwen3"));
 
-// The tiny model with linear layers in E4M3: layer 0 with a scale a row, the others with one of all, as compressed-tensors
-// and AutoFP8 write them. change: of a scale's shape.
-void write_f8_directory(
-    const std::filesystem::path& directory,
-    const std::function<void(std::string&, std::vector<std::uint64_t>&)>& change = {}) {
-  write_tiny_hugging_face(directory, {.type = model::tensor_type::f32, .tied = false});
-  const safetensors_writer plain =
-      tiny_safetensors({.type = model::tensor_type::f32, .tied = false});
+// The tiny model with linear layers in E4M3. add_scales(file, name of a tensor, its shape): what lies beside it.
+using scale_writer =
+    std::function<void(safetensors_writer&, const std::string&, const std::vector<std::uint64_t>&)>;
+void write_e4m3(const std::filesystem::path& directory, const json& quantization,
+                const scale_writer& add_scales) {
+  const tiny_model m{.type = model::tensor_type::f32, .tied = false};
+  write_tiny_hugging_face(directory, m);
+  const safetensors_writer plain = tiny_safetensors(m);
   safetensors_writer out;
   test_random random{8};
   for (const auto& [name, entry] : plain.header.items()) {
@@ -76,34 +76,60 @@ void write_f8_directory(
     }
     out.add(name, "F8_E4M3", shape,
             random_weights(model::tensor_type::f8_e4m3, shape[0], shape[1], 1, random));
-    const bool by_row = name.find(".layers.0.") != std::string::npos;
-    std::string scale = name + "_scale";
-    std::vector<std::uint64_t> extents = {shape[0], 1};
-    if (!by_row) extents.clear();
-    if (change) change(scale, extents);
-    std::uint64_t count = 1;
-    for (const auto e : extents) count *= e;
-    byte_writer scales;
-    for (std::uint64_t r = 0; r < count; ++r) {
-      if (by_row)
-        scales.put(static_cast<float>(r + 1) / 1024);
-      else
-        scales.put(std::uint16_t{0x3d00});  // 1/32 in bf16
-    }
-    out.add(scale, by_row ? "F32" : "BF16", extents, scales.bytes);
-    out.add(name.substr(0, name.size() - 6) + "input_scale", "F32", {1}, std::vector<std::byte>(4));
+    add_scales(out, name, shape);
   }
   write_file(directory / "model.safetensors", out.finish());
   auto config = tiny_config({.tied = false});
-  config["quantization_config"] = {
-      {"quant_method", "compressed-tensors"},
-      {"config_groups", {{"group_0", {{"weights", {{"num_bits", 8}, {"type", "float"}}}}}}}};
+  config["quantization_config"] = quantization;
   write_file(directory / "config.json", config.dump());
 }
 
-TEST(hugging_face, reads_e4m3_with_its_scales) {
+// Layer 0 with a scale a row, the others with one of all, as compressed-tensors and AutoFP8 write them. change: of a scale's
+// shape.
+void write_f8_directory(
+    const std::filesystem::path& directory,
+    const std::function<void(std::string&, std::vector<std::uint64_t>&)>& change = {},
+    const json& quantization = {
+        {"quant_method", "compressed-tensors"},
+        {"config_groups", {{"group_0", {{"weights", {{"num_bits", 8}, {"type", "float"}}}}}}}}) {
+  write_e4m3(directory, quantization,
+             [&](safetensors_writer& out, const std::string& name,
+                 const std::vector<std::uint64_t>& shape) {
+               const bool by_row = name.find(".layers.0.") != std::string::npos;
+               std::string scale = name + "_scale";
+               std::vector<std::uint64_t> extents = {shape[0], 1};
+               if (!by_row) extents.clear();
+               if (change) change(scale, extents);
+               std::uint64_t count = 1;
+               for (const auto e : extents) count *= e;
+               byte_writer scales;
+               for (std::uint64_t r = 0; r < count; ++r) {
+                 if (by_row)
+                   scales.put(static_cast<float>(r + 1) / 1024);
+                 else
+                   scales.put(std::uint16_t{0x3d00});  // 1/32 in bf16
+               }
+               out.add(scale, by_row ? "F32" : "BF16", extents, scales.bytes);
+               for (const char* of_activations : {"input_scale", "input_scale_ub"})
+                 out.add(name.substr(0, name.size() - 6) + of_activations, "F32", {1},
+                         std::vector<std::byte>(4));
+             });
+}
+
+// What E4M3 tells of a byte.
+float e4m3(std::byte stored) {
+  const auto byte = static_cast<int>(stored);
+  const int exponent = byte >> 3 & 15, fraction = byte & 7;
+  const double value =
+      exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
+  return static_cast<float>((byte & 128) != 0 ? -value : value);
+}
+
+class e4m3_files : public ::testing::TestWithParam<json> {};
+
+TEST_P(e4m3_files, have_scales_of_rows_or_of_all) {
   temporary_directory dir;
-  write_f8_directory(dir / "hf");
+  write_f8_directory(dir / "hf", {}, GetParam());
   auto opened = open_model(dir / "hf");
   ASSERT_TRUE(opened) << to_string(opened.error());
   for (std::size_t i = 0; i < 2; ++i) {
@@ -114,17 +140,22 @@ TEST(hugging_face, reads_e4m3_with_its_scales) {
       const float scale = i == 0 ? static_cast<float>(r + 1) / 1024 : 1.0f / 32;
       EXPECT_EQ(model::row_scale(t, r), scale);
       model::dequantize_row(t, r, row);
-      for (std::uint64_t c = 0; c < t.columns; ++c) {
-        const auto byte = static_cast<int>(t.data[r * t.columns + c]);
-        const int exponent = byte >> 3 & 15, fraction = byte & 7;
-        const double value =
-            exponent == 0 ? std::ldexp(fraction, -9) : std::ldexp(8 + fraction, exponent - 10);
-        ASSERT_EQ(row[c], static_cast<float>((byte & 128 ? -value : value)) * scale) << byte;
-      }
+      for (std::uint64_t c = 0; c < t.columns; ++c)
+        ASSERT_EQ(row[c], e4m3(t.data[r * t.columns + c]) * scale) << r << " " << c;
     }
   }
   EXPECT_EQ((*opened)->weights.embed_tokens.type, model::tensor_type::f32);
 }
+INSTANTIATE_TEST_SUITE_P(
+    safetensors, e4m3_files,
+    ::testing::Values(
+        json{{"quant_method", "compressed-tensors"},
+             {"config_groups",
+              {{"group_0",
+                {{"weights", {{"num_bits", 8}, {"type", "float"}, {"strategy", "channel"}}}}}}}},
+        json{{"quant_method", "fp8"}, {"activation_scheme", "static"}},
+        json{{"quant_method", "fbgemm_fp8"}, {"activation_scale_ub", 1200.0}},
+        json{{"quant_method", "modelopt"}, {"quant_algo", "FP8"}}, json()));
 
 TEST(hugging_face, refuses_scales_that_it_cannot_read) {
   struct wrong {
@@ -149,6 +180,115 @@ TEST(hugging_face, refuses_scales_that_it_cannot_read) {
     const error e = refusal(dir / "hf");
     EXPECT_EQ(e.code, w.code);
     EXPECT_NE(e.detail.find(w.says), std::string::npos) << to_string(e);
+  }
+}
+
+struct block_files {
+  json quantization;
+  std::uint64_t rows, columns;  // of a block
+  std::string suffix = "_scale";
+  bool both = false;  // of suffix and "_scale"
+};
+float scale_of_block(std::uint64_t index) {
+  return static_cast<float>(index % 61 + 1) / 512;
+}
+
+void write_blocks(const std::filesystem::path& directory, const block_files& how) {
+  write_e4m3(directory, how.quantization,
+             [&](safetensors_writer& out, const std::string& name,
+                 const std::vector<std::uint64_t>& shape) {
+               const std::uint64_t down = (shape[0] + how.rows - 1) / how.rows,
+                                   across = (shape[1] + how.columns - 1) / how.columns;
+               byte_writer scales;
+               for (std::uint64_t i = 0; i < down * across; ++i) scales.put(scale_of_block(i));
+               out.add(name + how.suffix, "F32", {down, across}, scales.bytes);
+               if (how.both) out.add(name + "_scale", "F32", {down, across}, scales.bytes);
+             });
+}
+
+json compressed_blocks(const json& size) {
+  return {{"quant_method", "compressed-tensors"},
+          {"config_groups",
+           {{"group_0",
+             {{"weights",
+               {{"num_bits", 8},
+                {"type", "float"},
+                {"strategy", "block"},
+                {"block_structure", size}}}}}}}};
+}
+
+TEST(hugging_face, reads_e4m3_with_scales_of_blocks) {
+  const block_files files[] = {
+      {{{"quant_method", "fp8"}, {"weight_block_size", {24, 40}}}, 24, 40, "_scale_inv"},
+      {compressed_blocks({32, 32}), 32, 32},
+      {compressed_blocks({128, 128}), 128, 128},
+  };
+  for (const block_files& how : files) {
+    temporary_directory dir;
+    write_blocks(dir / "hf", how);
+    auto opened = open_model(dir / "hf");
+    ASSERT_TRUE(opened) << to_string(opened.error());
+    for (const model::tensor* t :
+         {&(*opened)->weights.layers[0].q_proj, &(*opened)->weights.layers[1].down_proj,
+          &(*opened)->weights.layers[1].gate_proj}) {
+      ASSERT_TRUE(t->scales.by_blocks());
+      const std::uint64_t across = (t->columns + how.columns - 1) / how.columns;
+      std::vector<float> row(t->columns);
+      for (std::uint64_t r = 0; r < t->rows; ++r) {
+        model::dequantize_row(*t, r, row);
+        for (std::uint64_t c = 0; c < t->columns; ++c) {
+          const std::uint64_t block = r / how.rows * across + c / how.columns;
+          ASSERT_EQ(row[c], e4m3(t->data[r * t->columns + c]) * scale_of_block(block))
+              << t->name << " " << r << " " << c;
+        }
+      }
+    }
+  }
+}
+
+// The same bytes mean other weights.
+TEST(hugging_face, blocks_of_another_size_are_another_model) {
+  temporary_directory dir;
+  const auto digest_with = [&](std::uint64_t size) {
+    write_blocks(dir / "hf",
+                 {{{"quant_method", "fp8"}, {"weight_block_size", {size, size}}}, size, size});
+    return open_model(dir / "hf").value()->digest;
+  };
+  // As many blocks of 64 and of 128 rows or columns.
+  EXPECT_NE(digest_with(48), digest_with(50));
+  EXPECT_EQ(digest_with(48), digest_with(48));
+}
+
+TEST(hugging_face, refuses_blocks_that_it_cannot_place) {
+  const auto fp8 = [](const json& size) {
+    return json{{"quant_method", "fp8"}, {"weight_block_size", size}};
+  };
+  struct wrong {
+    json quantization;
+    const char* says;
+    ec code;
+  };
+  auto two_sizes = compressed_blocks({32, 32});
+  two_sizes["config_groups"]["group_1"] = compressed_blocks({16, 32})["config_groups"]["group_0"];
+  const wrong cases[] = {
+      {fp8({128, 128}), "neither one nor one a row", ec::unsupported},
+      {fp8({32, 16}), "neither one nor one a row", ec::unsupported},
+      {fp8({32}), "two counts", ec::corrupt_file},
+      {fp8({0, 32}), "two counts", ec::corrupt_file},
+      {fp8({32, -1}), "two counts", ec::corrupt_file},
+      {fp8("32x32"), "two counts", ec::corrupt_file},
+      {compressed_blocks(nullptr), "neither one nor one a row", ec::unsupported},
+      {two_sizes, "different sizes", ec::unsupported},
+  };
+  temporary_directory twice;
+  write_blocks(twice / "hf", {fp8({32, 32}), 32, 32, "_scale_inv", true});
+  EXPECT_NE(refusal(twice / "hf").detail.find("as 'weight_scale_inv'"), std::string::npos);
+  for (const wrong& w : cases) {
+    temporary_directory dir;
+    write_blocks(dir / "hf", {w.quantization, 32, 32});
+    const error e = refusal(dir / "hf");
+    EXPECT_EQ(e.code, w.code) << w.quantization << to_string(e);
+    EXPECT_NE(e.detail.find(w.says), std::string::npos) << w.quantization << to_string(e);
   }
 }
 
@@ -320,7 +460,7 @@ TEST(hugging_face, refuses_configs_that_it_cannot_run) {
       {"hidden_act", "gelu", ec::unsupported, "hidden_act"},
       {"quantization_config", {{"quant_method", "awq"}}, ec::unsupported, "quantization_config"},
       {"quantization_config",
-       {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}},
+       {{"quant_method", "modelopt"}, {"quant_algo", "NVFP4"}},
        ec::unsupported,
        "quantization_config"},
       {"num_hidden_layers", -1, ec::corrupt_file, "num_hidden_layers"},

@@ -26,6 +26,21 @@ class fp8_model {
   }
   model::loaded_model held;
 
+  // The same bytes with other scales, one for 32 rows by 96 columns.
+  void use_blocks(std::mt19937& random) {
+    TROUPE_ASSERT(as_in_files_);
+    storage_.reserve(storage_.size() + 7 * held.weights.layers.size());
+    std::uniform_real_distribution<float> near(2e-4f, 6e-4f);
+    for (auto& l : held.weights.layers) {
+      for (model::tensor* t :
+           {&l.q_proj, &l.k_proj, &l.v_proj, &l.o_proj, &l.gate_proj, &l.up_proj, &l.down_proj}) {
+        std::vector<float> scales((t->rows + 31) / 32 * ((t->columns + 95) / 96));
+        for (float& s : scales) s = near(random);
+        t->scales = {model::tensor_type::f32, scales.size(), keep(scales), 32, 96};
+      }
+    }
+  }
+
  private:
   void quantize(model::tensor& t) {
     std::vector<float> values(t.rows * t.columns), scales(t.rows);
@@ -71,7 +86,6 @@ class fp8_test : public gpu_test {
     options.quantization = quantization;
     auto made = make_cuda_runner(m, options);
     EXPECT_TRUE(made.has_value()) << to_string(made.error());
-    EXPECT_NE((*made)->description().find("FP8"), std::string::npos);
     EXPECT_TRUE((*made)->attach_kv((*made)->allocate_kv(60).value(), 60).has_value());
     return std::move(*made);
   }
@@ -114,6 +128,7 @@ TEST_F(fp8_test, logits_equal_those_of_the_values_that_the_weights_hold) {
   };
   for (const auto& [exact, made] : {std::pair{false, true}, {true, true}, {false, false}}) {
     const auto runner = made ? start(m, exact) : start(from_file, exact, "");
+    EXPECT_NE(runner->description().find("FP8"), std::string::npos);
     // Few rows keep their activations in bf16: the tolerance is that of bf16 weights (runner_test).
     relative_error few, many;
     for (std::uint32_t at = 0; at < 60; at += 20) {
@@ -148,6 +163,27 @@ TEST_F(fp8_test, exact_logits_have_the_same_bits_in_any_chunk) {
   }
   ASSERT_EQ(at, 300u);
   EXPECT_EQ(0, std::memcmp(whole.data(), last.data(), whole.size() * sizeof(float)));
+}
+
+// By way of bf16, which holds them as they are to a 512th; of fp8, with a scale a row of what that gives.
+TEST_F(fp8_test, scales_of_blocks_become_bf16_or_scales_of_rows) {
+  const reference_options o{.hidden = 576, .intermediate = 1536, .heads = 9, .kv_heads = 3};
+  fp8_model in_files(*make_random_model(o, random), true);
+  in_files.use_blocks(random);
+  const auto file = std::make_shared<const model::loaded_model>(in_files.held);
+  std::vector<token_id> prompt(20);
+  for (auto& t : prompt) t = random() % o.vocab;
+  const auto wanted = reference_logits(in_files.held, prompt);
+  for (const char* quantization : {"", "fp8"}) {
+    const bool again = *quantization != 0;
+    const auto runner = start(file, false, quantization);
+    EXPECT_NE(runner->description().find(again ? "FP8" : "bf16"), std::string::npos);
+    const auto got = run(*runner, prompt, 0, 20);
+    relative_error error;
+    for (std::size_t i = 0; i < got.size(); ++i) error.add(got[i], wanted[i]);
+    std::printf("blocks, '%s': relative error %.4f\n", quantization, error.value());
+    EXPECT_LT(error.value(), again ? 0.1 : 1.5e-2);
+  }
 }
 
 // Needs no GPU.
