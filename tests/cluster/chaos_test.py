@@ -6,6 +6,7 @@ import pytest
 from chaos import namespaces_work, run_chaos
 
 
+@pytest.mark.timeout(900)  # two minutes of faults, and what comes before and after on a slow machine
 def test_random_faults_never_give_a_wrong_or_stuck_answer():
     reason = namespaces_work()
     if reason:

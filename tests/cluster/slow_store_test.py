@@ -7,7 +7,7 @@ import time
 
 import pytest
 from chaos import CLUSTER_PORT, Host, Node, inside, ip, namespaces_work
-from troupe_process import MODEL, metric, wait_until
+from troupe_process import MODEL, PATIENCE, metric, wait_until
 
 REASON = namespaces_work()
 PROMPT = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 40
@@ -50,7 +50,7 @@ class TwoHosts:
     def ask(self, path, body=None):
         with inside(self.gate.namespace):
             import http.client
-            connection = http.client.HTTPConnection(self.gate.address, PORT, timeout=180)
+            connection = http.client.HTTPConnection(self.gate.address, PORT, timeout=240)
             try:
                 connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, {"Content-Type": "application/json"})
                 response = connection.getresponse()
@@ -77,14 +77,14 @@ class TwoHosts:
         return roles <= {n["role"] for n in nodes if n["state"] == "ready"}
 
     def restart_decode(self):
-        old = next(n["incarnation"] for n in json.loads(self.ask("/v1/cluster"))["nodes"] if n["role"] == "decode")
+        old = {n["incarnation"] for n in json.loads(self.ask("/v1/cluster"))["nodes"] if n["role"] == "decode"}
         pids = subprocess.run(["pgrep", "-P", self.nodes[0].popen.pid.__str__()], capture_output=True, text=True).stdout.split()
         for pid in pids:
             os.kill(int(pid), 9)
 
         def new():
             return [n for n in json.loads(self.ask("/v1/cluster"))["nodes"]
-                    if n["role"] == "decode" and n["state"] == "ready" and n["incarnation"] != old]
+                    if n["role"] == "decode" and n["state"] == "ready" and n["incarnation"] not in old]
         wait_until(new, 60, "decode is started anew")
         self.connected()
 
@@ -111,5 +111,6 @@ def test_a_slow_link_is_never_worse_than_computing(tmp_path):
         text, with_store = hosts.read(PROMPT)
         print(f"computed {computed:.2f} s, with a store behind 2 Mbit/s {with_store:.2f} s: {with_store / computed:.2f}x")
         assert text == expected
-        # Blocks of the whole prompt would take minutes on this link; the bound is wide for a busy machine.
-        assert with_store < 1.5 * computed + 2
+        # Blocks of the whole prompt would take more than a minute on this link; both were measured once on a machine that may be
+        # busy now and was not then.
+        assert with_store < PATIENCE * (1.5 * computed + 2)
