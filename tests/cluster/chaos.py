@@ -157,15 +157,17 @@ class MemoryGroup:
 class Node:
     """A process of the binary on a host; the harness is its supervisor."""
 
-    def __init__(self, lab, host, name, *arguments):
+    def __init__(self, lab, host, name, *arguments, apart=False):
+        """apart: shares no memory with the others, so that KV blocks take the cable too."""
         self.lab, self.host, self.name, self.arguments = lab, host, name, arguments
+        self.prefix = ["ip", "netns", "exec", host.namespace, *(["unshare", "--ipc"] if apart else [])]
         self.memory = MemoryGroup.lent(f"{lab.prefix}-{name}")
         self.log = open(lab.folder / f"{name}.log", "ab")
         self.lock = threading.Lock()
         self.start()
 
     def start(self):
-        self.popen = subprocess.Popen(["ip", "netns", "exec", self.host.namespace, str(BINARY), *map(str, self.arguments)], stdout=self.log,
+        self.popen = subprocess.Popen([*self.prefix, str(BINARY), *map(str, self.arguments)], stdout=self.log,
                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
         if self.memory:
             self.memory.add(self.popen.pid)

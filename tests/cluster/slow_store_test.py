@@ -35,7 +35,7 @@ class TwoHosts:
                                    self.gate.address, "--cluster-port", CLUSTER_PORT, "--prefill", 0, "--decode", 1,
                                    "--cluster-secret-file", secret))
             self.nodes.append(Node(self, self.far, "store", "node", MODEL, "--role", "kv-store", "--name", "store", "--join", cluster,
-                                   "--cluster-host", self.far.address, "--cluster-secret-file", secret, "--kv-store-memory", "256M"))
+                                   "--cluster-host", self.far.address, "--cluster-secret-file", secret, "--kv-store-memory", "256M", apart=True))
             return self
         except BaseException:
             self.__exit__(None, None, None)
