@@ -50,10 +50,10 @@ class waiting_sink : public generation_sink {
 };
 
 struct cluster_test : tiny_cluster {
-  // A few milliseconds a token, so that a request is still running when it is canceled.
+  // A few milliseconds a token, and as many as the KV blocks hold, so that a request is still running when it is canceled.
   void use_slow_model() {
     use_model(
-        {.hidden_size = 256, .intermediate_size = 1024, .num_hidden_layers = 24, .context = 512});
+        {.hidden_size = 256, .intermediate_size = 1024, .num_hidden_layers = 24, .context = 2048});
   }
   static generation ask(std::size_t prompt_tokens, std::uint32_t max_tokens,
                         float temperature = 0) {
@@ -134,8 +134,8 @@ TEST_F(cluster_test, cancel_ends_a_request_and_frees_its_blocks) {
   auto s = start(options(1, 1));
   ASSERT_TRUE(s);
   auto sink = std::make_shared<waiting_sink>();
-  const auto id = s->service().submit(ask(100, 400), sink);
-  ASSERT_TRUE(sink->wait_tokens(3, milliseconds(20'000)));
+  const auto id = s->service().submit(ask(100, 1900), sink);
+  ASSERT_TRUE(sink->wait_tokens(3, milliseconds(60'000)));
   s->service().cancel(id);
   ASSERT_TRUE(sink->wait(milliseconds(60'000)));
   EXPECT_EQ(sink->end->reason, engine::finish_reason::abort);
@@ -164,7 +164,7 @@ TEST_F(cluster_test, a_program_connects_and_streams) {
   EXPECT_EQ(seen, run(*s, {ask(64, 12)})[0]->tokens);
   int delivered = 0;
   auto stopped =
-      (*c)->generate(ask(64, 300), [&](const engine::token_output&) { return ++delivered < 3; });
+      (*c)->generate(ask(64, 1900), [&](const engine::token_output&) { return ++delivered < 3; });
   ASSERT_TRUE(stopped) << to_string(stopped.error());
   EXPECT_EQ(stopped->reason, engine::finish_reason::abort);
   EXPECT_EQ(delivered, 3);  // nothing after the callback said no

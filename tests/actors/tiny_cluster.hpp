@@ -29,7 +29,7 @@ class collecting_sink : public generation_sink {
     end = std::move(e);
     ended_.notify_all();
   }
-  bool wait(std::chrono::milliseconds longest = std::chrono::milliseconds(30'000)) {
+  bool wait(std::chrono::milliseconds longest = std::chrono::milliseconds(60'000)) {
     std::unique_lock lock(mutex_);
     return ended_.wait_for(lock, longest, [this] { return end.has_value(); });
   }

@@ -65,7 +65,7 @@ TEST(client, can_stop_in_the_middle) {
   auto a = stream_completion(server.call(), [](std::string_view) { return false; });
   ASSERT_TRUE(a);
   EXPECT_EQ(a->finish_reason, "stopped");
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (server.service.running() > 0 && std::chrono::steady_clock::now() < deadline)
     std::this_thread::sleep_for(milliseconds(2));
   EXPECT_EQ(server.service.canceled_running(), 1u);

@@ -306,7 +306,7 @@ class fake_exchange : public exchange {
 
   // Runs posted tasks until `until` holds; false after the time limit.
   bool run(const std::function<bool()>& until,
-           std::chrono::milliseconds limit = std::chrono::seconds(10)) {
+           std::chrono::milliseconds limit = std::chrono::seconds(60)) {
     const auto deadline = std::chrono::steady_clock::now() + limit;
     while (!until()) {
       std::unique_lock lock(mutex_);

@@ -13,21 +13,27 @@ namespace {
 using namespace testing;
 using std::chrono::milliseconds;
 
-http_server_options quick() {
+// What the limits of time are not the subject of holds on a machine that pauses for seconds.
+http_server_options patient() {
   http_server_options o;
   o.port = 0;
+  o.header_timeout = o.body_timeout = o.write_timeout = std::chrono::seconds(30);
+  o.idle_timeout = milliseconds(1500);
+  o.linger = std::chrono::seconds(10);
+  return o;
+}
+http_server_options hasty() {
+  auto o = patient();
   o.header_timeout = milliseconds(400);
   o.body_timeout = milliseconds(600);
-  o.idle_timeout = milliseconds(1500);
   o.write_timeout = milliseconds(1000);
-  o.linger = std::chrono::seconds(10);
   return o;
 }
 
 struct served : door {
   explicit served(
       fake_service::chooser choose = [](const auto&) { return script{}; },
-      http_server_options options = quick(), application_options app_options = {},
+      http_server_options options = patient(), application_options app_options = {},
       std::uint32_t context = 1u << 20)
       : door(std::move(choose), std::move(app_options), toy_model(context)) {
     auto started = http_server::start(options, app);
@@ -36,7 +42,7 @@ struct served : door {
   }
   ~served() { server->stop(); }
   socket_client connect() { return socket_client(server->port()); }
-  bool wait(const std::function<bool()>& until, int ms = 5000) {
+  bool wait(const std::function<bool()>& until, int ms = 30000) {
     const auto deadline = std::chrono::steady_clock::now() + milliseconds(ms);
     while (!until() && std::chrono::steady_clock::now() < deadline)
       std::this_thread::sleep_for(milliseconds(2));
@@ -178,7 +184,7 @@ TEST(http_server, waits_for_a_body_with_100_continue) {
 }
 
 TEST(http_server, slow_senders_get_408_or_the_end) {
-  served s;
+  served s([](const auto&) { return script{}; }, hasty());
   auto head = s.connect(), body = s.connect(), silent = s.connect();
   head.send("GET /live HT");
   body.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{");
@@ -188,9 +194,9 @@ TEST(http_server, slow_senders_get_408_or_the_end) {
     body.send(" ");
     std::this_thread::sleep_for(milliseconds(30));
   }
-  EXPECT_EQ(head.read_to_end(3000).rfind("HTTP/1.1 408 ", 0), 0u);
-  EXPECT_EQ(body.read_to_end(3000).rfind("HTTP/1.1 408 ", 0), 0u);
-  EXPECT_EQ(silent.read_to_end(3000), "");
+  EXPECT_EQ(head.read_to_end().rfind("HTTP/1.1 408 ", 0), 0u);
+  EXPECT_EQ(body.read_to_end().rfind("HTTP/1.1 408 ", 0), 0u);
+  EXPECT_EQ(silent.read_to_end(), "");
   EXPECT_TRUE(silent.closed_by_peer());
   head.close();
   body.close();
@@ -203,7 +209,7 @@ TEST(http_server, idle_connections_end) {
   auto c = s.connect();
   c.send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_NE(c.read_until("}").find("alive"), std::string::npos);
-  EXPECT_EQ(c.read_to_end(4000), "");
+  EXPECT_EQ(c.read_to_end(), "");
   EXPECT_TRUE(c.closed_by_peer());
 }
 
@@ -229,14 +235,14 @@ TEST(http_server, a_leaving_client_cancels_its_generation) {
 TEST(http_server, silent_streams_are_pinged) {
   application_options options;
   options.ping = milliseconds(50);
-  served s(always(hanging()), quick(), options);
+  served s(always(hanging()), patient(), options);
   auto c = s.connect();
   c.send(post("/v1/chat/completions", stream_body));
-  EXPECT_NE(c.read_until(": ping\n\n", 3000).find(": ping\n\n"), std::string::npos);
+  EXPECT_NE(c.read_until(": ping\n\n").find(": ping\n\n"), std::string::npos);
 }
 
 TEST(http_server, slow_readers_are_dropped_and_others_served) {
-  http_server_options options = quick();
+  http_server_options options = patient();
   options.max_output = 64 << 10;
   options.write_timeout = std::chrono::seconds(60);
   script flood;
@@ -249,7 +255,7 @@ TEST(http_server, slow_readers_are_dropped_and_others_served) {
       post("/v1/completions", R"({"prompt":"x","stream":true,"max_tokens":200000,"logprobs":5})"));
   ASSERT_TRUE(s.wait([&] { return s.service.submitted().size() == 1; }));
   s.expect_alive();
-  EXPECT_TRUE(s.wait([&] { return s.service.canceled_running() == 1; }, 20000));
+  EXPECT_TRUE(s.wait([&] { return s.service.canceled_running() == 1; }));
   EXPECT_TRUE(s.wait([&] { return s.server->connections() == 0; }));
 }
 
@@ -257,12 +263,12 @@ TEST(http_server, a_reader_that_stops_ends_by_the_write_timeout) {
   script flood;
   flood.tokens.assign(40000, 'x');
   flood.per_event = 1000;
-  served s(always(flood));
+  served s(always(flood), hasty());
   socket_client slow(s.server->port(), 2048);
   slow.send(post("/v1/completions", R"({"prompt":"x","max_tokens":40000,"logprobs":5})"));
   EXPECT_TRUE(
-      s.wait([&] { return s.service.submitted().size() == 1 && s.service.running() == 0; }, 30000));
-  EXPECT_TRUE(s.wait([&] { return s.server->connections() == 0; }, 10000));
+      s.wait([&] { return s.service.submitted().size() == 1 && s.service.running() == 0; }));
+  EXPECT_TRUE(s.wait([&] { return s.server->connections() == 0; }));
 }
 
 TEST(http_server, five_hundred_connections) {
@@ -270,7 +276,7 @@ TEST(http_server, five_hundred_connections) {
   getrlimit(RLIMIT_NOFILE, &limit);
   limit.rlim_cur = std::min<rlim_t>(limit.rlim_max, 4096);
   setrlimit(RLIMIT_NOFILE, &limit);
-  auto options = quick();
+  auto options = patient();
   options.header_timeout = options.body_timeout = std::chrono::seconds(30);
   served s([](const auto&) { return script{}; }, options);
   std::vector<socket_client> clients;
@@ -285,7 +291,7 @@ TEST(http_server, five_hundred_connections) {
 }
 
 TEST(http_server, one_connection_too_many_is_503) {
-  auto options = quick();
+  auto options = patient();
   options.max_connections = 3;
   options.header_timeout = std::chrono::seconds(5);
   served s([](const auto&) { return script{}; }, options);
@@ -304,7 +310,7 @@ TEST(http_server, one_connection_too_many_is_503) {
 }
 
 TEST(http_server, survives_running_out_of_descriptors) {
-  auto options = quick();
+  auto options = patient();
   options.header_timeout = std::chrono::seconds(30);
   served s([](const auto&) { return script{}; }, options);
   s.expect_alive();
@@ -329,7 +335,7 @@ TEST(http_server, survives_running_out_of_descriptors) {
 
 TEST(http_server, a_taken_port_is_named) {
   served s;
-  auto options = quick();
+  auto options = patient();
   options.port = s.server->port();
   auto second = http_server::start(options, s.app);
   ASSERT_FALSE(second);
@@ -346,8 +352,8 @@ TEST(http_server, stops_with_work_under_way) {
   c.read_until("lo");
   const auto begin = std::chrono::steady_clock::now();
   s.server->stop();
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(4));
-  c.read_to_end(2000);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  c.read_to_end();
   EXPECT_TRUE(c.closed_by_peer());
   EXPECT_TRUE(s.wait([&] { return s.service.running() == 0; }));
 }

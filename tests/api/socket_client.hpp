@@ -45,7 +45,7 @@ class socket_client {
     return true;
   }
   // What comes until the text holds `until`, the peer closes, or the time is over.
-  std::string read_until(std::string_view until, int milliseconds = 5000) {
+  std::string read_until(std::string_view until, int milliseconds = 30000) {
     const auto deadline =
         std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
     std::string text;
@@ -64,7 +64,7 @@ class socket_client {
     }
     return text;
   }
-  std::string read_to_end(int milliseconds = 5000) { return read_until("", milliseconds); }
+  std::string read_to_end(int milliseconds = 30000) { return read_until("", milliseconds); }
   bool closed_by_peer() const { return closed_; }
   void finish_sending() { ::shutdown(fd_, SHUT_WR); }
   void close() {

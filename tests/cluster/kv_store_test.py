@@ -106,16 +106,13 @@ def test_a_frozen_store_is_a_miss():
     with Server("--kv-store", 1, prefill=0, decode=2) as server:
         wait_working(server, decode=2)
         expected = server.text(PROMPT, max_tokens=8)
-        began = time.monotonic()
-        server.text(f"Warm up. {PROMPT}", max_tokens=8)
-        normal = time.monotonic() - began
         pid = server.workers("kv-store")[0]
         server.kill(pid, signal.SIGSTOP)
         try:
             for n in range(3):
                 began = time.monotonic()
                 server.text(f"{n} frozen. {PROMPT}", max_tokens=8)
-                assert time.monotonic() - began < PATIENCE * (2 * normal + 8), "asking it takes a second at most"
+                assert time.monotonic() - began < PATIENCE * 30, "asking it takes a second at most"
             assert server.text(PROMPT, max_tokens=8) == expected
         finally:
             server.kill(pid, signal.SIGCONT)

