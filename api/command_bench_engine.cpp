@@ -4,6 +4,7 @@
 #include "api/commands.hpp"
 #include "api/engine_bench.hpp"
 #include "api/profile_bench.hpp"
+#include "api/progress.hpp"
 #include "api/serving.hpp"
 #include "api/speculation_bench.hpp"
 #include "model/inspect.hpp"
@@ -34,17 +35,22 @@ std::string text(const char* pattern, double value) {
 // Rows: a workload, decoded plain and with guesses.
 int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
                         const model::loaded_model& m) {
-  std::vector<std::uint32_t> parallel{1};
+  speculation_test test;
+  test.tokens = c.generate.empty() ? test.tokens : c.generate.front();
   for (auto p : c.parallel)
-    if (p > 1) parallel.push_back(p);
-  draft_choice draft{nullptr, std::chrono::milliseconds(c.draft_delay_ms), c.runner};
+    if (p > 1) test.parallel.push_back(p);
+  test.repetitions = c.repetitions;
+  test.cpu_time = c.runner.num_threads == 1;
+  test.draft = {nullptr, std::chrono::milliseconds(c.draft_delay_ms), c.runner};
   if (!c.draft_model.empty()) {
     auto opened = model::open_model(c.draft_model);
     if (!opened) return complain(opened.error(), exit_model);
-    draft.model = std::move(*opened);
+    test.draft.model = std::move(*opened);
   }
-  auto speeds = bench_speculation(runner, m, {}, c.generate.empty() ? 128 : c.generate.front(),
-                                  parallel, c.repetitions, c.runner.num_threads == 1, draft);
+  progress shown;
+  test.progress = [&](const std::string& text) { shown.show(text); };
+  auto speeds = bench_speculation(runner, m, test);
+  shown.finish();
   if (!speeds) return complain(speeds.error(), exit_device);
   if (c.output == "json") {
     auto all = nlohmann::ordered_json::array();
@@ -55,6 +61,10 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
                      {"plain_ts", s.plain},
                      {"speculative_ts", s.speculative},
                      {"ratio", s.speculative / s.plain},
+                     {"prompts", s.prompts},
+                     {"median_ratio", s.median},
+                     {"lowest_ratio", s.lowest},
+                     {"highest_ratio", s.highest},
                      {"drafted_per_token", s.drafted},
                      {"accepted_per_token", s.accepted},
                      {"branches_per_token", s.branches},
@@ -65,14 +75,18 @@ int compare_speculation(const bench_engine_config& c, gpu::model_runner& runner,
     return exit_clean;
   }
   std::printf(
-      "| workload | guesses | sequences | plain t/s | speculative t/s | ratio | drafted | accepted "
-      "| branches | won | equal answers |\n"
-      "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+      "| workload | guesses | sequences | plain t/s | speculative t/s | ratio | of a prompt: "
+      "median "
+      "| lowest | highest | drafted | accepted | branches | won | equal answers |\n"
+      "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | "
+      "---: |\n");
   for (const auto& s : *speeds)
-    std::printf("| %s | %s | %u | %.1f | %.1f | %.3f | %.2f | %.2f | %.3f | %.3f | %u/%u |\n",
-                s.workload.c_str(), s.source.c_str(), s.parallel, s.plain, s.speculative,
-                s.speculative / s.plain, s.drafted, s.accepted, s.branches, s.branches_won, s.equal,
-                s.answers);
+    std::printf(
+        "| %s | %s | %u | %.1f | %.1f | %.3f | %.3f | %.3f | %.3f | %.2f | %.2f | %.3f | %.3f | "
+        "%u/%u |\n",
+        s.workload.c_str(), s.source.c_str(), s.parallel, s.plain, s.speculative,
+        s.speculative / s.plain, s.median, s.lowest, s.highest, s.drafted, s.accepted, s.branches,
+        s.branches_won, s.equal, s.answers);
   return exit_clean;
 }
 

@@ -58,9 +58,9 @@ struct outcome {
 };
 
 result<bench> make_bench(gpu::model_runner& runner, const model::loaded_model& model,
-                         const engine::speculation_options& speculation,
-                         std::uint32_t most_parallel, bool cpu_time, const draft_choice& draft) {
-  bench b{cpu_time ? cpu_clock : engine::clock::now, nullptr, nullptr, nullptr, {}};
+                         const speculation_test& test, std::uint32_t most_parallel) {
+  const draft_choice& draft = test.draft;
+  bench b{test.cpu_time ? cpu_clock : engine::clock::now, nullptr, nullptr, nullptr, {}};
   const auto& layout = runner.layout();
   engine::engine_options o;
   o.num_blocks = most_parallel * layout.blocks_for(max_model_len) + 16;
@@ -87,7 +87,7 @@ result<bench> make_bench(gpu::model_runner& runner, const model::loaded_model& m
   const auto add =
       [&](const char* name, bool text, bool drafts,
           const std::function<void(engine::speculation_options&)>& change) -> result<void> {
-    o.speculation = speculation;
+    o.speculation = test.speculation;
     o.speculation.from_text = text;
     o.speculation.from_draft = drafts;
     change(o.speculation);
@@ -175,83 +175,149 @@ double median(std::vector<double> v) {
   return v.size() % 2 ? v[v.size() / 2] : (v[v.size() / 2 - 1] + v[v.size() / 2]) / 2;
 }
 
-// Answers of one workload, `parallel` at a time; the copies of a prompt differ by their seed.
-result<speculation_speed> compare(bench& b, bench::source& from, const workload& w,
-                                  std::uint32_t parallel, std::uint32_t repetitions) {
-  speculation_speed out;
-  out.workload = w.name;
-  out.source = from.name;
-  out.parallel = parallel;
-  std::vector<double> plain, speculative;
-  const auto before = from.engine->stats();
-  for (std::uint32_t r = 0; r < repetitions; ++r) {
-    outcome sums[2];
-    for (std::size_t first = 0; first < w.requests.size(); ++first) {
-      std::vector<engine::generation_request> together;
-      for (std::uint32_t i = 0; i < parallel; ++i) {
-        together.push_back(w.requests[(first + i) % w.requests.size()]);
-        together.back().sampling.sequence_index = i;
-        // Answers are remembered within a repetition, in which nothing is asked twice.
-        together.back().tenant = w.name + std::to_string(parallel) + "." + std::to_string(r);
-      }
-      std::vector<std::vector<token_id>> answers[2];
-      for (const int kind : {0, 1}) {
-        const int which = (kind + static_cast<int>(r + first)) % 2;  // neither always goes first
-        TROUPE_TRY(const outcome one,
-                   run(b, which ? *from.engine : *b.plain,
-                       which && from.drafts ? b.draft.get() : nullptr, together));
-        sums[which].decode_seconds += one.decode_seconds;
-        sums[which].decoded += one.decoded;
-        answers[which] = one.answers;
-      }
-      if (r > 0) continue;
-      for (std::size_t i = 0; i < answers[0].size(); ++i) {
-        ++out.answers;
-        if (answers[0][i] == answers[1][i]) ++out.equal;
-      }
-    }
-    plain.push_back(static_cast<double>(sums[0].decoded) / sums[0].decode_seconds);
-    speculative.push_back(static_cast<double>(sums[1].decoded) / sums[1].decode_seconds);
-  }
-  const auto after = from.engine->stats();
-  const auto generated = static_cast<double>(after.decode_tokens - before.decode_tokens);
-  out.drafted =
-      static_cast<double>(after.speculation.drafted - before.speculation.drafted) / generated;
-  out.accepted =
-      static_cast<double>(after.speculation.accepted - before.speculation.accepted) / generated;
-  out.branches =
-      static_cast<double>(after.speculation.branches - before.speculation.branches) / generated;
-  out.branches_won =
-      static_cast<double>(after.speculation.branches_won - before.speculation.branches_won) /
-      generated;
-  out.plain = median(plain);
-  out.speculative = median(speculative);
-  return out;
+// What came of one workload, so many prompts at a time.
+struct comparison {
+  const workload* of = nullptr;
+  std::uint32_t parallel = 1;
+  struct sum {
+    double seconds = 0;
+    std::uint64_t decoded = 0;
+    double speed() const { return static_cast<double>(decoded) / seconds; }
+  };
+  std::vector<std::vector<sum>> sums;  // [plain, then each source][prompts]
+  std::vector<speculation_speed> out;  // [sources]
+};
+
+void count_guesses(speculation_speed& out, const engine::engine_stats& before,
+                   const engine::engine_stats& after) {
+  const engine::speculation_stats &b = before.speculation, &a = after.speculation;
+  out.drafted += static_cast<double>(a.drafted - b.drafted);
+  out.accepted += static_cast<double>(a.accepted - b.accepted);
+  out.branches += static_cast<double>(a.branches - b.branches);
+  out.branches_won += static_cast<double>(a.branches_won - b.branches_won);
 }
 
-}  // namespace
+// One prompt with those behind it, plain and with each source; what goes first changes. The copies of a prompt differ by their
+// seed.
+result<void> compare(bench& b, comparison& c, std::size_t prompt, std::uint32_t repetition) {
+  const workload& w = *c.of;
+  std::vector<engine::generation_request> together;
+  for (std::uint32_t i = 0; i < c.parallel; ++i) {
+    together.push_back(w.requests[(prompt + i) % w.requests.size()]);
+    together.back().sampling.sequence_index = i;
+    // Answers are remembered within a repetition, in which nothing is asked twice.
+    together.back().tenant = w.name + std::to_string(c.parallel) + "." + std::to_string(repetition);
+  }
+  std::vector<std::vector<std::vector<token_id>>> answers(c.sums.size());
+  for (std::size_t i = 0; i < c.sums.size(); ++i) {
+    const std::size_t which = (i + repetition + prompt) % c.sums.size();
+    bench::source* const from = which == 0 ? nullptr : &b.sources[which - 1];
+    engine::engine& e = from ? *from->engine : *b.plain;
+    const auto before = e.stats();
+    TROUPE_TRY(outcome one, run(b, e, from && from->drafts ? b.draft.get() : nullptr, together));
+    if (from) count_guesses(c.out[which - 1], before, e.stats());
+    c.sums[which][prompt].seconds += one.decode_seconds;
+    c.sums[which][prompt].decoded += one.decoded;
+    answers[which] = std::move(one.answers);
+  }
+  if (repetition > 0) return {};
+  for (std::size_t which = 1; which < answers.size(); ++which)
+    for (std::size_t i = 0; i < answers[0].size(); ++i) {
+      ++c.out[which - 1].answers;
+      if (answers[0][i] == answers[which][i]) ++c.out[which - 1].equal;
+    }
+  return {};
+}
 
-result<std::vector<speculation_speed>> bench_speculation(
-    gpu::model_runner& runner, const model::loaded_model& model,
-    const engine::speculation_options& speculation, std::uint32_t tokens,
-    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time,
-    const draft_choice& draft) {
-  const std::uint32_t most = std::max(1u, *std::max_element(parallel.begin(), parallel.end()));
-  TROUPE_TRY(const auto workloads, make_workloads(model, std::min(tokens, max_model_len - 400)));
-  TROUPE_TRY(bench b, make_bench(runner, model, speculation, most, cpu_time, draft));
-  std::vector<speculation_speed> out;
-  for (const workload& w : workloads) {  // warm up: costs are learned, pages are touched
+comparison begin(const bench& b, const workload& w, std::uint32_t parallel) {
+  comparison c;
+  c.of = &w;
+  c.parallel = parallel;
+  c.sums.assign(b.sources.size() + 1, std::vector<comparison::sum>(w.requests.size()));
+  for (const bench::source& from : b.sources) {
+    c.out.emplace_back();
+    c.out.back().workload = w.name;
+    c.out.back().source = from.name;
+    c.out.back().parallel = parallel;
+    c.out.back().prompts = static_cast<std::uint32_t>(w.requests.size());
+  }
+  return c;
+}
+
+void finish(comparison& c) {
+  const auto total = [](const std::vector<comparison::sum>& of) {
+    comparison::sum t;
+    for (const comparison::sum& one : of) {
+      t.seconds += one.seconds;
+      t.decoded += one.decoded;
+    }
+    return t;
+  };
+  for (std::size_t i = 0; i < c.out.size(); ++i) {
+    speculation_speed& out = c.out[i];
+    std::vector<double> ratios;
+    for (std::size_t p = 0; p < c.sums[0].size(); ++p)
+      if (c.sums[0][p].decoded > 0 && c.sums[i + 1][p].decoded > 0)
+        ratios.push_back(c.sums[i + 1][p].speed() / c.sums[0][p].speed());
+    if (ratios.empty()) continue;  // answers of one token
+    const auto [lowest, highest] = std::minmax_element(ratios.begin(), ratios.end());
+    out.lowest = *lowest;
+    out.highest = *highest;
+    out.median = median(ratios);
+    const auto all = total(c.sums[i + 1]);
+    out.plain = total(c.sums[0]).speed();
+    out.speculative = all.speed();
+    const auto generated = static_cast<double>(all.decoded);
+    for (double* x : {&out.drafted, &out.accepted, &out.branches, &out.branches_won})
+      *x /= generated;
+  }
+}
+
+// Costs are learned, pages are touched.
+result<void> warm_up(bench& b, const std::vector<workload>& workloads) {
+  for (const workload& w : workloads) {
     auto short_one = w.requests.front();
     short_one.sampling.max_tokens = 24;
     TROUPE_CHECK(run(b, *b.plain, nullptr, {short_one}));
     for (auto& s : b.sources)
       TROUPE_CHECK(run(b, *s.engine, s.drafts ? b.draft.get() : nullptr, {short_one}));
   }
-  for (const std::uint32_t p : parallel)
-    for (const workload& w : workloads)
-      for (auto& from : b.sources) {
-        TROUPE_TRY(out.emplace_back(), compare(b, from, w, p, repetitions));
+  return {};
+}
+
+}  // namespace
+
+result<std::vector<speculation_speed>> bench_speculation(gpu::model_runner& runner,
+                                                         const model::loaded_model& model,
+                                                         const speculation_test& test) {
+  const std::uint32_t most =
+      std::max(1u, *std::max_element(test.parallel.begin(), test.parallel.end()));
+  TROUPE_TRY(const auto workloads,
+             make_workloads(model, std::min(test.tokens, max_model_len - 400)));
+  TROUPE_TRY(bench b, make_bench(runner, model, test, most));
+  TROUPE_CHECK(warm_up(b, workloads));
+  std::vector<comparison> all;
+  std::size_t prompts = 0, done = 0;
+  for (const std::uint32_t p : test.parallel)
+    for (const workload& w : workloads) {
+      all.push_back(begin(b, w, p));
+      prompts += w.requests.size();
+    }
+  const auto start = engine::clock::now();
+  for (std::uint32_t r = 0; r < test.repetitions; ++r) {
+    if (r > 0 && (engine::clock::now() - start) / r * (r + 1) > test.most_time) break;
+    for (comparison& c : all)
+      for (std::size_t p = 0; p < c.of->requests.size(); ++p) {
+        test.progress("repetition " + std::to_string(r + 1) + ", " + c.of->name + ": " +
+                      std::to_string(100 * (done++ % prompts) / prompts) + " %");
+        TROUPE_CHECK(compare(b, c, p, r));
       }
+  }
+  std::vector<speculation_speed> out;
+  for (comparison& c : all) {
+    finish(c);
+    out.insert(out.end(), c.out.begin(), c.out.end());
+  }
   return out;
 }
 

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,11 @@ struct speculation_speed {
   // Of guesses: text, branches (the same, several of a token), history (the same and earlier answers
   // of the workload), draft (always on), both (text, branches and draft, as served).
   std::string source;
-  std::uint32_t parallel = 1;             // sequences decoded together
-  double plain = 0, speculative = 0;      // tokens a second of decoding, medians
+  std::uint32_t parallel = 1;         // sequences decoded together
+  double plain = 0, speculative = 0;  // tokens a second of decoding: all tokens by all the time
+  // How much faster single prompts are.
+  std::uint32_t prompts = 0;
+  double median = 0, lowest = 0, highest = 0;
   double drafted = 0, accepted = 0;       // tokens a token generated
   double branches = 0, branches_won = 0;  // second guesses checked a token, and of use
   std::uint32_t answers = 0, equal = 0;   // of one repetition, and how many are the plain ones
@@ -36,11 +40,21 @@ struct draft_choice {
   gpu::runner_options runner;
 };
 
-// Answers of `tokens` tokens at most; each workload `repetitions` times plain and with drafts.
-result<std::vector<speculation_speed>> bench_speculation(
-    gpu::model_runner& runner, const model::loaded_model& model,
-    const engine::speculation_options& speculation, std::uint32_t tokens,
-    const std::vector<std::uint32_t>& parallel, std::uint32_t repetitions, bool cpu_time,
-    const draft_choice& draft = {});
+struct speculation_test {
+  engine::speculation_options speculation;
+  std::uint32_t tokens = 128;  // of an answer at most
+  std::vector<std::uint32_t> parallel{1};
+  // Of everything, as long as `most_time` is not expected to be exceeded; one always.
+  std::uint32_t repetitions = 1;
+  std::chrono::seconds most_time{300};
+  bool cpu_time = false;
+  draft_choice draft;
+  std::function<void(const std::string&)> progress = [](const std::string&) {};
+};
+
+// Each prompt plain and with guesses of each source, in turn.
+result<std::vector<speculation_speed>> bench_speculation(gpu::model_runner& runner,
+                                                         const model::loaded_model& model,
+                                                         const speculation_test& test);
 
 }  // namespace troupe::api
