@@ -84,11 +84,11 @@ void kv_store_state::look_up(const store_lookup& m) {
 
   const auto now = node.now();
   const std::span<const token_id> tokens(m.tokens);
+  const hash128_t root{m.root_high, m.root_low};
   std::vector<hash128_t> chain;
   for (std::size_t at = 0; at < tokens.size(); at += size)
     chain.push_back(
-        engine::chain_hash(chain.empty() ? hash128_t{m.root_high, m.root_low} : chain.back(),
-                           tokens.subspan(at, size)));
+        engine::chain_hash(chain.empty() ? root : chain.back(), tokens.subspan(at, size)));
   store->requested(chain, m.tokens.size(), now);
   // What is in memory is held first, so that room for what is on the disk is not made at its expense.
   std::vector<std::optional<block_id>> found;
@@ -96,10 +96,11 @@ void kv_store_state::look_up(const store_lookup& m) {
   std::vector<block_id> in_memory;
   for (std::size_t i = m.first_block; i < chain.size(); ++i) {
     const auto part = tokens.subspan(i * size, size);
-    if (auto b = store->find(chain[i], part)) {
+    const auto& parent = i == 0 ? root : chain[i - 1];
+    if (auto b = store->find(chain[i], parent, part)) {
       found.push_back(b);
       in_memory.push_back(*b);
-    } else if (auto r = disk ? context->file->find(chain[i], part) : std::nullopt) {
+    } else if (auto r = disk ? context->file->find(chain[i], parent, part) : std::nullopt) {
       found.emplace_back();
       on_disk.push_back(*r);
     } else {

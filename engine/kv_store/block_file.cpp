@@ -14,14 +14,13 @@
 #include <thread>
 #include <utility>
 
+#include "engine/kv_store/block_record.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::engine {
 namespace {
 
-constexpr std::size_t page = 4096;
-constexpr std::uint64_t file_mark = 0x314C56'4B505254;    // "TRPKVL1"
-constexpr std::uint64_t record_mark = 0x3152'564B505254;  // "TRPKVR1"
+constexpr std::uint64_t file_mark = 0x314C56'4B505254;  // "TRPKVL1"
 
 struct file_header {
   std::uint64_t mark, record_bytes, payload_bytes, identity_high, identity_low;
@@ -31,19 +30,8 @@ struct file_header {
 };
 static_assert(sizeof(file_header) <= page);
 
-struct record_header {
-  std::uint64_t mark, sequence, hash_high, hash_low, parent_high, parent_low;
-  std::uint64_t prompt_tokens, payload_sum;
-  std::uint32_t index, num_tokens;
-  // then the tokens, then the sum of all before it
-};
-
 std::size_t rounded(std::size_t bytes) {
   return (bytes + page - 1) / page * page;
-}
-
-std::uint64_t sum_of(const std::byte* data, std::size_t bytes) {
-  return hash64({data, bytes}, record_mark);
 }
 
 tl::unexpected<error> failed(const char* what) {
@@ -63,46 +51,6 @@ bool lock(int descriptor) {
     std::this_thread::sleep_for(pause);
   }
   return false;
-}
-
-std::size_t header_sum_at(std::uint32_t num_tokens) {
-  return sizeof(record_header) + (std::size_t{num_tokens} * sizeof(token_id) + 7) / 8 * 8;
-}
-
-void encode(std::byte* at, const block_key& key, std::uint64_t sequence,
-            std::uint64_t payload_sum) {
-  std::memset(at, 0, page);
-  const auto n = static_cast<std::uint32_t>(key.tokens.size());
-  const record_header h{
-      record_mark,    sequence,          key.hash.high, key.hash.low, key.parent.high,
-      key.parent.low, key.prompt_tokens, payload_sum,   key.index,    n};
-  std::memcpy(at, &h, sizeof h);
-  std::memcpy(at + sizeof h, key.tokens.data(), n * sizeof(token_id));
-  const std::uint64_t sum = sum_of(at, header_sum_at(n));
-  std::memcpy(at + header_sum_at(n), &sum, sizeof sum);
-}
-
-struct decoded {
-  block_key key;
-  std::uint64_t sequence = 0, payload_sum = 0;
-};
-
-std::optional<decoded> decode(const std::byte* at, std::uint32_t block_tokens) {
-  record_header h;
-  std::memcpy(&h, at, sizeof h);
-  if (h.mark != record_mark || h.num_tokens != block_tokens) return std::nullopt;
-  std::uint64_t sum = 0;
-  std::memcpy(&sum, at + header_sum_at(h.num_tokens), sizeof sum);
-  if (sum != sum_of(at, header_sum_at(h.num_tokens))) return std::nullopt;
-  decoded d{{{h.hash_high, h.hash_low},
-             {h.parent_high, h.parent_low},
-             std::vector<token_id>(h.num_tokens),
-             h.index,
-             h.prompt_tokens},
-            h.sequence,
-            h.payload_sum};
-  std::memcpy(d.key.tokens.data(), at + sizeof h, h.num_tokens * sizeof(token_id));
-  return d;
 }
 
 // A file that was killed while it was made has some of the mark, or nothing but zeros.
@@ -151,7 +99,7 @@ block_file::block_file(int descriptor, bool direct, const block_file_options& op
       record_bytes_(page + rounded(options.payload_bytes)),
       buffer_(make_page_buffer(record_bytes_)) {
   reader_ = record_reader::make(descriptor_, record_bytes_, options.use_io_uring);
-  TROUPE_ASSERT(header_sum_at(options.block_tokens) + sizeof(std::uint64_t) <= page);
+  TROUPE_ASSERT(fits_a_header(options.block_tokens));
 }
 
 block_file::~block_file() {
@@ -181,7 +129,7 @@ result<std::uint64_t> block_file::check_or_make_header(std::uint64_t size) {
     return fail(ec::corrupt_file,
                 "is not a KV store's file: remove it, or choose another directory");
   const bool whole =
-      there.size() == page && h.sum == sum_of(buffer_.get(), offsetof(file_header, sum));
+      there.size() == page && h.sum == header_checksum({buffer_.get(), offsetof(file_header, sum)});
   if (!whole) {  // killed while it was made, or damaged: what is behind it cannot be trusted
     if (::ftruncate(descriptor_, 0) != 0) return failed("truncating");
     TROUPE_CHECK(write_file_header());
@@ -208,7 +156,7 @@ result<void> block_file::write_file_header() {
   h.block_tokens = options_.block_tokens;
   h.text_bytes = static_cast<std::uint32_t>(std::min(options_.identity_text.size(), sizeof h.text));
   std::memcpy(h.text, options_.identity_text.data(), h.text_bytes);
-  h.sum = sum_of(reinterpret_cast<const std::byte*>(&h), offsetof(file_header, sum));
+  h.sum = header_checksum(std::as_bytes(std::span(&h, 1)).first(offsetof(file_header, sum)));
   std::memset(buffer_.get(), 0, page);
   std::memcpy(buffer_.get(), &h, sizeof h);
   return write_at(0, {buffer_.get(), page});
@@ -222,7 +170,7 @@ result<void> block_file::recover(std::uint64_t size) {
       ++counters_.unreadable;  // a bad place of the disk costs its block, not the others
       continue;
     }
-    auto found = decode(buffer_.get(), options_.block_tokens);
+    auto found = decode_record(buffer_.get(), options_.block_tokens);
     if (!found) continue;
     if (auto other = by_hash_.find(found->key.hash); other != by_hash_.end()) {
       if (records_[other->second].sequence > found->sequence) continue;
@@ -254,10 +202,10 @@ std::uint64_t block_file::offset_of(record_id r) const {
 
 // -- the index -----------------------------------------------------------------------------------------------------------
 
-std::optional<record_id> block_file::find(const hash128_t& hash,
+std::optional<record_id> block_file::find(const hash128_t& hash, const hash128_t& parent,
                                           std::span<const token_id> tokens) const {
   const auto r = present(hash);
-  return r && std::ranges::equal(records_[*r].key.tokens, tokens) ? r : std::nullopt;
+  return r && records_[*r].key.is(parent, tokens) ? r : std::nullopt;
 }
 
 void block_file::forget(record_id r) {
@@ -265,7 +213,7 @@ void block_file::forget(record_id r) {
   if (x.state == record_state::free) return;
   by_hash_.erase(x.key.hash);
   if (options_.journal && x.state == record_state::present) options_.journal->removed(x.key.hash);
-  unpin(x);
+  pins_.unpin(r);
   x.state = record_state::free;
   x.used = false;
 }
@@ -278,7 +226,7 @@ std::optional<record_id> block_file::claim(const block_key& key) {
     const record_id r = hand_;
     record& x = records_[r];
     hand_ = static_cast<record_id>((hand_ + 1) % records_.size());
-    if (x.holds > 0 || x.pinned || x.state == record_state::writing) continue;
+    if (x.holds > 0 || pins_.pinned(r) || x.state == record_state::writing) continue;
     if (std::exchange(x.used, false)) continue;
     if (x.state == record_state::present) ++counters_.replaced;
     forget(r);
@@ -320,25 +268,9 @@ bool block_file::unhold(record_id r, bool ok) {
 bool block_file::pin(const hash128_t& hash, bool pinned, time_point until) {
   const auto r = present(hash);
   if (!r) return false;
-  record& x = records_[*r];
-  if (!pinned) {
-    unpin(x);
-    return true;
-  }
-  if (!x.pinned && 2 * (std::size_t{pinned_} + 1) > records_.size()) return false;
-  if (!std::exchange(x.pinned, true)) ++pinned_;
-  x.pinned_until = until;
+  if (pinned) return pins_.pin(*r, records_.size(), until);
+  pins_.unpin(*r);
   return true;
-}
-
-void block_file::unpin(record& x) {
-  if (std::exchange(x.pinned, false)) --pinned_;
-}
-
-void block_file::expire(time_point now) {
-  if (pinned_ == 0) return;
-  for (record& x : records_)
-    if (x.pinned && x.pinned_until <= now) unpin(x);
 }
 
 std::optional<record_id> block_file::present(const hash128_t& hash) const {
@@ -351,10 +283,6 @@ std::optional<record_id> block_file::present(const hash128_t& hash) const {
 const block_key* block_file::find_key(const hash128_t& hash) const {
   const auto r = present(hash);
   return r ? &records_[*r].key : nullptr;
-}
-
-std::optional<time_point> block_file::pinned_until(record_id r) const {
-  return records_[r].pinned ? std::optional(records_[r].pinned_until) : std::nullopt;
 }
 
 // Of two blocks of a prompt the earlier one may have been written later, when it was given up and came back.
@@ -378,7 +306,7 @@ std::vector<record_id> block_file::by_age() const {
 std::vector<record_id> block_file::clear() {
   std::vector<record_id> erased;
   for (record_id r = 0; r < records_.size(); ++r) {
-    unpin(records_[r]);
+    pins_.unpin(r);
     if (records_[r].holds > 0 || records_[r].state != record_state::present) continue;
     forget(r);
     erased.push_back(r);
@@ -404,7 +332,7 @@ result<void> block_file::write(record_id r, const block_key& key, std::uint64_t 
   std::memset(data + payload.size(), 0, record_bytes_ - page - payload.size());
   // The payload alone, then the header: in this order.
   TROUPE_CHECK(write_at(offset_of(r) + page, {data, record_bytes_ - page}));
-  encode(buffer_.get(), key, sequence, transport::payload_checksum(payload));
+  encode_record(buffer_.get(), key, sequence, transport::payload_checksum(payload));
   return write_at(offset_of(r), {buffer_.get(), page});
 }
 
@@ -422,7 +350,7 @@ std::vector<result<void>> block_file::read_many(std::span<const read_piece> piec
 result<void> block_file::take_payload(std::span<const std::byte> bytes, const hash128_t& hash,
                                       std::span<std::byte> payload) const {
   TROUPE_ASSERT(payload.size() == options_.payload_bytes);
-  const auto found = decode(bytes.data(), options_.block_tokens);
+  const auto found = decode_record(bytes.data(), options_.block_tokens);
   if (!found || found->key.hash != hash)
     return fail(ec::corrupt_file, "a record is not the block that it should be");
   const auto data = bytes.subspan(page, payload.size());

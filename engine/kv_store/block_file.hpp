@@ -60,7 +60,9 @@ class block_file {
   block_file(const block_file&) = delete;
   block_file& operator=(const block_file&) = delete;
 
-  std::optional<record_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
+  // The block, if it is here with these tokens behind this parent.
+  std::optional<record_id> find(const hash128_t& hash, const hash128_t& parent,
+                                std::span<const token_id> tokens) const;
   const block_key& key(record_id r) const { return records_[r].key; }
 
   // A record to write this block to; nullopt: every record is held. It can be found once written(ok) was called.
@@ -73,12 +75,13 @@ class block_file {
   [[nodiscard]] bool unhold(record_id r, bool ok);
   // Keeps a block from being replaced for a while. False: it is not here, or half of all records are pinned already.
   bool pin(const hash128_t& hash, bool pinned, time_point until);
-  void expire(time_point now);                             // pins
+  void expire(time_point now) { pins_.expire(now); }
   const block_key* find_key(const hash128_t& hash) const;  // null: it is not here
   // What is present, prompts that were written lately first; a block comes after the one it follows.
   std::vector<record_id> by_age() const;
   std::optional<record_id> present(const hash128_t& hash) const;
-  std::optional<time_point> pinned_until(record_id r) const;  // nullopt: it is not pinned
+  // nullopt: it is not pinned
+  std::optional<time_point> pinned_until(record_id r) const { return pins_.until(r); }
   // Forgets all that is not held; returns the records whose headers must be erased.
   std::vector<record_id> clear();
 
@@ -106,10 +109,8 @@ class block_file {
   struct record {
     record_state state = record_state::free;
     bool used = false;  // since the writer came by
-    bool pinned = false;
     std::uint32_t holds = 0;
     std::uint64_t sequence = 0;
-    time_point pinned_until{};
     block_key key;
   };
 
@@ -122,7 +123,6 @@ class block_file {
   result<void> take_payload(std::span<const std::byte> bytes, const hash128_t& hash,
                             std::span<std::byte> payload) const;
   void forget(record_id r);
-  void unpin(record& x);
 
   const int descriptor_;
   const bool direct_;
@@ -133,7 +133,8 @@ class block_file {
   std::vector<record> records_;
   std::unordered_map<hash128_t, record_id> by_hash_;
   record_id hand_ = 0;
-  std::uint32_t writing_ = 0, pinned_ = 0;  // records
+  std::uint32_t writing_ = 0;  // records
+  pin_table pins_;
   std::uint64_t next_sequence_ = 1;
   block_file_stats counters_;
 };

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <functional>
 #include <limits>
-#include <utility>
 
 #include "base/result.hpp"
 
@@ -38,12 +37,10 @@ void block_store::requested(std::span<const hash128_t> chain, std::uint64_t prom
   }
 }
 
-std::optional<block_id> block_store::find(const hash128_t& hash,
+std::optional<block_id> block_store::find(const hash128_t& hash, const hash128_t& parent,
                                           std::span<const token_id> tokens) const {
-  auto at = by_hash_.find(hash);
-  if (at == by_hash_.end() || slots_[at->second].state != slot_state::present) return std::nullopt;
-  if (!std::ranges::equal(slots_[at->second].key.tokens, tokens)) return std::nullopt;
-  return at->second;
+  const auto b = present(hash);
+  return b && slots_[*b].key.is(parent, tokens) ? b : std::nullopt;
 }
 
 void block_store::lease(std::uint64_t lease_id, std::span<const block_id> blocks, time_point now) {
@@ -146,7 +143,7 @@ void block_store::unmake_leaf(block_id b) {
 
 void block_store::remove(block_id b) {
   slot& s = slots_[b];
-  TROUPE_ASSERT(evictable(s));
+  TROUPE_ASSERT(evictable(b));
   unmake_leaf(b);
   by_hash_.erase(s.key.hash);
   if (options_.journal) options_.journal->removed(s.key.hash);
@@ -167,7 +164,7 @@ std::optional<block_id> block_store::victim(const block_key& newcomer, reuse_cla
   int lowest = needed ? std::numeric_limits<int>::max() : model_.rank(kind, 0);
   auto consider = [&](block_id b) {
     const slot& s = slots_[b];
-    if (!evictable(s) || s.key.hash == newcomer.parent) return;
+    if (!evictable(b) || s.key.hash == newcomer.parent) return;
     if (!needed && s.used_request == model_.now()) return;
     const int rank = model_.rank(s.kind, model_.now() - s.used_request);
     const bool older = !best || s.used_request < slots_[*best].used_request;
@@ -192,28 +189,16 @@ std::optional<block_id> block_store::victim(const block_key& newcomer, reuse_cla
 // -- operators -----------------------------------------------------------------------------------------------------------
 
 bool block_store::pin(const hash128_t& hash, bool pinned, time_point until) {
-  auto at = by_hash_.find(hash);
-  if (at == by_hash_.end() || slots_[at->second].state != slot_state::present) return false;
-  slot& s = slots_[at->second];
-  if (!pinned) {
-    unpin(s);
-    return true;
-  }
-  if (!s.pinned && 2 * (std::size_t{pinned_} + 1) > slots_.size()) return false;
-  if (!std::exchange(s.pinned, true)) ++pinned_;
-  s.pinned_until = until;
+  const auto b = present(hash);
+  if (!b) return false;
+  if (pinned) return pins_.pin(*b, slots_.size(), until);
+  pins_.unpin(*b);
   return true;
 }
 
-void block_store::unpin(slot& s) {
-  if (std::exchange(s.pinned, false)) --pinned_;
-}
-
 const block_key* block_store::find_key(const hash128_t& hash) const {
-  auto at = by_hash_.find(hash);
-  return at == by_hash_.end() || slots_[at->second].state != slot_state::present
-             ? nullptr
-             : &slots_[at->second].key;
+  const auto b = present(hash);
+  return b ? &slots_[*b].key : nullptr;
 }
 
 // -- who leaves, or shares with others --------------------------------------------------------------------------------
@@ -230,8 +215,8 @@ std::vector<block_id> block_store::by_worth() const {
   for (block_id b = 0; b < slots_.size(); ++b) {
     const slot& s = slots_[b];
     if (s.state != slot_state::present) continue;
-    all.push_back({s.pinned, model_.rank(s.kind, model_.now() - s.used_request), s.used_request,
-                   s.key.index, b});
+    all.push_back({pins_.pinned(b), model_.rank(s.kind, model_.now() - s.used_request),
+                   s.used_request, s.key.index, b});
   }
   // A prompt's beginning is worth what the best of its ends is. One pass from the ends on does it.
   std::ranges::sort(all, std::greater<>(), &worth::index);
@@ -263,18 +248,14 @@ std::optional<block_id> block_store::present(const hash128_t& hash) const {
 }
 
 void block_store::drop(block_id b) {
-  if (evictable(slots_[b])) remove(b);
-}
-
-std::optional<time_point> block_store::pinned_until(block_id b) const {
-  return slots_[b].pinned ? std::optional(slots_[b].pinned_until) : std::nullopt;
+  if (evictable(b)) remove(b);
 }
 
 std::uint32_t block_store::clear() {
   std::uint32_t removed = 0;
   for (block_id b = 0; b < slots_.size(); ++b) {
-    if (slots_[b].leases == 0) unpin(slots_[b]);
-    if (!evictable(slots_[b])) continue;
+    if (slots_[b].leases == 0) pins_.unpin(b);
+    if (!evictable(b)) continue;
     remove(b);
     ++removed;
   }
@@ -286,12 +267,10 @@ std::vector<std::uint64_t> block_store::expire(time_point now) {
   for (const auto& [id, record] : leases_)
     if (record.end <= now) ended.push_back(id);
   for (auto id : ended) release(id);
-  if (pinned_ > 0)
-    for (slot& s : slots_)
-      if (s.pinned && s.pinned_until <= now) unpin(s);
+  pins_.expire(now);
   if (options_.ttl.count() == 0) return ended;
   for (block_id b = 0; b < slots_.size(); ++b) {
-    if (!evictable(slots_[b]) || now - slots_[b].used < options_.ttl) continue;
+    if (!evictable(b) || now - slots_[b].used < options_.ttl) continue;
     remove(b);
     ++counters_.expired;
   }
@@ -304,8 +283,8 @@ block_store_stats block_store::stats() const {
     s.filling += x.state == slot_state::filling;
     s.blocks += x.state == slot_state::present;
     s.leased += x.leases > 0;
-    s.pinned += x.pinned;
   }
+  s.pinned = pins_.size();
   return s;
 }
 

@@ -15,6 +15,7 @@
 // Owner and thread: one store.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <deque>
@@ -28,6 +29,7 @@
 #include "base/hash.hpp"
 #include "base/ids.hpp"
 #include "engine/generation.hpp"
+#include "engine/kv_store/pins.hpp"
 #include "engine/kv_store/reuse_model.hpp"
 #include "engine/prefix_journal.hpp"
 
@@ -47,6 +49,10 @@ struct block_key {
   std::vector<token_id> tokens;     // [block_tokens]
   std::uint32_t index = 0;          // of the block in its chain
   std::uint64_t prompt_tokens = 0;  // of the request that it was computed for
+
+  bool is(const hash128_t& follows, std::span<const token_id> holds) const {
+    return parent == follows && std::ranges::equal(tokens, holds);
+  }
 };
 
 struct block_store_stats {
@@ -61,8 +67,9 @@ class block_store {
   // -- readers -------------------------------------------------------------------------------------------------------
   // A request for the prompt with these chained hashes and tokens (its full blocks). Teaches the reuse model.
   void requested(std::span<const hash128_t> chain, std::uint64_t prompt_tokens, time_point now);
-  // The block, if it is here with these tokens.
-  std::optional<block_id> find(const hash128_t& hash, std::span<const token_id> tokens) const;
+  // The block, if it is here with these tokens behind this parent: two that share a hash are not taken for each other.
+  std::optional<block_id> find(const hash128_t& hash, const hash128_t& parent,
+                               std::span<const token_id> tokens) const;
   // Keeps blocks for a reader until release() or the lease's end; may be called again for the same lease.
   void lease(std::uint64_t lease_id, std::span<const block_id> blocks, time_point now);
   void release(std::uint64_t lease_id);
@@ -85,8 +92,9 @@ class block_store {
   // What is present, the most worth first: pinned, then as eviction ranks it; a block comes after the one it follows.
   std::vector<block_id> by_worth() const;
   std::optional<block_id> present(const hash128_t& hash) const;
-  void drop(block_id b);                                     // unless it is leased or pinned
-  std::optional<time_point> pinned_until(block_id b) const;  // nullopt: it is not pinned
+  void drop(block_id b);  // unless it is leased or pinned
+  // nullopt: it is not pinned
+  std::optional<time_point> pinned_until(block_id b) const { return pins_.until(b); }
 
   std::uint64_t generation(block_id b) const { return slots_[b].generation; }
   const block_key& key(block_id b) const { return slots_[b].key; }
@@ -100,11 +108,10 @@ class block_store {
   static constexpr std::uint32_t no_leaf = ~std::uint32_t{0};
   struct slot {
     slot_state state = slot_state::free;
-    bool pinned = false;
     std::uint32_t leases = 0, leaf = no_leaf;  // place in leaves_
     reuse_class kind = 0;
     std::uint64_t generation = 0, used_request = 0;
-    time_point used{}, pinned_until{};
+    time_point used{};
     block_key key;
   };
   struct lease_record {
@@ -112,14 +119,13 @@ class block_store {
     time_point end;
   };
 
-  bool evictable(const slot& s) const {
-    return s.state == slot_state::present && s.leases == 0 && !s.pinned;
+  bool evictable(block_id b) const {
+    return slots_[b].state == slot_state::present && slots_[b].leases == 0 && !pins_.pinned(b);
   }
   std::optional<block_id> victim(const block_key& newcomer, reuse_class kind, bool needed);
   void expect(const hash128_t& hash, reuse_class kind);
   void make_leaf(block_id b);
   void unmake_leaf(block_id b);
-  void unpin(slot& s);
   void remove(block_id b);  // REQUIRES: evictable; a leaf's parent may become one
   reuse_class kind_of(const block_key& key) const;
 
@@ -135,7 +141,7 @@ class block_store {
   std::deque<hash128_t> expected_order_;
   std::uint64_t random_ =
       0x9E3779B97F4A7C15ull;  // of the samples; a fixed seed: equal histories, equal victims
-  std::uint32_t pinned_ = 0;
+  pin_table pins_;
   block_store_stats counters_;
 };
 

@@ -188,20 +188,25 @@ class ours final : public policy {
     store_.requested(hashes_, r.tokens, now_);
   }
   bool has(const request& r, std::size_t d) const override {
-    return store_.find({0, r.chain[d]}, tokens(r.chain[d])).has_value();
+    return store_.find({0, r.chain[d]}, parent_of(r, d), tokens(r.chain[d])).has_value();
   }
   void hit(const request&, std::size_t) override {}
   void insert(const request& r, std::size_t d) override {
-    const hash128_t parent = d == 0 ? hash128_t{1, 0} : hash128_t{0, r.chain[d - 1]};
-    const auto at = store_.reserve(
-        {{0, r.chain[d]}, parent, tokens(r.chain[d]), static_cast<std::uint32_t>(d), r.tokens},
-        now_);
+    const auto at = store_.reserve({{0, r.chain[d]},
+                                    parent_of(r, d),
+                                    tokens(r.chain[d]),
+                                    static_cast<std::uint32_t>(d),
+                                    r.tokens},
+                                   now_);
     if (at) store_.filled(*at, true, now_);
   }
   bool parents_first() const override { return true; }
 
  private:
   using hash128_t = troupe::hash128_t;
+  static hash128_t parent_of(const request& r, std::size_t d) {
+    return d == 0 ? hash128_t{1, 0} : hash128_t{0, r.chain[d - 1]};
+  }
   static std::vector<troupe::token_id> tokens(block b) {
     return std::vector<troupe::token_id>(tokens_of_a_block, b);
   }

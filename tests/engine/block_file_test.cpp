@@ -72,7 +72,7 @@ struct block_file_test : ::testing::Test {
   // Nothing, or exactly the bytes that were written for n.
   bool has(std::uint32_t n) {
     must_erase.reset();
-    const auto r = file->find(key(n).hash, key(n).tokens);
+    const auto r = file->find(key(n).hash, key(n).parent, key(n).tokens);
     if (!r) return false;
     file->hold(*r);
     std::vector<std::byte> found(payload_bytes);
@@ -101,7 +101,8 @@ TEST_F(block_file_test, blocks_survive_the_process) {
   EXPECT_TRUE(has(1));
   EXPECT_TRUE(has(2));
   EXPECT_FALSE(has(3));
-  EXPECT_FALSE(file->find(key(1).hash, key(2).tokens));
+  EXPECT_FALSE(file->find(key(1).hash, key(1).parent, key(2).tokens));
+  EXPECT_FALSE(file->find(key(1).hash, key(2).hash, key(1).tokens));
 }
 
 TEST_F(block_file_test, it_stays_within_its_bytes_and_passes_over_what_was_used) {
@@ -122,7 +123,7 @@ TEST_F(block_file_test, it_stays_within_its_bytes_and_passes_over_what_was_used)
 TEST_F(block_file_test, a_held_record_is_not_replaced) {
   open(1);
   EXPECT_TRUE(write(1));
-  const auto r = file->find(key(1).hash, key(1).tokens);
+  const auto r = file->find(key(1).hash, key(1).parent, key(1).tokens);
   ASSERT_TRUE(r);
   file->hold(*r);
   EXPECT_FALSE(write(2));
@@ -317,7 +318,7 @@ TEST_F(block_file_test, a_killed_readers_file_opens_at_once) {
       std::vector<std::vector<std::byte>> bytes(8, std::vector<std::byte>(payload_bytes));
       std::vector<block_file::read_piece> pieces;
       for (std::uint32_t n = 1; n <= 8; ++n) {
-        const auto r = (*opened)->find(key(n * 10).hash, key(n * 10).tokens);
+        const auto r = (*opened)->find(key(n * 10).hash, key(n * 10).parent, key(n * 10).tokens);
         if (!r) ::_exit(2);
         (*opened)->hold(*r);
         pieces.push_back({*r, key(n * 10).hash, bytes[n - 1]});
@@ -386,7 +387,7 @@ TEST_F(block_file_test, many_are_read_at_once_and_each_is_verified) {
     std::vector<std::vector<std::byte>> bytes(30, std::vector<std::byte>(payload_bytes));
     std::vector<block_file::read_piece> pieces;
     for (std::uint32_t n = 30; n-- > 0;) {
-      const auto r = file->find(key(n * 10).hash, key(n * 10).tokens);
+      const auto r = file->find(key(n * 10).hash, key(n * 10).parent, key(n * 10).tokens);
       ASSERT_TRUE(r);
       pieces.push_back({*r, key(n * 10).hash, bytes[n]});
     }
@@ -431,8 +432,8 @@ TEST_F(block_file_test, reads_go_on_when_io_uring_takes_no_more) {
         std::vector<std::vector<std::byte>> bytes(blocks, std::vector<std::byte>(payload_bytes));
         std::vector<block_file::read_piece> pieces;
         for (std::uint32_t n = 0; n < blocks; ++n)
-          pieces.push_back(
-              {*file->find(key(n * 10).hash, key(n * 10).tokens), key(n * 10).hash, bytes[n]});
+          pieces.push_back({*file->find(key(n * 10).hash, key(n * 10).parent, key(n * 10).tokens),
+                            key(n * 10).hash, bytes[n]});
         const auto outcomes = file->read_many(pieces);
         for (std::uint32_t n = 0; n < blocks; ++n)
           if (!outcomes[n] || bytes[n] != payload(n * 10)) ::_exit(1);

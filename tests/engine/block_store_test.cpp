@@ -45,9 +45,12 @@ struct block_store_test : ::testing::Test {
       EXPECT_EQ(store->check_invariants(), "");
     }
   }
+  std::optional<block_id> find(const prompt& p, std::uint32_t i) const {
+    return store->find(p.chain[i], p.key(i).parent, p.of(i));
+  }
   std::uint32_t hits(const prompt& p) const {
     std::uint32_t n = 0;
-    while (n < p.chain.size() && store->find(p.chain[n], p.of(n))) ++n;
+    while (n < p.chain.size() && find(p, n)) ++n;
     return n;
   }
   void request(const prompt& p) { store->requested(p.chain, p.tokens.size(), now); }
@@ -108,12 +111,14 @@ TEST_F(block_store_test, another_salt_never_hits) {
   EXPECT_EQ(hits(prompt(0, 4)), 0u);
 }
 
-TEST_F(block_store_test, an_equal_hash_with_other_tokens_is_not_a_hit) {
+TEST_F(block_store_test, an_equal_hash_with_other_tokens_or_another_parent_is_not_a_hit) {
   make(4);
-  const prompt a(0, 1);
+  const prompt a(0, 2);
   insert(a);
-  EXPECT_TRUE(store->find(a.chain[0], a.of(0)));
-  EXPECT_FALSE(store->find(a.chain[0], prompt(50, 1).of(0)));
+  EXPECT_TRUE(store->find(a.chain[0], a.root, a.of(0)));
+  EXPECT_FALSE(store->find(a.chain[0], a.root, prompt(50, 1).of(0)));
+  EXPECT_TRUE(store->find(a.chain[1], a.chain[0], a.of(1)));
+  EXPECT_FALSE(store->find(a.chain[1], a.root, a.of(1)));
 }
 
 TEST_F(block_store_test, nothing_is_found_before_it_is_filled_and_a_failed_pull_leaves_no_trace) {
@@ -162,7 +167,7 @@ TEST_F(block_store_test, what_a_reader_holds_is_not_evicted_and_a_lease_ends_by_
   request(a);
   insert(a);
   std::vector<block_id> held;
-  for (std::uint32_t i = 0; i < 3; ++i) held.push_back(*store->find(a.chain[i], a.of(i)));
+  for (std::uint32_t i = 0; i < 3; ++i) held.push_back(*find(a, i));
   store->lease(7, held, now);
   request(b);
   EXPECT_EQ(insert(b), 0u);
@@ -277,8 +282,7 @@ TEST_F(block_store_test, random_histories_keep_the_invariants) {
           filling.pop_back();
           break;
         case 4:
-          if (auto b = store->find(p.chain[at], p.of(at)))
-            store->lease(next(5), std::vector<block_id>{*b}, now);
+          if (auto b = find(p, at)) store->lease(next(5), std::vector<block_id>{*b}, now);
           break;
         case 5:
           store->release(next(5));
