@@ -54,7 +54,7 @@ struct gateway_context {
   // How programs reach this gateway; complete once `published`, and then it joins the directory.
   node_info info;
   std::atomic<bool> published{false};
-  std::atomic<bool> single_process{false};  // the nodes live and end with the server
+  std::atomic<bool> single_process{false};  // its neighbours live and end with the server
   std::atomic<std::uint32_t> in_flight{0};  // requests of every door and program
 };
 
@@ -64,6 +64,8 @@ struct gateway_state {
   gateway_actor::behavior_type make_behavior();
 
   using time_point = std::chrono::steady_clock::time_point;
+  // Sequences of a node that does not say how many it runs, and of a cluster without nodes.
+  static constexpr std::size_t room_unknown = 64;
   struct node_data {
     std::vector<std::uint64_t> waiting;  // requests to send once it is connected
     bool ready = false;                  // in the latest membership

@@ -2,10 +2,16 @@
 #include <algorithm>
 
 #include "actors/gateway.hpp"
+#include "actors/metrics_text.hpp"
 #include "actors/wire.hpp"
 #include "base/log.hpp"
 
 namespace troupe::actors {
+namespace {
+
+constexpr auto metrics_timeout = std::chrono::milliseconds(1000);
+
+}  // namespace
 
 void gateway_state::on_connected(std::uint64_t start, node_table::peer& n) {
   const auto kind = n.info.kind;
@@ -72,9 +78,11 @@ drain_reply gateway_state::drain_node(const drain_node_request& r) {
   if (found->info.kind == role::decode && other_decodes == 0 && !r.force)
     return {ec::invalid_argument,
             r.node + " is the only decode node that is ready: start another one first, or --force"};
-  if (context->single_process && r.how.restart)
-    return {ec::invalid_argument, r.node + " is a part of the server's own process " +
-                                      "(--single-process), where nothing starts it again"};
+  if (context->single_process && context->neighbours->find(found->info.start))
+    return {ec::invalid_argument,
+            r.node +
+                " is a part of the server's own process (--single-process) and leaves with it: "
+                "SIGTERM drains the server; without --single-process its nodes can be drained"};
   const auto actor = nodes.actor_of(found->info.start);
   if (!actor) return {ec::peer_lost, r.node + " is not connected to this gateway"};
   // Every node's actor takes drain_request, whatever its role.
@@ -170,6 +178,31 @@ caf::result<pin_reply> gateway_state::pin_in_stores(const pin_request& r) {
     self->request(store, context->options.route_timeout, r)
         .then([answered](const pin_reply& one) mutable { answered(one); },
               [answered](const caf::error&) mutable { answered({}); });
+  return promise;
+}
+
+caf::result<std::string> gateway_state::collect_metrics() {
+  struct gathering {
+    std::vector<std::string> texts;
+    std::size_t outstanding = 0;
+  };
+  auto all = std::make_shared<gathering>();
+  all->texts.push_back(context->metrics->text());
+  auto promise = self->make_response_promise<std::string>();
+  auto answered = [all, promise](const std::string* text) mutable {
+    if (text != nullptr) all->texts.push_back(*text);
+    if (--all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
+  };
+  all->outstanding = nodes.connected();
+  if (all->outstanding == 0) promise.deliver(merge_metrics(all->texts));
+  for (auto& [start, n] : nodes) {
+    if (!n.actor) continue;
+    // Every node's actor answers metrics_request, whatever its role.
+    using measured = caf::typed_actor<caf::replies_to<metrics_request>::with<std::string>>;
+    self->request(caf::actor_cast<measured>(n.actor), metrics_timeout, metrics_request{})
+        .then([answered](const std::string& text) mutable { answered(&text); },
+              [answered](const caf::error&) mutable { answered(nullptr); });
+  }
   return promise;
 }
 
