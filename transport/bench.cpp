@@ -400,7 +400,12 @@ result<std::string> bench_kv_report(const std::vector<std::size_t>& block_bytes)
       options.via = via;
       options.block_bytes = bytes;
       figures f;
-      for (int i = 0; i < repeats; ++i) TROUPE_CHECK(measure_once(options, f, i));
+      for (int i = 0; i < repeats; ++i) {
+        // The report comes at the end, minutes later: meanwhile this tells that it is coming.
+        std::fprintf(stderr, "%s, blocks of %zu bytes: run %d of %d\n",
+                     std::string(to_string(via)).c_str(), bytes, i + 1, repeats);
+        TROUPE_CHECK(measure_once(options, f, i));
+      }
       text += report(via, bytes, f);
     }
   return text;

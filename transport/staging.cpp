@@ -26,13 +26,12 @@ result<void> staging::cut(std::size_t slot_bytes) {
   return {};
 }
 
-result<std::byte*> staging::take(std::size_t bytes) {
-  if (bytes > slot_bytes_) {
-    if (taken_ != 0 && bytes <= bytes_)
-      return fail(ec::queue_full, "smaller blocks are staged now");
-    TROUPE_CHECK(cut(bytes));
-  }
-  if (free_.empty()) return fail(ec::queue_full, "every staging slot is taken");
+result<std::byte*> staging::take(std::size_t bytes, std::size_t held) {
+  if (bytes > slot_bytes_ && taken_ != 0 && bytes <= bytes_)
+    return fail(ec::queue_full, "smaller blocks are staged now");
+  if (bytes > slot_bytes_ || (taken_ == 0 && bytes <= slot_bytes_ / 2)) TROUPE_CHECK(cut(bytes));
+  if (free_.empty() || (held > 0 && held >= free_.size()))
+    return fail(ec::queue_full, "every staging slot is taken");
   std::byte* slot = free_.back();
   free_.pop_back();
   ++taken_;
@@ -43,6 +42,22 @@ void staging::give_back(std::byte* slot) {
   TROUPE_ASSERT(taken_ > 0);
   --taken_;
   free_.push_back(slot);
+}
+
+void staging::rest(time_point now) {
+  if (memory_.empty() || taken_ != 0) return idle_since_.reset();
+  if (!idle_since_) idle_since_ = now;
+  if (now - *idle_since_ < rest_) return;
+  device_->free_pinned(memory_);
+  memory_ = {};
+  slot_bytes_ = 0;
+  free_.clear();
+  idle_since_.reset();
+}
+
+std::optional<time_point> staging::rests_at() const {
+  if (!idle_since_) return std::nullopt;
+  return *idle_since_ + rest_;
 }
 
 }  // namespace troupe::transport

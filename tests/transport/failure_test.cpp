@@ -43,21 +43,19 @@ struct failure : ::testing::TestWithParam<const char*> {
   bool all_done() { return events.done().size() == next_op; }
 };
 
-TEST_P(failure, a_killed_owner_ends_every_pull_before_its_deadline) {
+TEST_P(failure, a_killed_owner_ends_every_pull_long_before_its_deadline) {
   std::mt19937 random(1);
   for (int round = 0; round < 12; ++round) {
     std::string address;
     auto owner = start_owner(address);
     std::size_t downs = events.down().size(), ups = events.up().size();
     ASSERT_TRUE(mine->connect(bob, address));
-    ASSERT_TRUE(events.wait([&] { return events.up().size() > ups; }, 5s));
-    for (int i = 0; i < 100; ++i) ASSERT_TRUE(pull(arena, 20s));
+    ASSERT_TRUE(events.wait([&] { return events.up().size() > ups; }, 30s));
+    for (int i = 0; i < 100; ++i) ASSERT_TRUE(pull(arena, 10min));
     std::this_thread::sleep_for(std::chrono::microseconds(random() % 20'000));
-    auto killed = clock::now();
     owner->signal(SIGKILL);
-    ASSERT_TRUE(events.wait([&] { return events.down().size() > downs; }, 5s)) << round;
+    ASSERT_TRUE(events.wait([&] { return events.down().size() > downs; }, 30s)) << round;
     EXPECT_TRUE(all_done()) << "pulls end before peer_down";
-    EXPECT_LT(clock::now() - killed, 10s) << "long before the pulls' deadline";
     EXPECT_EQ(events.down().back().reason.code, ec::peer_lost);
     for (const pull_done& done : events.done())
       if (!done.outcome) {
@@ -111,11 +109,12 @@ TEST_P(paused, a_paused_owner_costs_only_the_deadline_and_writes_nothing_late) {
   std::string address;
   auto owner = start_owner(address);
   ASSERT_TRUE(mine->connect(bob, address));
-  ASSERT_TRUE(pull(4096, 20s));
-  ASSERT_TRUE(events.wait([&] { return all_done(); }, 6s));
+  ASSERT_TRUE(pull(4096, 30s));
+  ASSERT_TRUE(events.wait([&] { return all_done(); }, 40s));
+  ASSERT_TRUE(events.done()[0].outcome);
   owner->signal(SIGSTOP);
   for (int i = 0; i < 20; ++i) ASSERT_TRUE(pull(arena, 300ms));
-  ASSERT_TRUE(events.wait([&] { return all_done(); }, 3s));
+  ASSERT_TRUE(events.wait([&] { return all_done(); }, 30s));
   bool maps = std::string(GetParam()) == "shm", gets = std::string(GetParam()) == "rdma";
   for (std::size_t i = 1; i < next_op; ++i) {
     auto done = events.done()[i];
@@ -133,8 +132,8 @@ TEST_P(paused, a_paused_owner_costs_only_the_deadline_and_writes_nothing_late) {
   EXPECT_EQ(events.down().size(), gets ? 1u : 0u);
   if (gets) return;  // over TCP UCX's software get may abort its owner now (transport/README.md)
   ASSERT_TRUE(mine->connect(bob, address));
-  ASSERT_TRUE(pull(arena, 20s));
-  ASSERT_TRUE(events.wait([&] { return all_done(); }, 6s));
+  ASSERT_TRUE(pull(arena, 30s));
+  ASSERT_TRUE(events.wait([&] { return all_done(); }, 40s));
   EXPECT_TRUE(events.done().back().outcome);
   std::uint64_t word;
   std::memcpy(&word, target.data + 8 * 1000, 8);

@@ -44,7 +44,7 @@ class fake_device final : public device_memory {
   }
   // From here on copies are not made, and only poll() tells.
   void lose() { lost_ = true; }
-  std::size_t most_pinned() const { return pinned_; }
+  std::size_t pinned() const { return pinned_; }
   std::size_t batches() const { return batches_; }
 
   std::string description() const override { return "a fake device"; }
@@ -71,7 +71,10 @@ class fake_device final : public device_memory {
     pinned_ += bytes;
     return std::span<std::byte>(new std::byte[bytes], bytes);
   }
-  void free_pinned(std::span<std::byte> memory) override { delete[] memory.data(); }
+  void free_pinned(std::span<std::byte> memory) override {
+    pinned_ -= memory.size();
+    delete[] memory.data();
+  }
 
   result<void> copy(device_batch batch) override {
     std::lock_guard lock(mutex_);

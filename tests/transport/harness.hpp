@@ -2,6 +2,8 @@
 // and let time pass, so that one suite runs over all of them.
 #pragma once
 
+#include <spdlog/sinks/ringbuffer_sink.h>
+
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -10,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/log.hpp"
 #include "transport/fabric.hpp"
 #include "transport/sim/fabric.hpp"
 #include "transport/ucx/fabric.hpp"
@@ -68,6 +71,26 @@ class recorder {
   std::vector<pull_done> done_;
   std::vector<peer_up> up_;
   std::vector<peer_down> down_;
+};
+
+// The lines of the log, warnings and worse, while it lives. Make it before the fabrics and let it go after them.
+class log_lines {
+ public:
+  log_lines() {
+    heard_->set_level(spdlog::level::warn);
+    sinks().push_back(heard_);
+  }
+  ~log_lines() { std::erase(sinks(), heard_); }
+  std::size_t count(std::string_view text) const {
+    std::size_t found = 0;
+    for (const std::string& line : heard_->last_formatted()) found += line.find(text) != line.npos;
+    return found;
+  }
+
+ private:
+  static std::vector<spdlog::sink_ptr>& sinks() { return spdlog::default_logger()->sinks(); }
+  std::shared_ptr<spdlog::sinks::ringbuffer_sink_mt> heard_ =
+      std::make_shared<spdlog::sinks::ringbuffer_sink_mt>(256);
 };
 
 class world {

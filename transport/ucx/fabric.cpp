@@ -86,7 +86,7 @@ class ucx_fabric final : public fabric {
   }
 
   void disconnect(incarnation peer) override {
-    post([this, peer] { progress_->disconnect(peer, clock::now()); });
+    post([this, peer] { progress_->disconnect(peer); });
   }
 
   result<void> pull(pull_request request) override {
@@ -105,7 +105,7 @@ class ucx_fabric final : public fabric {
   fabric_stats stats() const override { return book_.stats(clock::now()); }
 
   void close() override {
-    TROUPE_ASSERT(std::this_thread::get_id() != thread_.get_id());
+    TROUPE_ASSERT(running_here != this);
     std::lock_guard lock(close_mutex_);
     if (!thread_.joinable()) return;
     post([this] { closing_ = true; }, true);
@@ -157,7 +157,7 @@ class ucx_fabric final : public fabric {
   using shared_owner = std::shared_ptr<shared_memory>;
 
   result<region> add_region(region made, shared_owner memory) {
-    if (std::this_thread::get_id() == thread_.get_id()) return publish(made, std::move(memory));
+    if (running_here == this) return publish(made, std::move(memory));
     auto published = std::make_shared<std::promise<result<region>>>();
     auto outcome = published->get_future();
     TROUPE_CHECK(post_unless_closed([&]() -> result<command> {
@@ -208,6 +208,7 @@ class ucx_fabric final : public fabric {
   }
 
   void run(std::promise<result<void>>& started) {
+    running_here = this;
     auto opened = open_worker();
     bool well = opened.has_value();
     started.set_value(std::move(opened));  // `started` is gone after this
@@ -257,7 +258,7 @@ class ucx_fabric final : public fabric {
   void shut_down() {
     time_point give_up = clock::now() + close_timeout;
     run_commands();
-    progress_->close_all(clock::now());
+    progress_->close_all();
     while (!progress_->idle() && clock::now() < give_up) {
       // Only this tells the end of a batch that serves a peer, if the device is lost.
       if (options_.device != nullptr) options_.device->poll();
@@ -300,8 +301,13 @@ class ucx_fabric final : public fabric {
   std::vector<shared_owner> arenas_;
   std::unique_ptr<ucx::worker> worker_;
   std::unique_ptr<ucx::progress> progress_;
-  std::thread thread_;
+  std::thread thread_;  // started once, joined under close_mutex_
+
+  // The fabric whose progress thread this is. Others may join `thread_` meanwhile, so its id is not asked.
+  static thread_local const ucx_fabric* running_here;
 };
+
+thread_local const ucx_fabric* ucx_fabric::running_here = nullptr;
 
 }  // namespace
 

@@ -35,8 +35,9 @@ struct ucx_options {
   std::size_t max_pulls = 4096;  // accepted and not yet done, of all peers; beyond: ec::queue_full
   std::size_t max_gets = 16;     // pieces under way for each peer, except mapped ones
   std::size_t copy_slice = 256 * 1024;  // bytes copied between two looks at the network
-  // Pinned memory for each direction of staging, made when it is first needed.
+  // Pinned memory for each direction of staging, made when it is first needed, given back when it was not for so long.
   std::size_t staging_bytes = 64u << 20;
+  std::chrono::milliseconds staging_rest{30'000};
   std::size_t device_batch = 32;  // pieces that a device copies and sums as one
 };
 

@@ -10,6 +10,8 @@
 //     |--------------------------------->|
 //     |            data(ticket, offset)* |     copied into the piece if the ticket is still wanted, else dropped
 //     |<---------------------------------|
+//     | end(ticket)                      |     of a read that was given up: the owner forgets it, as it does when the
+//     |--------------------------------->|     reader's time is over or its connection
 //
 // A hello without the owner's key (transport/address.hpp) is counted and forgotten: nothing else of it is looked at, and
 // nobody is answered. The numbers by which either side knows the other's messages (connection, client, ticket) are
@@ -28,7 +30,7 @@
 
 namespace troupe::transport::ucx {
 
-enum class message : unsigned { hello = 1, welcome = 2, read = 3, data = 4 };
+enum class message : unsigned { hello = 1, welcome = 2, read = 3, data = 4, end = 5 };
 
 struct hello_header {            // payload: the reader's worker address
   hello_key key{};               // key_of() the owner's address
@@ -41,7 +43,11 @@ struct welcome_header {
 };
 struct read_header {
   std::uint64_t client = 0, ticket = 0, offset = 0, bytes = 0;
-  std::uint32_t region = 0, unused = 0;
+  std::uint32_t region = 0;
+  std::uint32_t within_ms = 0;  // after that the reader does not want it any more
+};
+struct end_header {
+  std::uint64_t client = 0, ticket = 0;
 };
 struct data_header {  // payload: bytes of the piece from `offset` on, in order
   std::uint64_t ticket = 0, offset = 0;

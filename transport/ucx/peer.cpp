@@ -3,11 +3,21 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 
 #include "base/log.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::transport::ucx {
+
+namespace {
+
+// The first word of a host_identity().
+std::string_view boot_of(std::string_view identity) {
+  return identity.substr(0, identity.find(' '));
+}
+
+}  // namespace
 
 std::size_t pull_op::summed_bytes(const piece& p) const {
   return request.checksum ? p.bytes - fence_bytes : p.bytes;
@@ -59,7 +69,7 @@ result<void> peer::add_region(const published_region& published, bool may_map) {
       made.mapped = made.mapping.data();
       return {};
     }
-    spdlog::debug("transport: cannot map a peer's memory: {}", to_string(mapping.error()));
+    not_mapped_ = mapping.error().detail;
   }
   if (published.kind == memory_kind::cuda) open_for_device(published, made);
   if (published.key.empty() || !worker_.serves_gets(published.kind)) return {};
@@ -83,10 +93,14 @@ void peer::open_for_device(const published_region& published, remote_region& mad
   }
 }
 
-result<void> peer::open(const ucx_options& options, bool same_host) {
+result<void> peer::open(const ucx_options& options) {
   forced_ = options.force_path;
   TROUPE_CHECK(endpoint_.open(worker_, address_.worker));
+  const bool same_host = address_.host == host_identity();
   bool may_map = forced_ ? *forced_ == path::shm || *forced_ == path::staged_shm : same_host;
+  if (!forced_ && !same_host && boot_of(address_.host) == boot_of(host_identity()) &&
+      std::ranges::any_of(address_.regions, [](const auto& r) { return r.share.process != 0; }))
+    not_mapped_ = "it is in another container, with PID and IPC namespaces of its own";
   for (const published_region& published : address_.regions)
     TROUPE_CHECK(add_region(published, may_map));
   endpoint_.post(message::hello,
@@ -142,11 +156,18 @@ std::pair<mover, path> peer::way(const remote_region& from, memory_kind to) cons
   return {mover::messages, is_host ? path::tcp : path::staged_tcp};
 }
 
-void peer::ask(ticket& t) {
+void peer::ask(const ticket& t, time_point now) {
   const pull_op& op = *t.op;
   const piece& p = op.piece_of(t);
-  endpoint_.post(message::read, read_header{welcome_->client, t.id, p.remote_offset, p.bytes,
-                                            raw(op.request.remote), 0});
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(op.request.deadline - now).count();
+  const auto within = std::clamp<std::int64_t>(left, 1, std::numeric_limits<std::uint32_t>::max());
+  endpoint_.post(message::read,
+                 read_header{welcome_->client, t.id, p.remote_offset, p.bytes,
+                             raw(op.request.remote), static_cast<std::uint32_t>(within)});
+}
+
+void peer::end(const ticket& t) {
+  endpoint_.post(message::end, end_header{welcome_->client, t.id});
 }
 
 void peer::get(ticket& t) {

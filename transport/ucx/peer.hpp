@@ -41,13 +41,14 @@ class peer {
   // Our own process: memory is read where it is, there is no endpoint.
   void open_local(std::vector<remote_region> own);
   // Makes the endpoint, maps what may be mapped, unpacks keys, says hello.
-  result<void> open(const ucx_options& options, bool same_host);
+  result<void> open(const ucx_options& options);
   // The owner answered, so it is who was meant: no other start of it has that key. Chooses the paths to local memory of
   // that kind. Error: no path is left.
   result<path> greet(memory_kind to);
   void hear_welcome(const welcome_header& welcome);
 
-  void ask(ticket& t);  // messages
+  void ask(const ticket& t, time_point now);  // messages
+  void end(const ticket& t);                  // messages: what was asked for is not wanted any more
   void get(ticket& t);  // its end is told by get_ended, even if it ends at once
 
   // Maps some of what is new in its memory; false: nothing is.
@@ -65,6 +66,8 @@ class peer {
   void let_go() { --gets_; }
   // Why our device cannot read its memory; empty if it can, or has none.
   const std::string& not_opened() const { return not_opened_; }
+  // Why its memory, of this host, is not mapped; empty if it is, or it is of another host.
+  const std::string& not_mapped() const { return not_mapped_; }
 
   incarnation id() const { return address_.owner; }
   std::uint64_t connection() const { return connection_; }
@@ -79,6 +82,7 @@ class peer {
 
   std::deque<pull_op*> ready;  // pulls with pieces to begin, taken round robin
   std::size_t busy = 0;        // pieces asked for or being got
+  std::size_t slots = 0;       // of pinned memory, that its pieces hold
 
  private:
   static void on_get(void* request, ucs_status_t status, void* ticket);
@@ -98,7 +102,7 @@ class peer {
   std::vector<remote_region> regions_;
   std::optional<welcome_header> welcome_;
   bool has_rdma_ = false, is_local_ = false;
-  std::string not_opened_;
+  std::string not_opened_, not_mapped_;
   std::optional<path> forced_;
   error reason_;
   std::size_t gets_ = 0;

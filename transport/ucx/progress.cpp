@@ -29,7 +29,7 @@ progress::progress(const ucx_options& options, const hello_key& key, worker& on,
       book_(book),
       sink_(sink),
       ends_(std::move(ends)),
-      landing_(options.device.get(), options.staging_bytes),
+      landing_(options.device.get(), options.staging_bytes, options.staging_rest),
       server_(on, book, options, key, ends_) {}
 
 result<void> progress::listen() {
@@ -53,7 +53,14 @@ result<void> progress::listen() {
     static ucs_status_t read(void* self, const void* header, size_t header_bytes, void*, size_t,
                              const ucp_am_recv_param_t*) {
       if (auto parsed = parse<read_header>(header, header_bytes))
-        static_cast<progress*>(self)->server_.hear_read(*parsed);
+        static_cast<progress*>(self)->server_.hear_read(*parsed,
+                                                        static_cast<progress*>(self)->now_);
+      return UCS_OK;
+    }
+    static ucs_status_t end(void* self, const void* header, size_t header_bytes, void*, size_t,
+                            const ucp_am_recv_param_t*) {
+      if (auto parsed = parse<end_header>(header, header_bytes))
+        static_cast<progress*>(self)->server_.hear_end(*parsed);
       return UCS_OK;
     }
     static ucs_status_t data(void* self, const void* header, size_t header_bytes, void* data,
@@ -71,7 +78,8 @@ result<void> progress::listen() {
   const std::pair<message, ucp_am_recv_callback_t> all[] = {{message::hello, handlers::hello},
                                                             {message::welcome, handlers::welcome},
                                                             {message::read, handlers::read},
-                                                            {message::data, handlers::data}};
+                                                            {message::data, handlers::data},
+                                                            {message::end, handlers::end}};
   for (auto [id, handler] : all) {
     ucp_am_handler_param_t param{};
     param.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_FLAGS |
@@ -88,7 +96,6 @@ result<void> progress::listen() {
 
 void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
-  bool same_host = address.host == host_identity();
   auto made =
       std::make_unique<peer>(worker_, options_.device.get(), std::move(address), numbers_.next(),
                              now + options_.connect_timeout,
@@ -103,12 +110,12 @@ void progress::connect(node_address address, time_point now) {
                      is_host ? r->data : nullptr, shared_memory{}, is_host ? nullptr : r->data});
     }
     p.open_local(std::move(own));
-  } else if (auto opened = p.open(options_, same_host); !opened) {
+  } else if (auto opened = p.open(options_); !opened) {
     take_down(p, std::move(opened.error()), false);
   }
 }
 
-void progress::disconnect(incarnation id, time_point) {
+void progress::disconnect(incarnation id) {
   auto entry = peers_.find(id);
   if (entry == peers_.end() || entry->second->now() == peer::state::closing) return;
   take_down(*entry->second, {ec::canceled, "disconnected by this node"}, true);
@@ -140,10 +147,11 @@ void progress::cancel(op_id id, time_point now) {
 }
 
 bool progress::round(time_point now) {
+  now_ = now;
   if (options_.device != nullptr && options_.device->polled() > 0) options_.device->poll();
   const auto ended = ends_->take();
   for (const auto& end : ended) end();
-  more_ = copy_slice(now) || !ended.empty();
+  more_ = copy_slice() || !ended.empty();
   more_ |= worker_.progress(network_rounds);
   sum_landed();
   blocked_ = false;
@@ -154,6 +162,7 @@ bool progress::round(time_point now) {
   begin_direct();
   begin_landings();
   more_ |= server_.round(now);
+  landing_.rest(now);
   expire(now);
   sum_landed();  // what UCX ended within this round: no peer goes while a pull of it waits for its sum
   watch_peers(now);
@@ -184,10 +193,12 @@ std::optional<time_point> progress::next_deadline() const {
     if (op->failure && op->outstanding > 0) consider(clock::now() + closing_tick);
   if (blocked_ || server_.blocked()) consider(clock::now() + blocked_tick);
   if (server_.closing()) consider(clock::now() + closing_tick);
+  for (auto rests : {landing_.rests_at(), server_.rests_at()})
+    if (rests) consider(*rests);
   return next;
 }
 
-void progress::close_all(time_point) {
+void progress::close_all() {
   for (auto& [id, p] : peers_)
     if (p->now() != peer::state::closing)
       take_down(*p, {ec::canceled, "the transport is closing"}, true);
@@ -207,13 +218,18 @@ void progress::bring_up(peer& p) {
   more_ = true;
 }
 
-void progress::report_path(const peer& p, path via) const {
+void progress::report_path(const peer& p, path via) {
+  std::string why;
   if (via == path::staged_shm || via == path::staged_tcp)
-    spdlog::warn("KV blocks from {:x} go through host memory ({}), which is slow: {}", raw(p.id()),
-                 to_string(via),
-                 p.not_opened().empty() ? "the peer's KV is in host memory" : p.not_opened());
-  else if (options_.device != nullptr)
+    why = p.not_opened().empty() ? "the peer's KV is in host memory" : p.not_opened();
+  if (via != path::rdma && !p.not_mapped().empty())
+    why = "it is on this host, but its memory cannot be mapped: " + p.not_mapped();
+  if (!why.empty()) {
+    spdlog::warn("KV blocks from {:x} come over {}, which is slow: {}", raw(p.id()), to_string(via),
+                 why);
+  } else if (options_.device != nullptr) {
     spdlog::info("KV blocks from {:x} come over {}", raw(p.id()), to_string(via));
+  }
 }
 
 void progress::take_down(peer& p, error reason, bool by_us) {
@@ -222,6 +238,7 @@ void progress::take_down(peer& p, error reason, bool by_us) {
   ec code = by_us ? ec::canceled : ec::peer_lost;
   for (auto& [id, op] : pulls_) {
     if (op->from != &p) continue;
+    end_reads(*op);
     if (!op->failure) op->failure = {code, "the connection was closed: " + reason.detail};
     changed_.push_back(id);
   }
@@ -299,7 +316,7 @@ void progress::begin_pieces(peer& p) {
     const piece& wanted = op.piece_of(t);
     t.copy.emplace(to, op.summed_bytes(wanted), op.request.checksum);
     wanted_[t.id] = &t;
-    p.ask(t);
+    p.ask(t, now_);
   }
 }
 
@@ -341,7 +358,14 @@ void progress::hear_data(const data_header& header, const std::byte* bytes, std:
   if (op.complete()) changed_.push_back(raw(op.request.op));
 }
 
+// Else the owner would send for nobody, until the time of the pull is over.
+void progress::end_reads(const pull_op& op) {
+  for (const ticket& t : op.tickets)
+    if (t.id != 0) op.from->end(t);
+}
+
 void progress::forget_tickets(pull_op& op) {
+  if (op.from->now() == peer::state::up) end_reads(op);
   for (ticket& t : op.tickets) {
     if (t.landing) continue;  // the device has the slot; landed() ends it
     if (t.slot != nullptr) {
@@ -382,7 +406,7 @@ void progress::sum_landed() {
   landed_.clear();
 }
 
-bool progress::copy_slice(time_point) {
+bool progress::copy_slice() {
   if (copies_.empty()) return false;
   pull_op& op = *copies_.front();
   copies_.pop_front();
@@ -457,8 +481,10 @@ void progress::settle(pull_op& op, time_point now) {
     std::erase(copies_, &op);
     std::erase(starved_, &op);
     std::erase(direct_, &op);
-    if (op.from != nullptr) std::erase(op.from->ready, &op);
-    forget_tickets(op);
+    if (op.from != nullptr) {
+      std::erase(op.from->ready, &op);
+      forget_tickets(op);
+    }
     more_ = true;  // what it gives back, others may wait for
   }
   pull_done done;

@@ -25,7 +25,7 @@ class progress {
   result<void> listen();
 
   void connect(node_address address, time_point now);
-  void disconnect(incarnation id, time_point now);
+  void disconnect(incarnation id);
   void start(pull_request request, time_point now);
   void cancel(op_id op, time_point now);
 
@@ -35,22 +35,23 @@ class progress {
   // When round() must run again even if nothing happens.
   std::optional<time_point> next_deadline() const;
 
-  void close_all(time_point now);
+  void close_all();
   bool idle() const { return peers_.empty() && pulls_.empty() && server_.idle(); }
 
  private:
   void bring_up(peer& p);
-  void report_path(const peer& p, path via) const;
+  void report_path(const peer& p, path via);
   void take_down(peer& p, error reason, bool by_us);
   void watch_peers(time_point now);
   void place(pull_op& op);  // into the queue of the way it will take
   void begin_pieces(peer& p);
   void hear_welcome(const welcome_header& welcome);
   void hear_data(const data_header& header, const std::byte* bytes, std::size_t size);
+  void end_reads(const pull_op& op);
   void forget_tickets(pull_op& op);
   void on_get_ended(ticket& t, ucs_status_t status);
   void sum_landed();
-  bool copy_slice(time_point now);
+  bool copy_slice();
   bool map_ahead(time_point now);  // while there is nothing else to do
   bool begin_copy(pull_op& op);    // of the next piece; false: no slot for it yet
   // progress_device.cpp: what our device copies.
@@ -88,6 +89,7 @@ class progress {
   std::vector<std::uint64_t> changed_;  // pulls that may have ended
   random_ids numbers_;                  // of connections and tickets
   bool more_ = false, blocked_ = false;
+  time_point now_{};       // of this round
   time_point map_next_{};  // peers' memory is looked at for new pages
 };
 

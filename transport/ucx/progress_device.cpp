@@ -55,8 +55,11 @@ void progress::batch_ended(pull_op& op, std::size_t first, device_done&& done) {
 std::byte* progress::landing(pull_op& op, ticket& t) {
   const piece& p = op.piece_of(t);
   if (!op.is_staged()) return op.local_data(p);
-  auto slot = landing_.take(p.bytes);
-  if (slot) return t.slot = *slot;
+  auto slot = landing_.take(p.bytes, op.from->slots);
+  if (slot) {
+    ++op.from->slots;
+    return t.slot = *slot;
+  }
   if (slot.error().code != ec::queue_full) {
     op.failure = std::move(slot.error());
     changed_.push_back(raw(op.request.op));
@@ -66,6 +69,7 @@ std::byte* progress::landing(pull_op& op, ticket& t) {
 
 void progress::give_back(ticket& t) {
   landing_.give_back(t.slot);
+  --t.op->from->slots;
   t.slot = nullptr;
   copies_.insert(copies_.end(), starved_.begin(), starved_.end());
   starved_.clear();

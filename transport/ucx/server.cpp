@@ -13,6 +13,8 @@ constexpr int max_chunks = 8;
 constexpr std::size_t max_jobs = 4096;
 constexpr std::size_t max_strangers = 1024, max_clients = 4096;
 constexpr std::size_t max_worker_address = 16 * 1024;
+// Between two looks for reads whose readers have given up without a word.
+constexpr std::chrono::milliseconds sweep_pause{100};
 // Between two lines of the log about hellos that were refused.
 constexpr std::chrono::seconds telling_pause{10};
 
@@ -43,17 +45,32 @@ void server::tell_refused(time_point now) {
   tell_next_ = now + telling_pause;
 }
 
-void server::hear_read(const read_header& read) {
+void server::hear_read(const read_header& read, time_point now) {
   auto entry = clients_.find(read.client);
   if (entry == clients_.end()) return;
   client& c = *entry->second;
+  const time_point until = now + std::chrono::milliseconds(read.within_ms);
   if (c.jobs.size() + c.to_stage.size() >= max_jobs) return;
   auto from = book_.find_region(region_id{read.region});
   if (!from || read.offset > from->bytes || read.bytes == 0 ||
       read.bytes > from->bytes - read.offset)
-    return c.jobs.push_back({read.ticket, nullptr, 0, 0, true, nullptr});
-  const job made{read.ticket, from->data + read.offset, read.bytes, 0, false, nullptr};
+    return c.jobs.push_back({read.ticket, nullptr, 0, 0, true, until, nullptr});
+  const job made{read.ticket, from->data + read.offset, read.bytes, 0, false, until, nullptr};
   (from->kind == memory_kind::host ? c.jobs : c.to_stage).push_back(made);
+}
+
+void server::hear_end(const end_header& over) {
+  auto entry = clients_.find(over.client);
+  if (entry == clients_.end()) return;
+  entry->second->staging.erase(over.ticket);
+  forget(*entry->second, [&](const job& j) { return j.ticket == over.ticket; });
+}
+
+void server::forget(client& c, const std::function<bool(const job&)>& is_over) {
+  for (job& j : c.jobs)
+    if (is_over(j)) end(c, j);
+  std::erase_if(c.jobs, is_over);
+  std::erase_if(c.to_stage, is_over);
 }
 
 bool server::round(time_point now) {
@@ -63,6 +80,10 @@ bool server::round(time_point now) {
   for (; !strangers_.empty(); strangers_.pop_front()) {
     welcome(strangers_.front());
     more = true;
+  }
+  if (now >= sweep_next_) {
+    sweep_next_ = now + sweep_pause;
+    for (auto& [id, c] : clients_) forget(*c, [&](const job& j) { return j.until <= now; });
   }
   for (auto next = clients_.begin(); next != clients_.end();) {
     auto entry = next++;
@@ -74,6 +95,7 @@ bool server::round(time_point now) {
     more = true;  // slots that it leaves are for readers before it
   }
   std::erase_if(leaving_, [](const auto& c) { return c->back.gone(); });
+  leaving_slots_.rest(now);
   return more;
 }
 
@@ -97,9 +119,7 @@ void server::welcome(const stranger& s) {
 }
 
 void server::dismiss(std::map<std::uint64_t, std::unique_ptr<client>>::iterator entry) {
-  for (job& j : entry->second->jobs) end(j);
-  entry->second->jobs.clear();
-  entry->second->to_stage.clear();
+  forget(*entry->second, [](const job&) { return true; });
   entry->second->back.close();
   leaving_.push_back(std::move(entry->second));
   clients_.erase(entry);
@@ -124,14 +144,16 @@ bool server::serve(client& c) {
     if (next.sent < next.bytes)
       c.jobs.push_back(next);
     else
-      end(next);
+      end(c, next);
     c.jobs.pop_front();
   }
   return chunks > 0;
 }
 
-void server::end(job& j) {
-  if (j.slot != nullptr) leaving_slots_.give_back(j.slot);
+void server::end(client& c, job& j) {
+  if (j.slot == nullptr) return;
+  leaving_slots_.give_back(j.slot);
+  --c.slots;
   j.slot = nullptr;
 }
 
@@ -139,7 +161,7 @@ void server::end(job& j) {
 void server::stage(std::uint64_t id, client& c) {
   while (!c.to_stage.empty()) {
     job made = c.to_stage.front();
-    auto slot = leaving_slots_.take(made.bytes);
+    auto slot = leaving_slots_.take(made.bytes, c.slots);
     if (!slot && slot.error().code == ec::queue_full) return;
     result<void> begun = slot ? result<void>{} : tl::unexpected(slot.error());
     if (slot) {
@@ -156,22 +178,28 @@ void server::stage(std::uint64_t id, client& c) {
       if (!begun && begun.error().code == ec::queue_full) return;
     }
     c.to_stage.pop_front();
-    if (begun) continue;
+    if (begun) {
+      ++c.slots;
+      c.staging.insert(made.ticket);
+      continue;
+    }
     spdlog::warn("transport: cannot read device memory for a peer: {}", to_string(begun.error()));
-    c.jobs.push_back({made.ticket, nullptr, 0, 0, true, nullptr});
+    c.jobs.push_back({made.ticket, nullptr, 0, 0, true, made.until, nullptr});
   }
 }
 
 void server::staged(std::uint64_t id, job made, device_done&& done) {
   auto entry = clients_.find(id);
-  if (entry == clients_.end()) return end(made);
+  if (entry == clients_.end()) return leaving_slots_.give_back(made.slot);
+  client& c = *entry->second;
+  if (c.staging.erase(made.ticket) == 0) return end(c, made);  // the reader has given it up
   if (!done.outcome) {
-    end(made);
-    made = {made.ticket, nullptr, 0, 0, true, nullptr};
+    end(c, made);
+    made = {made.ticket, nullptr, 0, 0, true, made.until, nullptr};
   } else {
     made.data = made.slot;
   }
-  entry->second->jobs.push_back(made);
+  c.jobs.push_back(made);
 }
 
 void server::close_all() {
