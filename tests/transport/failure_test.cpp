@@ -19,7 +19,7 @@ constexpr incarnation self{0x5E1F}, bob{0xB0B}, feed{0xFEED};
 constexpr std::size_t arena = 16 << 20;
 
 struct failure : ::testing::TestWithParam<const char*> {
-  ucx_world here{path_named(GetParam())};
+  ucx_world here{path_named(GetParam()), 8s};
   recorder events;
   std::unique_ptr<fabric> mine = here.make(self, events.sink(), 4096);
   region target = mine->allocate(arena).value();

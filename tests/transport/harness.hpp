@@ -50,7 +50,7 @@ class recorder {
   std::vector<peer_down> down() const { return copy(down_); }
   // On a machine ten times slower, or as busy, too.
   bool wait(const std::function<bool()>& is_met, std::chrono::milliseconds limit) {
-    auto end = clock::now() + 10 * limit;
+    auto end = clock::now() + std::min<std::chrono::milliseconds>(10 * limit, 120s);
     while (!is_met()) {
       std::unique_lock lock(mutex_);
       if (changed_.wait_until(lock, std::min(end, clock::now() + 5ms)) == std::cv_status::timeout &&
@@ -107,13 +107,15 @@ class world {
 
 class ucx_world final : public world {
  public:
-  explicit ucx_world(path forced) : forced_(forced) {}
+  // patience: with an owner that does not answer.
+  explicit ucx_world(path forced, std::chrono::milliseconds patience = 30s)
+      : forced_(forced), patience_(patience) {}
   std::unique_ptr<fabric> make(incarnation self, event_sink sink, std::size_t max_pulls) override {
     ucx_options options;
     options.self = self;
     options.force_path = forced_;
     options.max_pulls = max_pulls;
-    options.connect_timeout = 2s;
+    options.connect_timeout = patience_;
     auto made = make_ucx_fabric(options, std::move(sink));
     return made ? std::move(*made) : nullptr;
   }
@@ -126,6 +128,7 @@ class ucx_world final : public world {
 
  private:
   path forced_;
+  std::chrono::milliseconds patience_;
 };
 
 class sim_world final : public world {
