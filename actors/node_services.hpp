@@ -33,6 +33,8 @@ struct role_options {
   std::chrono::milliseconds prefill_silence{
       10'000};                       // no block and no token from prefill: compute the rest here
   std::uint32_t store_replicas = 1;  // KV stores that are offered a prompt
+  // Each answer and each pull of a store is waited for so long, whatever computing would take; 0: as long as pays.
+  std::chrono::milliseconds store_patience{0};
 };
 
 struct node_services {

@@ -97,8 +97,9 @@ bool store_client_state::ask(key id) {
   const auto to_compute = f.tokens->size() - std::size_t{f.next_block} * node->info.block_tokens;
   f.predicted_seconds = compute_seconds(to_compute);
   // A silent store must not cost more than the computation that it could save.
-  const auto patience = milliseconds(static_cast<long>(f.predicted_seconds * 500));
-  f.deadline = now + std::clamp(patience, shortest_wait, longest_wait);
+  const auto pays = milliseconds(static_cast<long>(f.predicted_seconds * 500));
+  f.deadline =
+      now + (patient() ? patience() : std::clamp<milliseconds>(pays, shortest_wait, longest_wait));
   watch();
   self->send(s.actor, store_lookup{id.first, id.second, node->info.kv_identity, f.root.high,
                                    f.root.low, *f.tokens, f.next_block});
@@ -121,7 +122,7 @@ void store_client_state::on_found(const store_found& m) {
   f.all_found = f.all_found || m.last;
   if (m.first_block == f.next_block + f.found.size())
     f.found.insert(f.found.end(), m.blocks.begin(), m.blocks.end());
-  f.deadline = self->clock().now() + longest_wait;
+  f.deadline = self->clock().now() + std::max<milliseconds>(longest_wait, patience());
   if (!f.pulling) pull_next(id);
 }
 
@@ -140,9 +141,10 @@ void store_client_state::pull_next(key id) {
   const auto n = std::min<std::uint32_t>(most, static_cast<std::uint32_t>(f.found.size()));
   const double computing = compute_seconds(std::uint64_t{n} * node->info.block_tokens);
   const double fetching = speed == 0 ? 0 : static_cast<double>(n * block_bytes()) / speed;
-  if (fetching > computing) return end(id, "computing_is_faster");
+  if (fetching > computing && !patient()) return end(id, "computing_is_faster");
   // Slower than computing would be: given up, and remembered in the link's speed.
-  const auto limit = std::max<milliseconds>(shortest_wait, milliseconds(long(computing * 2000)));
+  const auto pays = milliseconds(static_cast<long>(computing * 2000));
+  const auto limit = patient() ? patience() : std::max<milliseconds>(shortest_wait, pays);
   f.range = n;
   f.pulling = true;
   f.deadline = self->clock().now() + limit + longest_wait;
@@ -199,7 +201,7 @@ void store_client_state::on_pulled(const store_pulled& m) {
   for (std::uint32_t i = 0; i < f.range; ++i) f.found.pop_front();
   f.next_block += f.range;
   f.blocks_fetched += f.range;
-  f.deadline = self->clock().now() + longest_wait;
+  f.deadline = self->clock().now() + std::max<milliseconds>(longest_wait, patience());
   pull_next(id);
 }
 

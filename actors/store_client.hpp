@@ -75,6 +75,8 @@ struct store_client_state {
   void leave_store(fetch& f, const key& id, std::string_view outcome);
   double compute_seconds(std::uint64_t tokens) const;
   std::uint64_t block_bytes() const;
+  std::chrono::milliseconds patience() const { return node->options.store_patience; }
+  bool patient() const { return patience().count() > 0; }
 
   // -- stores and offers (store_client_offers.cpp) ---------------------------------------------------------------------
   void on_membership(const membership& m);

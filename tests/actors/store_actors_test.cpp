@@ -252,5 +252,31 @@ TEST_F(store_client_test, what_it_releases_is_of_the_try_that_ended) {
   EXPECT_EQ(log->releases[1].try_number, 1u);
 }
 
+TEST_F(store_client_test, it_waits_as_long_as_computing_pays_or_as_it_is_told) {
+  auto log = std::make_shared<heard>();
+  auto far = network->make_fabric(incarnation{other}, [](transport::event&&) {});
+  ASSERT_TRUE(far->allocate(layout.block_bytes()));
+  make_other(log);
+  auto m = with_other();
+  m.members[0].info.transport_address = far->local_address().value_or("");
+  caf::anon_send(client, m);
+  run();
+  const auto tokens =
+      std::make_shared<const std::vector<token_id>>(engine::testing::make_prompt(3, 32));
+  node->options.store_patience = milliseconds(60'000);
+  caf::anon_send(client, prefix_wanted{request_id{7}, 0, tokens, {}, 0});
+  pass(milliseconds(59'000));
+  ASSERT_EQ(log->lookups.size(), 1u);
+  EXPECT_TRUE(log->releases.empty());
+  pass(milliseconds(2'000));
+  EXPECT_EQ(log->releases.size(), 1u);
+  node->options.store_patience = milliseconds(0);
+  pass(milliseconds(31'000));  // it was silent, and is not asked for a while
+  caf::anon_send(client, prefix_wanted{request_id{8}, 0, tokens, {}, 0});
+  pass(milliseconds(1'100));
+  ASSERT_EQ(log->lookups.size(), 2u);
+  EXPECT_EQ(log->releases.size(), 2u);
+}
+
 }  // namespace
 }  // namespace troupe::actors
