@@ -91,10 +91,7 @@ application::~application() = default;
 http_response application::refuse(const api_error& e) {
   metrics_->answered(endpoint::other, e.status, 0);
   metrics_->rejected(e);
-  auto response = error_response(e);
-  response.close = true;
-  response.headers.emplace_back("X-Request-Id", request_id_of({}));
-  return response;
+  return closing_response(e);
 }
 
 void application::handle(http_request request, std::shared_ptr<exchange> to) {
@@ -135,7 +132,10 @@ void application::handle(http_request request, std::shared_ptr<exchange> to) {
   }
   if (allowed.empty()) {
     std::string text = "There is nothing at this URL.";
-    if (const auto hint = hint_for_path(c->path); !hint.empty()) (text += ' ') += hint;
+    if (const auto hint = hint_for_path(c->path); !hint.empty())
+      (text += ' ') += hint;
+    else if (c->path.size() > 1 && c->path.ends_with('/'))
+      text += " Leave out the slash at the end.";
     return c->fail(http_error(404, std::move(text)));
   }
   if (!found) {

@@ -29,10 +29,7 @@ void front_door::handle(http_request request, std::shared_ptr<exchange> to) {
 http_response front_door::refuse(const api_error& e) {
   if (auto open = std::atomic_load(&to_)) return open->refuse(e);
   metrics_->rejected(e);
-  auto response = error_response(e);
-  response.close = true;
-  response.headers.emplace_back("X-Request-Id", request_id_of({}));
-  return response;
+  return closing_response(e);
 }
 
 }  // namespace troupe::api

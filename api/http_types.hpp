@@ -42,6 +42,8 @@ struct http_response {
 
 // What a client is told of an error.
 http_response error_response(const api_error& e);
+// To what could not be read as a request: the connection ends with it.
+http_response closing_response(const api_error& e);
 
 // Handlers hold it as long as they need; the functions of an exchange that has ended do nothing.
 class exchange {

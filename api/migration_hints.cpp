@@ -74,7 +74,8 @@ constexpr std::array flags{
     hint{"--temp", "give each request a temperature"},
 };
 
-constexpr std::string_view only_text = "This server writes text: there are no embeddings.";
+constexpr std::string_view only_text =
+    "This server writes text: there are no embeddings, images or audio.";
 constexpr std::array paths{
     hint{"/completion", "llama.cpp's own API is not there: use /v1/completions."},
     hint{"/infill", "Use /v1/completions with prompt and suffix."},
@@ -86,11 +87,25 @@ constexpr std::array paths{
     hint{"/embedding", only_text},
     hint{"/embeddings", only_text},
     hint{"/v1/embeddings", only_text},
+    hint{"/v1/rerank", only_text},
+    hint{"/rerank", only_text},
+    hint{"/v1/score", only_text},
+    hint{"/v1/images/generations", only_text},
+    hint{"/v1/audio/speech", only_text},
+    hint{"/v1/audio/transcriptions", only_text},
+    hint{"/v1/moderations", "This server writes text and judges none."},
+    hint{"/api/chat", "Ollama's API is not there: use /v1/chat/completions."},
+    hint{"/api/generate", "Ollama's API is not there: use /v1/completions."},
+    hint{"/api/tags", "Ollama's API is not there: use /v1/models."},
     hint{"/v1/responses", "Use /v1/chat/completions."},
     hint{"/v1/messages", "Use /v1/chat/completions."},
     hint{"/props", "Use /v1/models and /v1/cluster."},
     hint{"/slots", "Use /v1/cluster and /metrics."},
     hint{"/ping", "Use /health."},
+    hint{"/v1/health", "Use /health."},
+    hint{"/healthz", "Use /health or /live."},
+    hint{"/readyz", "Use /ready."},
+    hint{"/livez", "Use /live."},
     hint{"/load", "Use /metrics."},
 };
 

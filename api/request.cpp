@@ -25,11 +25,21 @@ void check_content(field_reader& in, std::size_t i, nlohmann::json& message) {
   if (!content->is_array())
     return in.fail(bad_field("messages", at(i) + ".content must be a string or a list of parts.",
                              "invalid_type"));
-  for (const auto& part : *content) {
+  for (auto& part : *content) {
     if (!part.is_object() || !part.contains("type") || !part["type"].is_string())
       return in.fail(bad_field("messages", at(i) + ".content holds a part without type."));
-    if (part["type"] != "text")
-      return in.fail(unsupported_field("messages", "Only text parts are supported by this model."));
+    // What an assistant refused with comes back in the next request.
+    if (part["type"] == "refusal" && message["role"] == "assistant") {
+      auto text = part.value("refusal", nlohmann::json());
+      part = {{"type", "text"}, {"text", std::move(text)}};
+    }
+    if (part["type"] != "text") {
+      const auto& type = part["type"].get_ref<const std::string&>();
+      return in.fail(unsupported_field(
+          "messages", at(i) + ".content holds a part " +
+                          (type.size() <= 32 ? "of type '" + type + "'" : "that is no text") +
+                          ": this server takes text only, no images, audio or files."));
+    }
     if (!part.contains("text") || !part["text"].is_string())
       return in.fail(bad_field("messages", at(i) + ".content holds a text part without text."));
   }
@@ -52,8 +62,8 @@ void read_messages(field_reader& in, const request_limits& limits, nlohmann::jso
     auto role = message.find("role");
     if (role == message.end() || !role->is_string() ||
         std::find(roles.begin(), roles.end(), role->get_ref<const std::string&>()) == roles.end())
-      return in.fail(
-          bad_field("messages", at(i) + ".role must be system, user, assistant or tool."));
+      return in.fail(bad_field(
+          "messages", at(i) + ".role must be system, developer, user, assistant or tool."));
     // OpenAI's newer name for the same thing; templates know only the older one.
     if (*role == "developer") *role = "system";
     check_content(in, i, message);

@@ -8,12 +8,12 @@ namespace {
 
 api_error too_long(const served_model& m, std::uint32_t fits, std::string_view field,
                    const std::string& asked) {
-  const std::string limit = fits < m.max_model_len
-                                ? "max_model_len is " + std::to_string(fits) +
-                                      " tokens: that is what the server's KV cache can hold. "
-                                : "This model's maximum context length is " +
-                                      std::to_string(m.max_model_len) + " tokens. ";
-  return bad_field(field, limit + asked + " Shorten the prompt or the answer.",
+  // Clients know OpenAI's words, whatever the cause.
+  std::string limit = "This model's maximum context length is " + std::to_string(fits) + " tokens";
+  if (fits < m.max_model_len)
+    limit += " here (max_model_len " + std::to_string(m.max_model_len) +
+             ": the server's KV cache holds no more)";
+  return bad_field(field, limit + ". " + asked + " Shorten the prompt or the answer.",
                    "context_length_exceeded");
 }
 

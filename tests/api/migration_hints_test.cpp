@@ -48,6 +48,9 @@ TEST(migration_hints, paths_of_others_are_answered_with_ours) {
   EXPECT_NE(message("POST", "/completion").find("/v1/completions"), std::string::npos);
   EXPECT_NE(message("POST", "/chat/completions/").find("/v1/chat/completions"), std::string::npos);
   EXPECT_NE(message("POST", "/v1/embeddings").find("no embeddings"), std::string::npos);
+  EXPECT_NE(message("GET", "/healthz").find("/health"), std::string::npos);
+  EXPECT_NE(message("POST", "/v1/images/generations").find("images"), std::string::npos);
+  EXPECT_NE(message("GET", "/v1/models/").find("slash at the end"), std::string::npos);
   EXPECT_EQ(message("GET", "/nothing"), "There is nothing at this URL.");
 }
 

@@ -213,6 +213,25 @@ TEST(request, forms_of_the_answer_arrive) {
   EXPECT_EQ(parsed(R"("structured_outputs":{"choice":["x"]})").kind, format_kind::choice);
 }
 
+TEST(request, parts_that_are_no_text_are_named_and_refusals_are_text) {
+  const auto ask = [](const char* content) {
+    json body = chat_base;
+    body["messages"] = json::parse(R"([{"role":"user","content":"a"},{"role":"assistant"},
+                                       {"role":"user","content":"b"}])");
+    body["messages"][1]["content"] = json::parse(content);
+    return parse_chat(body, limits);
+  };
+  const auto refused = ask(R"([{"type":"refusal","refusal":"no"}])");
+  ASSERT_TRUE(refused);
+  EXPECT_EQ(refused->messages[1]["content"][0]["text"], "no");
+  EXPECT_FALSE(ask(R"([{"type":"refusal","refusal":3}])"));
+  EXPECT_FALSE(ask(R"([{"type":"refusal"}])"));
+  const auto image = ask(R"([{"type":"image_url","image_url":{"url":"x"}}])");
+  ASSERT_FALSE(image);
+  for (const char* words : {"messages[1]", "image_url", "text only"})
+    EXPECT_NE(image.error().message.find(words), std::string::npos) << words;
+}
+
 TEST(request, fields_arrive) {
   auto c = parse_chat(json::parse(R"({"messages":[{"role":"developer","content":"be brief"},
       {"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},
