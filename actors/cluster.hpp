@@ -35,12 +35,13 @@ struct engine_settings {
   engine::speculation_options speculation;
 };
 
-struct store_settings {            // of a KV store
-  std::uint64_t memory_bytes = 0;  // 0: a fifth of the free memory, at most 1 GiB
-  std::chrono::seconds ttl{0};     // of blocks that nobody uses; 0: until they are evicted
-  std::filesystem::path disk;      // directory of its file; empty: memory only
-  std::uint64_t disk_bytes = 0;    // at most, of that file
-  std::uint32_t replicas = 1;      // of nodes: stores that they offer a prompt to
+struct store_settings {                   // of a KV store
+  std::uint64_t memory_bytes = 0;         // 0: a fifth of the free memory, at most 1 GiB
+  std::chrono::seconds ttl{0};            // of blocks that nobody uses; 0: until they are evicted
+  std::filesystem::path disk;             // directory of its file; empty: memory only
+  std::uint64_t disk_bytes = 0;           // at most, of that file
+  std::uint32_t replicas = 1;             // of nodes: stores that they offer a prompt to
+  std::chrono::milliseconds patience{0};  // of nodes: see role_options::store_patience
 };
 
 struct network_settings {
@@ -95,6 +96,7 @@ class node_process {
   virtual ~node_process() = default;  // stops
   virtual std::string name() const = 0;
   virtual std::uint16_t port() const = 0;
+  virtual bool joined() const = 0;   // its cluster, once at least
   virtual void drain() = 0;          // no new work; running requests finish
   virtual bool drained() const = 0;  // also when an operator drained it
   virtual bool restart() const = 0;  // it was drained to be started again

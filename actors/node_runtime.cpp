@@ -85,6 +85,7 @@ result<std::unique_ptr<node_runtime>> node_runtime::start(
   info.model_name = options.model_name;
   info.model_digest = to_hex(model->digest);
   node->services_->options.store_replicas = std::max(options.store.replicas, 1u);
+  node->services_->options.store_patience = options.store.patience;
   node->services_->neighbours = std::move(neighbours);
   node->services_->connector = node->platform_.connector;
   node->services_->now = node->platform_.now;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "api/config.hpp"
+#include "api/flag_values.hpp"
 
 namespace troupe::api {
 
@@ -33,7 +34,17 @@ struct builder {
 };
 
 void build(builder& b);
+
+// Of several commands.
+CLI::App* add_command(CLI::App& parent, const char* name, const char* help);
+void add_model(CLI::App& a, model_choice& m, bool names);
+void add_model_name(CLI::App& a, std::string& name);  // of a server's models
+void add_runner(CLI::App& a, gpu::runner_options& r);
+void add_url(CLI::App& a, std::string& url, std::string& key, const char* help);
+
 void add_simulate(builder& b);  // command_flags_simulate.cpp
+void add_bench(builder& b);     // command_flags_bench.cpp
+void add_tools(builder& b);     // command_flags_tools.cpp: inspect, tokenize, status, cache, drain
 
 // command_flags_models.cpp
 void add_drafts(CLI::App& serve, serve_config& c);

@@ -6,7 +6,7 @@ namespace troupe::api {
 void add_drafts(CLI::App& serve, serve_config& c) {
   serve
       .add_option("--draft", c.draft, "Draft nodes to start: they guess tokens with --draft-model")
-      ->check(CLI::Range(0, 64))
+      ->check(within(0, 64))
       ->group("Draft");
   serve
       .add_option("--draft-model", c.draft_model,
@@ -17,7 +17,7 @@ void add_drafts(CLI::App& serve, serve_config& c) {
   serve
       .add_option("--draft-threads", c.draft_threads,
                   "Threads of a draft on the host device (default: --threads)")
-      ->check(CLI::Range(1, 1024))
+      ->check(within(1, 1024))
       ->group("Draft");
 }
 
@@ -42,7 +42,7 @@ void add_model_makers(builder& b) {
       ->add_option("--keep", b.prune.keep,
                    "Keep so many layers instead, searched for: those without which it guesses best "
                    "what the whole model says; takes minutes")
-      ->check(CLI::Range(1, 100'000))
+      ->check(within(1, 100'000))
       ->excludes(layers);
   auto* vocab =
       prune
@@ -50,7 +50,7 @@ void add_model_makers(builder& b) {
                        "Let the output be of so many tokens only: the special ones, those that the "
                        "texts of --text have most often, then the tokenizer's first. For drafts on "
                        "the host device")
-          ->check(CLI::Range(1, 1 << 24));
+          ->check(within(1, 1 << 24));
   prune->add_option("--text", b.prune.texts, "Text file for --vocab; may be repeated")
       ->needs(vocab);
 }

@@ -59,14 +59,34 @@ std::string unknown(const CLI::App& a, const std::string& wrong) {
   return text;
 }
 
-parsed_line wrong_line(std::string text, const CLI::App* a) {
-  std::string command = "troupe";
-  if (a && a->get_parent()) {
-    std::string path;
-    for (const auto* x = a; x->get_parent(); x = x->get_parent()) path = " " + x->get_name() + path;
-    command += path;
+// A value that nobody typed came from the environment, and is called by its name there.
+std::string blame(const CLI::App& a, const std::vector<std::string>& typed, std::string text) {
+  for (const auto* o : a.get_options({})) {
+    const std::string flag = o->get_name();
+    const auto is_it = [&](const std::string& word) {
+      const auto& letters = o->get_snames();
+      return word == flag || word.starts_with(flag + "=") ||
+             std::any_of(letters.begin(), letters.end(),
+                         [&](const auto& letter) { return word.starts_with("-" + letter); });
+    };
+    const char* value = o->get_envname().empty() ? nullptr : std::getenv(o->get_envname().c_str());
+    if (!value || !text.starts_with(flag + ": " + value)) continue;
+    if (std::none_of(typed.begin(), typed.end(), is_it))
+      text.replace(0, flag.size(), o->get_envname());
   }
-  return {{}, "troupe: " + std::move(text) + "\nTry: " + command + " --help\n", exit_configuration};
+  return text;
+}
+
+// As people type it: "troupe bench serve".
+std::string path_of(const CLI::App* a) {
+  if (!a) return {};
+  const auto before = path_of(a->get_parent());
+  return before.empty() ? a->get_name() : before + " " + a->get_name();
+}
+
+parsed_line wrong_line(std::string text, const CLI::App* a) {
+  return {
+      {}, "troupe: " + std::move(text) + "\nTry: " + path_of(a) + " --help\n", exit_configuration};
 }
 
 result<void> finish(builder& b) {
@@ -138,7 +158,7 @@ parsed_line parse_command_line(const std::vector<std::string>& arguments) {
   try {
     b.app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::CallForHelp&) {
-    return {{}, chosen(b.app)->help(), exit_clean};
+    return {{}, chosen(b.app)->help(path_of(chosen(b.app)->get_parent())), exit_clean};
   } catch (const CLI::ExtrasError&) {
     auto* a = chosen(b.app);
     const auto extras = b.app.remaining(true);
@@ -148,7 +168,7 @@ parsed_line parse_command_line(const std::vector<std::string>& arguments) {
     const auto extras = b.app.remaining(true);
     if (!a->get_subcommands({}).empty() && !extras.empty())
       return wrong_line(unknown(*a, extras.front()), a);
-    return wrong_line(e.what(), a);
+    return wrong_line(blame(*a, arguments, what_is_wrong(e)), a);
   }
   CLI::App* a = chosen(b.app);
   if (!b.config_files[a].empty())

@@ -145,6 +145,7 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   add("--kv-store-memory", s.store.memory_bytes);
   add("--kv-store-disk-size", s.store.disk_bytes);
   add("--kv-store-replicas", s.store.replicas);
+  add("--kv-store-patience-ms", static_cast<std::uint64_t>(s.store.patience.count()));
   add("--kv-store-ttl-s", static_cast<std::uint64_t>(s.store.ttl.count()));
   if (!s.store.disk.empty()) {
     flags.emplace_back("--kv-store-disk");

@@ -1,10 +1,10 @@
 #include "api/config_file.hpp"
 
 #include <toml++/toml.h>
-#include <CLI/CLI.hpp>
 #include <sstream>
 
 #include "api/command_line.hpp"
+#include "api/flag_values.hpp"
 
 namespace troupe::api {
 namespace {
@@ -58,7 +58,7 @@ result<void> apply(CLI::App& command, const std::filesystem::path& file, const s
     for (auto& text : texts) option->add_result(text);
     option->run_callback();
   } catch (const CLI::Error& e) {
-    return bad(file, e.what());
+    return bad(file, what_is_wrong(e));
   }
   return {};
 }

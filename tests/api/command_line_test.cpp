@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "api/command_flags.hpp"
 #include "api/http_client.hpp"
 #include "api/launch_file.hpp"
 #include "api/serving.hpp"
@@ -42,6 +43,56 @@ void refused(const std::vector<std::string>& words, const std::string& hint) {
   EXPECT_FALSE(line.what) << words.back();
   EXPECT_EQ(line.exit_code, exit_configuration);
   EXPECT_THAT(line.text, HasSubstr(hint));
+}
+
+// Each number of each command, with the words that lead to it.
+void for_each_number(
+    const CLI::App& a, const std::vector<std::string>& path,
+    const std::function<void(const std::vector<std::string>&, const CLI::Option&)>& visit) {
+  for (const auto* o : a.get_options({})) {
+    const auto type = o->get_type_name();
+    for (const char* kind : {"INT", "UINT", "FLOAT"})
+      if (type == kind || type.starts_with(std::string(kind) + ":")) visit(path, *o);
+  }
+  for (const auto* sub : a.get_subcommands({})) {
+    auto longer = path;
+    longer.push_back(sub->get_name());
+    for_each_number(*sub, longer, visit);
+  }
+}
+
+TEST(command_line, a_number_out_of_range_is_told_with_its_flag_and_its_range) {
+  builder b;
+  build(b);
+  int numbers = 0;
+  for_each_number(b.app, {}, [&](const std::vector<std::string>& path, const CLI::Option& o) {
+    ++numbers;
+    const auto flag = o.get_name();
+    EXPECT_THAT(o.get_type_name(), HasSubstr(" in [")) << path.front() << ' ' << flag;
+    for (const std::string value : {"many", "1e300", "-1e300", "99999999999999999999", "nan"}) {
+      auto words = path;
+      words.push_back(flag + "=" + value);
+      refused(words, flag + ": " + value + " is not a ");
+      refused(words, " from ");
+    }
+  });
+  EXPECT_GT(numbers, 60);
+}
+
+TEST(command_line, a_switch_is_true_or_false) {
+  refused({"serve", "--exact=maybe"}, "--exact: maybe is not true or false");
+}
+
+TEST(command_line, a_wrong_value_of_the_environment_is_called_by_its_name) {
+  environment port("TROUPE_PORT", "http");
+  refused({"serve"}, "TROUPE_PORT: http is not a whole number from 0 to 65535");
+  refused({"serve", "--port=https"}, "--port: https is not");
+}
+
+TEST(command_line, help_shows_the_command_as_it_is_typed) {
+  EXPECT_THAT(parse_command_line({"bench", "serve", "--help"}).text,
+              HasSubstr("Usage: troupe bench serve [OPTIONS]"));
+  EXPECT_THAT(parse_command_line({"--help"}).text, HasSubstr("Usage: troupe [OPTIONS]"));
 }
 
 TEST(command_line, serve_takes_flags) {
@@ -246,12 +297,18 @@ TEST(command_line, urls) {
   EXPECT_FALSE(parse_url("http://:80"));
 }
 
+TEST(command_line, the_environment_may_hold_several_keys) {
+  environment keys("TROUPE_API_KEY", "one two");
+  EXPECT_EQ(expect<serve_config>({"serve"}).http.keys, (std::vector<std::string>{"one", "two"}));
+}
+
 TEST(launch_file, becomes_commands) {
   auto entries = parse_launch_file(R"(
     model = "/m.gguf"
     threads = 2
     [serve]
     on = "10.0.0.1"
+    api-key = ["one", "two"]
     port = 80
     host = "0.0.0.0"
     [[node]]
@@ -266,6 +323,8 @@ TEST(launch_file, becomes_commands) {
   ASSERT_EQ(entries->size(), 4u);
   const auto& serve = entries->at(0).arguments;
   EXPECT_EQ(serve.front(), "serve");
+  EXPECT_EQ(entries->at(0).api_keys, (std::vector<std::string>{"one", "two"}));
+  for (const auto& word : serve) EXPECT_EQ(word.find("api-key"), std::string::npos) << word;
   for (const char* word : {"--port=80", "--cluster-host=10.0.0.1", "--cluster-port=7070",
                            "--model=/m.gguf", "--threads=2", "--prefill=0"})
     EXPECT_THAT(serve, Contains(word));
@@ -286,6 +345,7 @@ TEST(launch_file, mistakes_are_named) {
       {"[serve]\n[[node]]\nrole='x'", "role 'x'"},
       {"colour=1\n[serve]", "unknown key 'colour'"},
       {"[serve]\n[[node]]\nrole='decode'\ncount=-1", "count"},
+      {"[serve]\napi-key=\"a b\"", "spaces"},
       {"[serve", "line 1"},
       {"[serve]\n[[nodes]]\n", "unknown section"}};
   for (const auto& [text, hint] : rows) {
