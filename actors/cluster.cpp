@@ -35,6 +35,7 @@ class single_node : public node_process {
   }
   std::string name() const override { return node_->info().name; }
   std::uint16_t port() const override { return node_->info().port; }
+  bool joined() const override { return node_->joined(); }
   void drain() override { node_->drain(); }
   bool drained() const override { return node_->drained(); }
   bool restart() const override { return node_->restart(); }
@@ -165,11 +166,17 @@ result<void> server::run(const serve_options& options,
   TROUPE_CHECK(publish(options));
   if (!options.single_process) {
     // A node joins when its model is loaded; who was lost stays in the table for a while.
-    children_ = std::make_unique<children>(commands(options, placed), [this](const auto& name) {
+    const auto joined = [this](const std::string& name) {
       for (const auto& n : service_->status().nodes)
         if (n.name == name) return n.incarnation;
       return std::uint64_t{0};
-    });
+    };
+    const auto role_of = [](const std::string& name) { return name.substr(0, name.rfind('-')); };
+    child_events events{
+        [=, m = context_->metrics](const auto& n) { m->worker_restarted(role_of(n)).Increment(); },
+        [=, m = context_->metrics](const auto& n) { m->workers_given_up(role_of(n)).Increment(); }};
+    children_ = std::make_unique<children>(commands(options, placed), joined, restart_policy{},
+                                           std::move(events));
     return {};
   }
   context_->single_process = true;

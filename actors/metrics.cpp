@@ -344,6 +344,13 @@ gateway_metrics::gateway_metrics(const std::string& node)
   for (const char* r : {"prefill", "decode", "kv-store", "draft"}) {
     lost_[r] = &counter("troupe_workers_lost_total", "Nodes that went without having drained",
                         {{"worker_role", r}});
+    restarted_[r] = &counter("troupe_worker_restarts_total",
+                             "Child processes of the server that ended and were started again",
+                             {{"worker_role", r}});
+    given_up_[r] =
+        &gauge("troupe_workers_given_up",
+               "Child processes of the server that do not start and are not started again",
+               {{"worker_role", r}});
     for (const char* s : {"joining", "ready", "draining", "lost"})
       workers_[{r, s}] =
           &gauge("troupe_workers", "Nodes by role and state", {{"worker_role", r}, {"state", s}});
@@ -376,6 +383,12 @@ prometheus::Counter& gateway_metrics::migration(const std::string& outcome) {
 
 prometheus::Counter& gateway_metrics::worker_lost(const std::string& role) {
   return *lost_.at(role);
+}
+prometheus::Counter& gateway_metrics::worker_restarted(const std::string& role) {
+  return *restarted_.at(role);
+}
+prometheus::Gauge& gateway_metrics::workers_given_up(const std::string& role) {
+  return *given_up_.at(role);
 }
 
 void gateway_metrics::set_workers(

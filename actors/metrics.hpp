@@ -117,6 +117,9 @@ class gateway_metrics : public process_metrics {
       const std::string& reason);                              // remote_prefill, short_prompt, ...
   prometheus::Counter& migration(const std::string& outcome);  // resumed, failed
   prometheus::Counter& worker_lost(const std::string& role);
+  // Of the server's child processes.
+  prometheus::Counter& worker_restarted(const std::string& role);
+  prometheus::Gauge& workers_given_up(const std::string& role);
   void set_workers(const std::map<std::pair<std::string, std::string>, int>& by_role_and_state);
   void set_heartbeat_ages(const std::map<std::string, double>& seconds_by_node);  // of all
 
@@ -140,7 +143,8 @@ class gateway_metrics : public process_metrics {
   std::map<std::string, prometheus::Counter*> routes_, migrations_;
   std::map<ec, prometheus::Counter*> refusals_;
   std::map<std::pair<std::string, std::string>, prometheus::Gauge*> workers_;
-  std::map<std::string, prometheus::Counter*> lost_;
+  std::map<std::string, prometheus::Counter*> lost_, restarted_;
+  std::map<std::string, prometheus::Gauge*> given_up_;
   std::map<std::string, prometheus::Gauge*> heartbeat_ages_;
 };
 

@@ -44,6 +44,7 @@ class node_runtime {
     if (services_->draft_client) all.push_back(services_->draft_client);
     return all;
   }
+  bool joined() const { return services_->state != node_state::joining; }
   void drain();
   bool drained() const { return drained_; }
   bool restart() const { return services_->restart; }

@@ -12,6 +12,7 @@
 #include "actors/children.hpp"
 #include "api/commands.hpp"
 #include "api/launch_check.hpp"
+#include "api/serving.hpp"
 #include "api/stop_signals.hpp"
 
 namespace troupe::api {
@@ -56,10 +57,17 @@ launch_site site_of(const launch_config& c) {
 }
 
 std::string shown(const launch_entry& e) {
-  std::string line = "troupe";
-  for (const auto& a : e.arguments)
-    line += " " + (a.rfind("--api-key=", 0) == 0 ? "--api-key=(hidden)" : a);
+  std::string line = e.api_keys.empty() ? "troupe" : "TROUPE_API_KEY=(hidden) troupe";
+  for (const auto& a : e.arguments) line += " " + a;
   return line;
+}
+
+actors::child_command command_of(const launch_entry& e) {
+  actors::child_command c{e.name, "/proc/self/exe", e.arguments};
+  std::string keys;
+  for (const auto& key : e.api_keys) keys += (keys.empty() ? "" : " ") + key;
+  if (!keys.empty()) c.environment.push_back("TROUPE_API_KEY=" + keys);
+  return c;
 }
 
 // The plan, then what is wrong with it.
@@ -85,7 +93,7 @@ int run_command(const launch_config& c) {
   const auto here = site_of(c);
   std::vector<actors::child_command> commands;
   for (const auto& e : *entries)
-    if (here.runs(e)) commands.push_back({e.name, "/proc/self/exe", e.arguments});
+    if (here.runs(e)) commands.push_back(command_of(e));
   if (commands.empty())
     return complain({ec::invalid_argument, "the cluster file '" + c.file.string() +
                                                "' has nothing for this host: use --as NAME"},
@@ -95,7 +103,7 @@ int run_command(const launch_config& c) {
     if (here.runs(e)) spdlog::info("{}", shown(e));
   actors::children running(std::move(commands), nullptr);
   while (!signals.wait(milliseconds(200)))
-    if (auto f = running.failure()) return complain(*f, exit_configuration);
+    if (auto f = running.failure()) return complain(*f, exit_code_of(f->code));
   // They drain by themselves; a second signal cuts that short.
   running.terminate();
   while (!running.all_gone())

@@ -1,5 +1,6 @@
 #include <chrono>
 
+#include "actors/children.hpp"
 #include "api/commands.hpp"
 #include "api/serving.hpp"
 #include "api/stop_signals.hpp"
@@ -55,11 +56,13 @@ int run_command(const node_config& c) {
   if (!options) return complain(options.error(), code_for(options.error()));
   auto node = actors::node_process::start(*options);
   if (!node) return complain(node.error(), code_for(node.error()));
-  while (!(*node)->drained() && !signals.wait(milliseconds(200)))
+  while (!(*node)->drained() && !signals.wait(milliseconds(200))) {
+    if ((*node)->joined()) actors::report_up();
     if (auto f = (*node)->failure()) {
       signals.end_within(stop_limit, code_for(*f));
       return complain(*f, code_for(*f));
     }
+  }
   if ((*node)->drained()) {  // an operator's wish: troupe drain
     const int code = (*node)->restart() ? exit_restart : exit_clean;
     spdlog::info("drained: this node {}", code == exit_restart ? "starts again" : "leaves");

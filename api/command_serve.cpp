@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "actors/children.hpp"
 #include "api/command_line.hpp"
 #include "api/commands.hpp"
 #include "api/progress.hpp"
@@ -40,6 +41,7 @@ class announcer {
     if (!status.ready) return progress_.show(status.loading);
     progress_.finish();
     announced_ = true;
+    actors::report_up();
     const auto spent = std::chrono::duration<double>(clock::now() - started_).count();
     const auto& m = serving_.model();
     const auto fits = std::min(m.max_model_len, serving_.service().max_model_len());

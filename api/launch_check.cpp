@@ -42,9 +42,12 @@ class launch_checker {
 
   void check(const launch_entry& e, bool here) {
     entry_ = e.name;
-    const auto command = read_flags(e, here);
+    auto command = read_flags(e, here);
     if (!command) return;
-    if (const auto* serve = std::get_if<serve_config>(&*command)) check_serve(*serve, here);
+    if (auto* serve = std::get_if<serve_config>(&*command)) {
+      if (!e.api_keys.empty()) serve->http.keys = e.api_keys;
+      check_serve(*serve, here);
+    }
     if (const auto* node = std::get_if<node_config>(&*command)) check_node(*node, here);
   }
 

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "actors/cluster.hpp"
+#include "api/api_keys.hpp"
 
 namespace troupe::api {
 namespace {
@@ -113,6 +114,10 @@ result<std::vector<launch_entry>> parse_launch_file(std::string_view text) {
   if (nodes && !nodes->empty()) gateway.try_emplace("prefill", std::vector<std::string>{"0"});
   TROUPE_TRY(gateway, with_shared(top, std::move(gateway)));
   launch_entry first{"serve", gateway_host, {"serve"}};
+  if (auto keys = gateway.extract("api-key")) {
+    first.api_keys = std::move(keys.mapped());
+    if (auto ok = api_keys::make(first.api_keys); !ok) return bad("[serve] " + ok.error().detail);
+  }
   append(gateway, first.arguments);
   entries.push_back(std::move(first));
 

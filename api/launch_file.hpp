@@ -24,6 +24,8 @@ struct launch_entry {
   std::string name;                    // "serve", "prefill-10.0.0.2-0"
   std::string host;                    // empty: wherever the file is launched
   std::vector<std::string> arguments;  // of the binary
+  std::vector<std::string>
+      api_keys{};  // of the gateway: not arguments, which every user of a host can read
 };
 
 result<std::vector<launch_entry>> parse_launch_file(std::string_view toml);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 
@@ -98,6 +99,62 @@ TEST_F(children_test, one_that_refuses_is_not_tried_again) {
   children c({shell("decode-0", "sleep 1.2; exit 2")}, none, hurried);
   ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
   EXPECT_EQ(starts("decode-0"), 1);
+}
+
+// What a child runs that reports before it goes on.
+std::string up_then(const std::string& rest) {
+  return "[ \"$PARENT_HEARS_TROUPE\" = 1 ] && printf 1 >&3; " + rest;
+}
+
+TEST_F(children_test, one_that_reports_has_been_up) {
+  children c({shell("decode-0", up_then("kill -9 $$"))}, nullptr, hurried);
+  ASSERT_TRUE(soon([&] { return starts("decode-0") > 3 * hurried.max_early_deaths; }));
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, one_that_never_reports_is_given_up_however_long_it_lives) {
+  children c({shell("serve", "sleep 0.3; exit 2")}, nullptr, hurried);
+  ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
+  EXPECT_EQ(starts("serve"), 1);
+}
+
+TEST_F(children_test, where_the_cluster_knows_nothing_is_to_be_reported) {
+  children c({shell("decode-0", "[ -z \"$PARENT_HEARS_TROUPE\" ] && exit 0; exit 7")}, none,
+             hurried);
+  ASSERT_TRUE(soon([&] { return c.all_gone() && starts("decode-0") > 0; }));
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, one_that_dies_soon_each_time_is_started_ever_more_slowly) {
+  constexpr restart_policy slow{
+      .max_soon_deaths = 2, .soon = 60s, .first_pause = 1h, .longest_pause = 1h};
+  std::atomic<int> restarts{0};
+  children c({shell("decode-0", "kill -9 $$")}, at_once(), slow,
+             {[&](const std::string&) { ++restarts; }, nullptr});
+  // At once at first; the third new start has to wait.
+  ASSERT_TRUE(soon([&] { return starts("decode-0") == 3 && restarts == 3; }));
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(starts("decode-0"), 3);
+  EXPECT_FALSE(c.failure());
+}
+
+TEST_F(children_test, who_is_given_up_is_told) {
+  std::atomic<int> restarts{0}, given_up{0};
+  children c({shell("decode-0", "exit 7")}, none, hurried,
+             {[&](const std::string&) { ++restarts; },
+              [&](const std::string& name) { given_up += name == "decode-0"; }});
+  ASSERT_TRUE(soon([&] { return c.failure().has_value(); }));
+  EXPECT_EQ(restarts, hurried.max_early_deaths);
+  EXPECT_EQ(given_up, 1);
+}
+
+TEST_F(children_test, what_a_child_finds_in_its_environment_is_not_in_its_arguments) {
+  auto command = shell("serve", "[ \"$TROUPE_API_KEY\" = secret ] && exit 0; exit 7");
+  command.environment = {"TROUPE_API_KEY=secret"};
+  children c({command}, none, hurried);
+  ASSERT_TRUE(soon([&] { return c.all_gone() && starts("serve") > 0; }));
+  EXPECT_FALSE(c.failure());
+  EXPECT_EQ(starts("serve"), 1);
 }
 
 TEST_F(children_test, one_that_leaves_is_not_started_again_and_no_failure) {
