@@ -192,7 +192,7 @@ TEST(command_line, bad_values_name_their_flag) {
       {"--isa", "mmx"},      {"--max-connections", "0"}, {"--cluster-secret-file", "/no/such"}};
   for (const auto& row : rows) refused({"serve", row[0], row[1]}, row[0]);
   for (const char* flag : {"--port", "--cluster-port"})
-    refused({"serve", flag, "99999"}, "99999 not in range 0 to 65535");
+    refused({"serve", flag, "99999"}, "99999 is not a whole number from 0 to 65535");
   refused({"node", "--role", "director", "--join", "h:1"}, "director");
   refused({"node", "--role", "decode"}, "--join");
   refused({"node", "--role", "decode", "--join", "nowhere"}, "HOST:PORT");

@@ -10,6 +10,8 @@ from troupe_process import PATIENCE, Missed, Repeated, Server, run, wait_until
 
 PROMPT = "Every actor of the troupe knew the play by heart, and yet no evening was like another. " * 45
 SLACK = 10 * 16  # tokens of blocks that may not have been stored, or not been whole
+# Where the store's use is judged: nodes fetch what it has, also where computing would be faster for the moment.
+PATIENT = ("--kv-store-patience-ms", 60_000)
 # What a lookup comes to where the store is slower than computing, as it may be on a busy machine.
 SLOW = ("computing_is_faster", "too_slow", "silent", "stalled", "store_lost", "engine_busy")
 
@@ -71,7 +73,7 @@ def disk(tmp_path):
 
 
 def test_a_node_that_starts_anew_fetches_what_others_computed():
-    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+    with Server("--kv-store", 1, *PATIENT, prefill=0, decode=1) as server:
         wait_working(server)
         first = server.complete(PROMPT, max_tokens=16)
         tokens, cached = usage(first)
@@ -124,7 +126,7 @@ def test_after_a_restart_of_everything_the_disk_is_warm(disk):
         first = server.complete(PROMPT, max_tokens=16)
         tokens = usage(first)[0]
         wait_stored(server, tokens // 16, tier="disk")
-    with Server("--kv-store", 1, "--kv-store-disk", disk, prefill=1, decode=1) as server:
+    with Server("--kv-store", 1, "--kv-store-disk", disk, *PATIENT, prefill=1, decode=1) as server:
         wait_connected(server)
         again = server.complete(PROMPT, max_tokens=16)
         assert again["choices"][0]["text"] == first["choices"][0]["text"]
@@ -162,7 +164,7 @@ def test_a_full_disk_costs_only_speed(disk):
 
 
 def test_another_salt_never_hits():
-    with Server("--kv-store", 1, prefill=0, decode=1) as server:
+    with Server("--kv-store", 1, *PATIENT, prefill=0, decode=1) as server:
         wait_working(server)
         answer = server.complete(PROMPT, max_tokens=4, cache_salt="alice")
         wait_stored(server, usage(answer)[0] // 16)
@@ -233,7 +235,7 @@ def test_pinned_prompts(tmp_path):
 
 
 def test_a_store_that_is_drained_hands_its_prompts_on():
-    with Server("--kv-store", 2, prefill=0, decode=1) as server:
+    with Server("--kv-store", 2, *PATIENT, prefill=0, decode=1) as server:
         wait_working(server, stores=2)
         prompts = [f"{n}. {PROMPT[:1200]}" for n in range(6)]
         before = [server.complete(prompt, max_tokens=4) for prompt in prompts]

@@ -35,6 +35,20 @@ def test_dry_run_prints_each_hosts_own_commands(tmp_path):
     assert there.stdout.startswith("troupe node ") and f"--join=127.0.0.1:{cluster_port}" in there.stdout
 
 
+def test_keys_are_not_among_the_arguments(tmp_path):
+    path = tmp_path / "cluster.toml"
+    path.write_text(f"""
+model = "{MODEL}"
+[serve]
+port = {free_port()}
+cluster-port = {free_port()}
+api-key = ["key-of-alice", "key-of-bob"]
+""")
+    done = run("launch", path, "--dry-run")
+    assert done.returncode == 0 and done.stdout.startswith("TROUPE_API_KEY=(hidden) troupe serve "), done.stdout + done.stderr
+    assert "key-of" not in done.stdout + done.stderr
+
+
 def test_dry_run_finds_everything_that_is_wrong(tmp_path):
     path = tmp_path / "cluster.toml"
     with socket.socket() as taken:
