@@ -482,10 +482,10 @@ TEST_F(gateway_test, an_answered_request_is_no_poison) {
 }
 
 TEST_F(gateway_test, drains_a_node_but_not_the_last_decode) {
-  auto ask = [&](const std::string& node, bool force, bool restart = true) {
+  auto ask = [&](const std::string& node, bool force) {
     caf::scoped_actor self{system, true};
     auto pending =
-        self->request(door, milliseconds(5000), drain_node_request{node, {1234, restart}, force});
+        self->request(door, milliseconds(5000), drain_node_request{node, {1234, true}, force});
     scheduler.run();
     drain_reply reply{ec::internal, "no answer"};
     pending.receive([&](const drain_reply& r) { reply = r; }, [](const caf::error&) {});
@@ -500,7 +500,6 @@ TEST_F(gateway_test, drains_a_node_but_not_the_last_decode) {
   EXPECT_EQ(ask("decode-0", false), ec::none);
   context->single_process = true;
   EXPECT_EQ(ask("decode-0", true), ec::invalid_argument) << "nothing would start it again";
-  EXPECT_EQ(ask("decode-0", true, false), ec::invalid_argument) << "it would never leave";
   ASSERT_EQ(d->drains.size(), 2u);
   EXPECT_EQ(d->drains[0].timeout_ms, 1234u);
   EXPECT_TRUE(d->drains[0].restart);
