@@ -222,22 +222,27 @@ struct store_client_test : store_actors_test {
     node->metrics = std::make_unique<node_metrics>("mine", "prefill");
     client = own(system.spawn(store_client, node, identity));
   }
+  auto be_told_of_a_store(const std::shared_ptr<heard>& log) {
+    far = network->make_fabric(incarnation{other}, [](transport::event&&) {});
+    EXPECT_TRUE(far->allocate(layout.block_bytes()));
+    const auto store = make_other(log);
+    auto m = with_other();
+    m.members[0].info.transport_address = far->local_address().value_or("");
+    caf::anon_send(client, m);
+    run();
+    return store;
+  }
 
+  const std::shared_ptr<const std::vector<token_id>> tokens =
+      std::make_shared<const std::vector<token_id>>(engine::testing::make_prompt(3, 32));
+  std::unique_ptr<transport::fabric> far;  // the store's
   engine::testing::fake_runner runner{64};
   store_client_actor client;
 };
 
 TEST_F(store_client_test, what_it_releases_is_of_the_try_that_ended) {
   auto log = std::make_shared<heard>();
-  auto far = network->make_fabric(incarnation{other}, [](transport::event&&) {});
-  ASSERT_TRUE(far->allocate(layout.block_bytes()));
-  const auto store = make_other(log);
-  auto m = with_other();
-  m.members[0].info.transport_address = far->local_address().value_or("");
-  caf::anon_send(client, m);
-  run();
-  const auto tokens =
-      std::make_shared<const std::vector<token_id>>(engine::testing::make_prompt(3, 32));
+  const auto store = be_told_of_a_store(log);
   for (attempt n : {0u, 1u}) caf::anon_send(client, prefix_wanted{request_id{7}, n, tokens, {}, 0});
   run();
   ASSERT_EQ(log->lookups.size(), 2u);
@@ -254,15 +259,7 @@ TEST_F(store_client_test, what_it_releases_is_of_the_try_that_ended) {
 
 TEST_F(store_client_test, it_waits_as_long_as_computing_pays_or_as_it_is_told) {
   auto log = std::make_shared<heard>();
-  auto far = network->make_fabric(incarnation{other}, [](transport::event&&) {});
-  ASSERT_TRUE(far->allocate(layout.block_bytes()));
-  make_other(log);
-  auto m = with_other();
-  m.members[0].info.transport_address = far->local_address().value_or("");
-  caf::anon_send(client, m);
-  run();
-  const auto tokens =
-      std::make_shared<const std::vector<token_id>>(engine::testing::make_prompt(3, 32));
+  be_told_of_a_store(log);
   node->options.store_patience = milliseconds(60'000);
   caf::anon_send(client, prefix_wanted{request_id{7}, 0, tokens, {}, 0});
   pass(milliseconds(59'000));

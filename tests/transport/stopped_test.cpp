@@ -58,6 +58,14 @@ struct end {
         60s);
     return outcome;
   }
+  // Everything there is at an owner who is well.
+  void expect_whole(std::uint64_t op, const end& owner) {
+    ASSERT_TRUE(link->connect(owner_id, owner.link->local_address().value()));
+    ASSERT_TRUE(pull(op, owner_id, blocks, 10min));
+    const auto outcome = ended(op);
+    EXPECT_TRUE(outcome) << to_string(outcome.error());
+    EXPECT_EQ(std::memcmp(arena.data, owner.arena.data, block * blocks), 0);
+  }
   void connect(stranger& to) {
     ASSERT_TRUE(link->connect(incarnation{0xBAD}, to.address(block * blocks)));
     ASSERT_TRUE(to.run_until([&] { return !events.up().empty(); }));
@@ -88,11 +96,7 @@ TEST(stopped, owners_leave_slots_to_pulls_from_another) {
     ASSERT_TRUE(owner->run_until([&] { return !owner->reads.empty(); }));
   }
   end healthy(owner_id);
-  ASSERT_TRUE(reader.link->connect(owner_id, healthy.link->local_address().value()));
-  ASSERT_TRUE(reader.pull(1, owner_id, blocks, 10min));
-  const auto outcome = reader.ended(1);
-  EXPECT_TRUE(outcome) << to_string(outcome.error());
-  EXPECT_EQ(std::memcmp(reader.arena.data, healthy.arena.data, block * blocks), 0);
+  reader.expect_whole(1, healthy);
   EXPECT_EQ(reader.link->stats().pulls_running, 2u) << "the others still wait";
 }
 
@@ -190,11 +194,7 @@ TEST(stopped, readers_leave_slots_to_another) {
     for (std::uint64_t i = 0; i < 1000; ++i) stopped->read(i, i % blocks * block, block);
   }
   end reader(self);
-  ASSERT_TRUE(reader.link->connect(owner_id, owner.link->local_address().value()));
-  ASSERT_TRUE(reader.pull(1, owner_id, blocks, 10min));
-  const auto outcome = reader.ended(1);
-  EXPECT_TRUE(outcome) << to_string(outcome.error());
-  EXPECT_EQ(std::memcmp(reader.arena.data, owner.arena.data, block * blocks), 0);
+  reader.expect_whole(1, owner);
 }
 
 // Whose turn comes first depends on random numbers, so several times.
