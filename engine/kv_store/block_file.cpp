@@ -267,10 +267,7 @@ bool block_file::unhold(record_id r, bool ok) {
 
 bool block_file::pin(const hash128_t& hash, bool pinned, time_point until) {
   const auto r = present(hash);
-  if (!r) return false;
-  if (pinned) return pins_.pin(*r, records_.size(), until);
-  pins_.unpin(*r);
-  return true;
+  return r && pins_.set(*r, pinned, records_.size(), until);
 }
 
 std::optional<record_id> block_file::present(const hash128_t& hash) const {

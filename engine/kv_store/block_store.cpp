@@ -190,10 +190,7 @@ std::optional<block_id> block_store::victim(const block_key& newcomer, reuse_cla
 
 bool block_store::pin(const hash128_t& hash, bool pinned, time_point until) {
   const auto b = present(hash);
-  if (!b) return false;
-  if (pinned) return pins_.pin(*b, slots_.size(), until);
-  pins_.unpin(*b);
-  return true;
+  return b && pins_.set(*b, pinned, slots_.size(), until);
 }
 
 const block_key* block_store::find_key(const hash128_t& hash) const {

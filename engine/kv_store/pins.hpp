@@ -13,7 +13,11 @@ namespace troupe::engine {
 class pin_table {
  public:
   // False: half of `places` are pinned already.
-  bool pin(std::uint32_t place, std::size_t places, time_point until) {
+  bool set(std::uint32_t place, bool pinned, std::size_t places, time_point until) {
+    if (!pinned) {
+      unpin(place);
+      return true;
+    }
     if (!until_.contains(place) && 2 * (until_.size() + 1) > places) return false;
     until_[place] = until;
     return true;
