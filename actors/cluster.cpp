@@ -56,6 +56,7 @@ class server : public serve_process {
   result<void> run(const serve_options& options, std::shared_ptr<const model::loaded_model> model);
   generation_service& service() override { return *service_; }
   std::uint16_t cluster_port() const override { return cluster_port_; }
+  std::vector<std::string> own_nodes() const override;
   void drain() override;
   bool drained() const override;
   std::optional<error> failure() const override;
@@ -179,7 +180,6 @@ result<void> server::run(const serve_options& options,
                                            std::move(events));
     return {};
   }
-  context_->single_process = true;
   std::shared_ptr<const model::loaded_model> draft_model;
   if (options.num_draft > 0) {
     TROUPE_TRY(draft_model, model::open_model(options.draft_model));
@@ -213,6 +213,12 @@ result<void> server::run(const serve_options& options,
     }
   }
   return {};
+}
+
+std::vector<std::string> server::own_nodes() const {
+  std::vector<std::string> names;
+  for (const auto& n : nodes_) names.push_back(n->info().name);
+  return names;
 }
 
 void server::drain() {

@@ -112,6 +112,8 @@ class serve_process {
   virtual ~serve_process() = default;  // stops nodes and actors within a few seconds
   virtual generation_service& service() = 0;
   virtual std::uint16_t cluster_port() const = 0;  // nodes join here, and programs
+  // Nodes in this process, which end with it: all but guests with --single-process, else none.
+  virtual std::vector<std::string> own_nodes() const = 0;
   virtual void drain() = 0;
   virtual bool drained() const = 0;
   virtual std::optional<error> failure() const = 0;  // a node cannot start: what to tell the user

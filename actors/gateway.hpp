@@ -54,7 +54,6 @@ struct gateway_context {
   // How programs reach this gateway; complete once `published`, and then it joins the directory.
   node_info info;
   std::atomic<bool> published{false};
-  std::atomic<bool> single_process{false};  // its neighbours live and end with the server
   std::atomic<std::uint32_t> in_flight{0};  // requests of every door and program
 };
 

@@ -78,9 +78,6 @@ drain_reply gateway_state::drain_node(const drain_node_request& r) {
   if (found->info.kind == role::decode && other_decodes == 0 && !r.force)
     return {ec::invalid_argument,
             r.node + " is the only decode node that is ready: start another one first, or --force"};
-  if (context->single_process && r.how.restart && context->neighbours->find(found->info.start))
-    return {ec::invalid_argument, r.node + " is a part of the server's own process " +
-                                      "(--single-process), where nothing starts it again"};
   const auto actor = nodes.actor_of(found->info.start);
   if (!actor) return {ec::peer_lost, r.node + " is not connected to this gateway"};
   // Every node's actor takes drain_request, whatever its role.

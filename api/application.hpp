@@ -31,6 +31,7 @@ struct application_options {
   request_limits limits;  // vocab_size is filled from the model
   std::string version = "0.1.0";
   bool web_ui = true;
+  std::vector<std::string> own_nodes;  // of this process: they cannot leave without it
   std::chrono::milliseconds ping{15'000};
   std::chrono::milliseconds generation_timeout{600'000};
   std::chrono::milliseconds metrics_timeout{2'000};

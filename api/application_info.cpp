@@ -1,4 +1,5 @@
 // The endpoints that only tell: models, tokens, health, metrics, version, cluster, the page.
+#include <algorithm>
 #include <array>
 
 #include "actors/metrics_text.hpp"
@@ -268,6 +269,11 @@ void application::drain_node(call& c) {
       return tl::make_unexpected(bad_field("node",
                                            "node is missing: a name as GET /v1/cluster lists it.",
                                            "missing_required_parameter"));
+    if (std::ranges::count(options_.own_nodes, w.node) > 0)
+      return tl::make_unexpected(unsupported_field(
+          "node", w.node + " is a part of the server's own process (--single-process), which it "
+                           "can neither leave nor enter again: SIGTERM drains the whole server; "
+                           "without --single-process each node is a process of its own."));
     return w;
   }();
   if (!asked) return c.fail(asked.error());

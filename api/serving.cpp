@@ -158,6 +158,7 @@ void serving::open_door(const serve_config& config, api_keys keys, api_keys admi
   door.admin_keys = std::move(admin_keys);
   door.allowed_origins = std::move(allowed_origins);
   door.web_ui = config.http.web_ui;
+  door.own_nodes = cluster_->own_nodes();
   door.version = TROUPE_VERSION;
   door.ping = std::chrono::seconds(config.http.sse_ping_s);
   door.generation_timeout = std::chrono::seconds(config.http.request_timeout_s);

@@ -540,6 +540,21 @@ TEST(application, only_admin_keys_change_the_cluster_where_there_are_any) {
   EXPECT_EQ(status("GET", "/v1/models", "sk-admin"), 200) << "it is good for all else, too";
 }
 
+TEST(application, a_node_of_the_servers_own_process_is_not_drained) {
+  application_options options;
+  options.own_nodes = {"kv-store-0", "decode-1"};
+  door d([](const auto&) { return script{}; }, options);
+  auto x = d.post("/v1/cluster/drain", {{"node", "decode-1"}, {"restart", true}, {"force", true}});
+  EXPECT_EQ(x->response.status, 400);
+  const auto e = json_of(*x)["error"];
+  EXPECT_EQ(e["code"], "unsupported_value");
+  EXPECT_EQ(e["param"], "node");
+  for (const char* part : {"decode-1", "--single-process", "SIGTERM"})
+    EXPECT_NE(e["message"].get<std::string>().find(part), std::string::npos) << part;
+  EXPECT_EQ(d.post("/v1/cluster/drain", {{"node", "decode-2"}})->response.status, 200)
+      << "a guest from another process";
+}
+
 TEST(application, every_status_of_an_error_has_its_own_count) {
   for (const ec code : {ec::invalid_argument, ec::not_found, ec::unauthorized, ec::queue_full,
                         ec::overloaded, ec::deadline_exceeded, ec::peer_lost}) {

@@ -89,6 +89,19 @@ def test_bad_wishes_are_told():
         assert answer.status_code == 400
 
 
+def test_of_a_single_process_only_guests_leave():
+    port = free_port()
+    with Server("--single-process", "--cluster-port", port, prefill=0, decode=2) as server:
+        for wish in (["decode-0", "--force"], ["--all", "--restart"]):
+            refused = drain(server, *wish)
+            assert refused.returncode == 1 and "--single-process" in refused.stderr and "SIGTERM" in refused.stderr
+        assert all(node["state"] == "ready" for node in server.nodes())
+        with Process("node", MODEL, "--role", "decode", "--name", "guest", "--join", f"127.0.0.1:{port}") as node:
+            wait_until(lambda: any(n["name"] == "guest" and n["state"] == "ready" for n in server.nodes()), 30, "it joins")
+            assert drain(server, "guest").returncode == 0
+            assert node.wait(10) == 0
+
+
 def test_a_request_that_would_miss_its_deadline_gets_429_at_once():
     with Server("--max-num-seqs", 1, prefill=0, decode=1) as server, contextlib.ExitStack() as others:
         for _ in range(32):  # some end soon, and tell how long the others will take
