@@ -175,8 +175,7 @@ api_result<std::optional<call_reading>> constrain_calls(const served_model& m,
   form.required = tools.forced();
   form.parallel = tools.parallel && tools.choice != tool_choice::named;
   for (const auto& tool : tools.tools)
-    if (tools.choice != tool_choice::named || tool.call.name == tools.name)
-      form.tools.push_back(tool.call);
+    if (tools.may_call(tool.call.name)) form.tools.push_back(tool.call);
   // A forced call leaves no room for another form of the answer.
   const bool apart = !form.required && asked.format.kind != engine::structured::format_kind::text;
   if (apart) form.otherwise = asked.format;

@@ -66,28 +66,52 @@ void read_tool(field_reader& in, const std::string& where, const json& value, to
   to.tools.push_back(std::move(tool));
 }
 
+api_error bad_choice(std::string message) {
+  return bad_field("tool_choice", "tool_choice " + std::move(message));
+}
+
+void read_callable(field_reader& in, const json& value, tool_request& to) {
+  const json* function = function_of(value);
+  const std::string* name = function != nullptr ? text_of(member(*function, "name")) : nullptr;
+  if (name == nullptr)
+    return in.fail(bad_choice(
+        "must be none, auto, required, {\"type\": \"function\", \"function\": {\"name\": "
+        "...}}, or {\"type\": \"allowed_tools\", \"allowed_tools\": {\"mode\": ..., "
+        "\"tools\": [...]}}."));
+  const bool known = std::any_of(to.tools.begin(), to.tools.end(),
+                                 [&](const auto& tool) { return tool.call.name == *name; });
+  if (!known) return in.fail(bad_choice("names a function that is no tool."));
+  to.callable.push_back(*name);
+}
+
+// The model is told of all tools, so that what is cached of its prompt stays of use, and calls only these.
+void read_allowed(field_reader& in, const json* allowed, tool_request& to) {
+  const bool is_object = allowed != nullptr && allowed->is_object();
+  const json* mode = is_object ? member(*allowed, "mode") : nullptr;
+  const json* tools = is_object ? member(*allowed, "tools") : nullptr;
+  if (mode == nullptr || (*mode != "auto" && *mode != "required"))
+    return in.fail(bad_choice("of allowed_tools: mode must be auto or required."));
+  if (tools == nullptr || !tools->is_array() || tools->empty())
+    return in.fail(bad_choice("of allowed_tools: tools must be a list of at least one tool."));
+  for (const json& tool : *tools)
+    if (!in.failure()) read_callable(in, tool, to);
+  to.choice = *mode == "auto" ? tool_choice::automatic : tool_choice::required;
+}
+
 void read_choice(field_reader& in, const json& value, tool_request& to) {
-  constexpr const char* field = "tool_choice";
   if (value == "none" || value == "auto" || value == "required") {
     if (value == "required" && to.tools.empty())
-      return in.fail(bad_field(field, "tool_choice is required, but there are no tools."));
+      return in.fail(bad_choice("is required, but there are no tools."));
     to.choice = value == "none"   ? tool_choice::none
                 : value == "auto" ? tool_choice::automatic
                                   : tool_choice::required;
     return;
   }
-  const json* function = function_of(value);
-  const std::string* name = function != nullptr ? text_of(member(*function, "name")) : nullptr;
-  if (name == nullptr)
-    return in.fail(
-        bad_field(field,
-                  "tool_choice must be none, auto, required, or {\"type\": \"function\", "
-                  "\"function\": {\"name\": ...}}."));
-  const bool known = std::any_of(to.tools.begin(), to.tools.end(),
-                                 [&](const auto& tool) { return tool.call.name == *name; });
-  if (!known) return in.fail(bad_field(field, "tool_choice names a function that is no tool."));
+  if (const json* type = value.is_object() ? member(value, "type") : nullptr;
+      type != nullptr && *type == "allowed_tools")
+    return read_allowed(in, member(value, "allowed_tools"), to);
+  read_callable(in, value, to);
   to.choice = tool_choice::named;
-  to.name = *name;
 }
 
 }  // namespace

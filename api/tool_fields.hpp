@@ -2,6 +2,7 @@
 // Plain values, any thread.
 #pragma once
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -21,11 +22,14 @@ enum class tool_choice : std::uint8_t { none, automatic, required, named };
 struct tool_request {
   std::vector<tool_definition> tools;
   tool_choice choice = tool_choice::none;  // none as well where there are no tools
-  std::string name;                        // of the tool that must be called
+  std::vector<std::string> callable;       // names of those that may be called; empty: all
   bool parallel = true;
 
   bool active() const { return choice != tool_choice::none; }
   bool forced() const { return choice == tool_choice::required || choice == tool_choice::named; }
+  bool may_call(const std::string& name) const {
+    return callable.empty() || std::ranges::count(callable, name) > 0;
+  }
 };
 
 void read_tools(field_reader& in, std::size_t max_tools, tool_request& to);

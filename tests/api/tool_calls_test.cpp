@@ -204,10 +204,27 @@ TEST(tool_fields, choices_arrive) {
   const json named = {{"type", "function"}, {"function", {{"name", "ping"}}}};
   const auto r = parsed({{"tool_choice", named}, {"parallel_tool_calls", false}});
   EXPECT_EQ(r->tools.choice, tool_choice::named);
-  EXPECT_EQ(r->tools.name, "ping");
+  EXPECT_EQ(r->tools.callable, std::vector<std::string>{"ping"});
   EXPECT_FALSE(r->tools.parallel);
   EXPECT_EQ(r->tools.tools[0].description, "Weather of a city");
   EXPECT_TRUE(r->tools.tools[1].call.parameters.empty());
+}
+
+json allowed(const json& mode, const json& tools) {
+  return {{"type", "allowed_tools"}, {"allowed_tools", {{"mode", mode}, {"tools", tools}}}};
+}
+
+TEST(tool_fields, some_tools_are_allowed) {
+  const json one = {{"type", "function"}, {"function", {{"name", "ping"}}}};
+  const auto may = parsed({{"tool_choice", allowed("auto", json::array({one}))}});
+  EXPECT_EQ(may->tools.choice, tool_choice::automatic);
+  EXPECT_TRUE(may->tools.may_call("ping"));
+  EXPECT_FALSE(may->tools.may_call("get_weather"));
+  EXPECT_EQ(may->tools.tools.size(), 2u) << "the model is told of all";
+  const auto must = parsed({{"tool_choice", allowed("required", {one, weather})}});
+  EXPECT_EQ(must->tools.choice, tool_choice::required);
+  EXPECT_TRUE(must->tools.may_call("ping") && must->tools.may_call("get_weather"));
+  EXPECT_TRUE(parsed({})->tools.may_call("ping"));
 }
 
 TEST(tool_fields, bad_ones_are_refused_by_name) {
@@ -239,8 +256,14 @@ TEST(tool_fields, bad_ones_are_refused_by_name) {
   many.erase(0);
   EXPECT_TRUE(parsed({{"tools", many}}));
   const json unknown = {{"type", "function"}, {"function", {{"name", "pong"}}}};
-  for (const json& choice : {json("any"), json(1), json::object(), json({{"type", "function"}}),
-                             json({{"type", "x"}, {"function", {{"name", "ping"}}}}), unknown})
+  for (const json& choice :
+       {json("any"), json(1), json::object(), json({{"type", "function"}}),
+        json({{"type", "x"}, {"function", {{"name", "ping"}}}}), unknown,
+        json({{"type", "allowed_tools"}}),
+        json({{"type", "allowed_tools"}, {"allowed_tools", "auto"}}),
+        allowed("none", json::array({ping})), allowed(nullptr, json::array({ping})),
+        allowed("auto", json::array()), allowed("auto", "ping"),
+        allowed("auto", json::array({"ping"})), allowed("required", {ping, unknown})})
     EXPECT_EQ(param({{"tool_choice", choice}}), "tool_choice") << choice;
   EXPECT_EQ(param({{"tools", nullptr}, {"tool_choice", "required"}}), "tool_choice");
   EXPECT_EQ(param({{"parallel_tool_calls", 1}}), "parallel_tool_calls");
@@ -554,6 +577,25 @@ TEST(tool_answer, a_named_call_ends_with_stop) {
   EXPECT_EQ(form["tools"][0]["name"], "get_weather");
   EXPECT_TRUE(form["required"].get<bool>());
   EXPECT_FALSE(form["parallel"].get<bool>());
+}
+
+TEST(tool_answer, calls_are_of_allowed_tools) {
+  door d([](const auto&) { return says(call_text); }, {}, toy_model(4096));
+  for (const char* mode : {"auto", "required"}) {
+    const json choice = allowed(mode, json::array({weather}));
+    const auto c = json_of(
+        *d.post("/v1/chat/completions", plus(chat, {{"tool_choice", choice}})))["choices"][0];
+    EXPECT_EQ(c["finish_reason"], "tool_calls") << "not as with a named one";
+    const auto request = d.service.submitted().back();
+    const auto form = json::parse(request.sampling.format.source);
+    EXPECT_EQ(form["tools"].size(), 1u);
+    EXPECT_EQ(form["tools"][0]["name"], "get_weather");
+    EXPECT_EQ(form["required"].get<bool>(), mode == std::string("required"));
+    EXPECT_TRUE(form["parallel"].get<bool>());
+  }
+  d.post("/v1/chat/completions", chat);
+  EXPECT_EQ(d.service.submitted()[0].prompt, d.service.submitted()[2].prompt)
+      << "what is cached of it stays of use";
 }
 
 TEST(tool_answer, a_call_that_is_cut_tells_its_length) {

@@ -74,6 +74,19 @@ def test_forced_calls_parse_and_match(server, single, choice, reason):
         assert streamed(client_of(single), **fields) == (expected, "", reason)
 
 
+def test_calls_are_of_allowed_tools_and_the_prompt_is_as_ever(server, single):
+    fields = dict(model=server.model, messages=ASK, tools=[WEATHER, TICKETS], parallel_tool_calls=False, max_tokens=150, temperature=0.8)
+    free = client_of(server).chat.completions.create(seed=1, **fields)
+    for tool in (WEATHER, TICKETS):
+        name = tool["function"]["name"]
+        allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": name}}]}}
+        answer = client_of(server).chat.completions.create(seed=1, tool_choice=allowed, **fields)
+        assert answer.choices[0].finish_reason == "tool_calls" and answer.usage.prompt_tokens == free.usage.prompt_tokens
+        (call,) = answer.choices[0].message.tool_calls
+        assert call.function.name == name and check(name, call.function.arguments)
+        assert streamed(client_of(single), seed=1, tool_choice=allowed, **fields) == ([[name, call.function.arguments]], "", "tool_calls")
+
+
 def test_an_answer_may_be_text_or_calls(server, single):
     fields = dict(model=server.model, messages=ASK, tools=[WEATHER], max_tokens=60, temperature=0.7, seed=3)
     answer = client_of(server).chat.completions.with_raw_response.create(**fields)
