@@ -151,10 +151,7 @@ void completion_job::on_event(event& e) {
 void completion_job::on_accepted(choice& c) {
   if (std::exchange(c.admitted, true)) return;
   if (plan_.common.stream && plan_.head.chat)
-    frame(chunk(
-        plan_.head,
-        chat_choice_chunk(c.index, ojson{{"role", "assistant"}, {"content", ""}}, nullptr, ""),
-        plan_.common.include_usage));
+    show(c, chat_choice_chunk(c.index, ojson{{"role", "assistant"}, {"content", ""}}, nullptr, ""));
 }
 
 void completion_job::on_tokens(choice& c, std::vector<engine::token_output> tokens) {
@@ -227,16 +224,12 @@ void completion_job::close_choice(choice& c, std::string_view reason) {
     ojson logprobs = c.parser && options_.logprobs && !c.entries.empty()
                          ? logprobs_of(c.entries, 0, 0)
                          : ojson();
-    frame(chunk(plan_.head,
-                chat_choice_chunk(c.index, ojson::object(), std::move(logprobs), c.finish_reason),
-                plan_.common.include_usage));
+    show(c, chat_choice_chunk(c.index, ojson::object(), std::move(logprobs), c.finish_reason));
   } else {
     ojson logprobs = options_.logprobs && !rest.logprobs.empty()
                          ? logprobs_of(rest.logprobs, 0, c.prompt_points)
                          : ojson();
-    frame(chunk(plan_.head,
-                completion_choice(c.index, rest.text, std::move(logprobs), c.finish_reason),
-                plan_.common.include_usage));
+    show(c, completion_choice(c.index, rest.text, std::move(logprobs), c.finish_reason));
   }
 }
 

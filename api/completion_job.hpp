@@ -84,6 +84,7 @@ class completion_job : public std::enable_shared_from_this<completion_job> {
   void give_calls(choice& c, std::vector<tool_event> events, std::vector<logprob_entry> logprobs);
   std::string call_id() const;
   void give_echo(choice& c);
+  void show(const choice& c, ojson shown);
   void frame(const ojson& object);
   void flush_stream();
   void try_finish();

@@ -18,7 +18,7 @@ void completion_job::give(choice& c, choice_delta delta) {
   ojson one = plan_.head.chat ? chat_choice_chunk(c.index, ojson{{"content", delta.text}},
                                                   std::move(logprobs), "")
                               : completion_choice(c.index, delta.text, std::move(logprobs), "");
-  frame(chunk(plan_.head, std::move(one), plan_.common.include_usage));
+  show(c, std::move(one));
 }
 
 void completion_job::give_calls(choice& c, std::vector<tool_event> events,
@@ -40,8 +40,7 @@ void completion_job::give_calls(choice& c, std::vector<tool_event> events,
     // Of all tokens since the last piece: what is withheld is given with what follows.
     const auto entries = std::exchange(c.entries, {});
     ojson shown = options_.logprobs ? logprobs_of(entries, 0, 0) : ojson();
-    frame(chunk(plan_.head, chat_choice_chunk(c.index, std::move(delta), std::move(shown), ""),
-                plan_.common.include_usage));
+    show(c, chat_choice_chunk(c.index, std::move(delta), std::move(shown), ""));
   }
 }
 
@@ -72,8 +71,7 @@ void completion_job::give_echo(choice& c) {
   ojson logprobs = c.prompt_entries.empty()
                        ? ojson()
                        : logprobs_of(c.prompt_entries, c.prompt_entries.size(), 0);
-  frame(chunk(plan_.head, completion_choice(c.index, c.prompt.text, std::move(logprobs), ""),
-              plan_.common.include_usage));
+  show(c, completion_choice(c.index, c.prompt.text, std::move(logprobs), ""));
 }
 
 // The first prompt_entries of `entries` are the prompt's, whose first token has no logprob; the others' offsets
@@ -86,6 +84,15 @@ ojson completion_job::logprobs_of(const std::vector<logprob_entry>& entries,
   for (std::size_t i = prompt_entries; i < shifted.size(); ++i)
     shifted[i].text_offset += base_offset;
   return completion_logprobs(names, shifted, prompt_entries > 0 ? 1 : 0, 0);
+}
+
+// A chunk of a stream. OpenAI's have "usage": null where usage comes at the end.
+void completion_job::show(const choice& c, ojson shown) {
+  ojson o = chunk(plan_.head, std::move(shown));
+  if (plan_.common.include_usage) o["usage"] = nullptr;
+  if (plan_.common.continuous_usage)
+    o["usage"] = usage_object({c.prompt.tokens.size(), c.output.tokens(), {}});
+  frame(o);
 }
 
 void completion_job::frame(const ojson& object) {
@@ -156,10 +163,11 @@ void completion_job::finish_whole() {
 
 answer_usage completion_job::usage() const {
   answer_usage u;
+  u.cached_tokens = 0;
   for (const auto& c : choices_) {
     if (c.index % plan_.common.n == 0) {
       u.prompt_tokens += c.prompt.tokens.size();
-      u.cached_tokens += c.end.usage.cached_tokens;
+      *u.cached_tokens += c.end.usage.cached_tokens;
     }
     u.completion_tokens += c.output.tokens();
   }

@@ -104,7 +104,7 @@ ojson usage_object(const answer_usage& u) {
   o["prompt_tokens"] = u.prompt_tokens;
   o["completion_tokens"] = u.completion_tokens;
   o["total_tokens"] = u.prompt_tokens + u.completion_tokens;
-  o["prompt_tokens_details"] = ojson{{"cached_tokens", u.cached_tokens}};
+  if (u.cached_tokens) o["prompt_tokens_details"] = ojson{{"cached_tokens", *u.cached_tokens}};
   return o;
 }
 
@@ -175,11 +175,10 @@ ojson completion_logprobs(const token_names& names, std::span<const logprob_entr
   return o;
 }
 
-ojson chunk(const answer_head& head, ojson choice, bool with_usage_field) {
+ojson chunk(const answer_head& head, ojson choice) {
   ojson o = start(head, true);
   o["choices"] = ojson::array();
   o["choices"].push_back(std::move(choice));
-  if (with_usage_field) o["usage"] = nullptr;
   return o;
 }
 

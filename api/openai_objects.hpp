@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -27,7 +28,8 @@ struct answer_head {
 };
 
 struct answer_usage {
-  std::uint64_t prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+  std::uint64_t prompt_tokens = 0, completion_tokens = 0;
+  std::optional<std::uint64_t> cached_tokens;  // known at the end
 };
 
 struct tool_call {
@@ -56,9 +58,8 @@ ojson chat_logprobs(const token_names& names, std::span<const logprob_entry> ent
 ojson completion_logprobs(const token_names& names, std::span<const logprob_entry> entries,
                           std::size_t without_logprob, std::size_t base_offset);
 
-// Chunks of a stream; finish_reason empty: null. `with_usage_field`: "usage":null, as OpenAI does
-// when usage was asked.
-ojson chunk(const answer_head& head, ojson choice, bool with_usage_field);
+// Chunks of a stream; finish_reason empty: null.
+ojson chunk(const answer_head& head, ojson choice);
 ojson chat_choice_chunk(std::uint32_t index, ojson delta, ojson logprobs,
                         std::string_view finish_reason);
 ojson completion_choice(std::uint32_t index, std::string text, ojson logprobs,

@@ -48,6 +48,7 @@ struct common_request {
   bool skip_special_tokens = true;
   bool stream = false;
   bool include_usage = false;
+  bool continuous_usage = false;  // in every chunk, of its choice so far
   bool return_tokens_as_token_ids = false;
   bool return_trace = false;  // ours: the last chunk tells who did what
   std::string cache_salt;

@@ -150,7 +150,10 @@ void read_common(field_reader& in, const request_limits& limits, common_request&
       in.fail(bad_field("stream_options", "stream_options is only allowed when stream is true."));
     else {
       field_reader sub(*options);
+      sub.boolean("continuous_usage_stats", to.continuous_usage);
+      to.include_usage = to.continuous_usage;  // unless it is denied, as in vLLM
       sub.boolean("include_usage", to.include_usage);
+      to.continuous_usage &= to.include_usage;
       if (sub.failure())
         in.fail(bad_field("stream_options", sub.failure()->message, "invalid_type"));
     }

@@ -93,6 +93,39 @@ TEST(application, sends_usage_in_a_last_chunk_if_asked) {
   EXPECT_TRUE(c[0]["usage"].is_null());
 }
 
+TEST(application, tells_usage_in_every_chunk_if_asked) {
+  door d;
+  const auto ask = [&](const char* path, json body, const json& options) {
+    body.update({{"stream", true}, {"n", 2}, {"stream_options", options}});
+    return chunks_of(d.post(path, body)->body);
+  };
+  for (const auto& [path, body] :
+       {std::pair("/v1/chat/completions", chat),
+        std::pair("/v1/completions", json{{"model", "toy"}, {"prompt", "Hello"}})}) {
+    const auto c = ask(path, body, {{"continuous_usage_stats", true}});
+    ASSERT_GE(c.size(), 6u);
+    const auto all = c[c.size() - 2];
+    ASSERT_EQ(all["choices"], json::array()) << "include_usage is true unless it is false";
+    std::array<int, 2> tokens{};
+    for (std::size_t i = 0; i + 2 < c.size(); ++i) {
+      const auto& usage = c[i]["usage"];
+      int& now = tokens.at(c[i]["choices"][0]["index"].get<std::size_t>());
+      EXPECT_GE(usage["completion_tokens"].get<int>(), now);
+      now = usage["completion_tokens"];
+      EXPECT_EQ(usage["prompt_tokens"], all["usage"]["prompt_tokens"]) << "of the one prompt";
+      EXPECT_EQ(usage["total_tokens"], usage["prompt_tokens"].get<int>() + now);
+    }
+    EXPECT_GT(tokens[0], 0);
+    EXPECT_EQ(all["usage"]["completion_tokens"], tokens[0] + tokens[1]);
+    EXPECT_FALSE(
+        ask(path, body, {{"continuous_usage_stats", true}, {"include_usage", false}})[0].contains(
+            "usage"));
+    EXPECT_TRUE(ask(path, body, {{"include_usage", true}})[0]["usage"].is_null());
+    const json bad = {{"stream", true}, {"stream_options", {{"continuous_usage_stats", 1}}}};
+    EXPECT_EQ(d.post(path, plus(body, bad))->response.status, 400);
+  }
+}
+
 TEST(application, stream_and_whole_answer_hold_the_same_text) {
   const std::string text = "a\U0001F468\u200D\U0001F469\u4e2d STOPPED and STOP never";
   for (std::size_t per_event : {1u, 3u, 100u}) {

@@ -102,6 +102,13 @@ def test_streamed_chat_is_the_same_text(chat):
     assert reasons == {0: whole.choices[0].finish_reason}
 
 
+def test_usage_comes_with_every_chunk_if_asked(chat):
+    chunks = list(chat(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True}))
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == counts[-2] > 1
+    assert {chunk.usage.prompt_tokens for chunk in chunks} == {chunks[-1].usage.prompt_tokens}
+
+
 def test_no_usage_chunk_unless_asked(chat):
     assert all(chunk.choices and chunk.usage is None for chunk in chat(stream=True))
 
