@@ -26,6 +26,9 @@ const transport::path all_paths[] = {transport::path::local,      transport::pat
                                      transport::path::tcp,        transport::path::rdma,
                                      transport::path::cuda_ipc,   transport::path::sim,
                                      transport::path::staged_shm, transport::path::staged_tcp};
+// Those that may be a worse choice than another.
+const transport::path slow_paths[] = {transport::path::tcp, transport::path::staged_shm,
+                                      transport::path::staged_tcp};
 const transport::refusal all_refusals[] = {
     transport::refusal::malformed, transport::refusal::wrong_key, transport::refusal::overload};
 const ec pull_errors[] = {ec::deadline_exceeded, ec::peer_lost,      ec::canceled,
@@ -116,12 +119,20 @@ fabric_metrics::fabric_metrics(const prometheus::Labels& constant) : process_met
     refused_[why] = &counter("troupe_transport_hellos_refused_total",
                              "Asked to read KV blocks and was not answered, by why",
                              {{"reason", std::string(transport::to_string(why))}});
+  for (auto via : slow_paths)
+    slow_peers_[via] =
+        &gauge("troupe_transport_slow_peers", "Peers whose KV blocks come slower than they could",
+               {{"path", std::string(transport::to_string(via))}});
 }
 
 void fabric_metrics::update_fabric(const transport::fabric_stats& now) {
   std::lock_guard lock(mutex_);
   for (const auto& [why, count] : now.hellos_refused)
     advance(*refused_.at(why), last_.hellos_refused[why], count);
+  for (const auto& [via, peers] : slow_peers_) {
+    const auto slow = now.slow_peers.find(via);
+    peers->Set(slow == now.slow_peers.end() ? 0 : static_cast<double>(slow->second));
+  }
   last_ = now;
 }
 

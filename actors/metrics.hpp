@@ -60,6 +60,7 @@ class fabric_metrics : public process_metrics {
   std::mutex mutex_;
   transport::fabric_stats last_;
   std::map<transport::refusal, prometheus::Counter*> refused_;
+  std::map<transport::path, prometheus::Gauge*> slow_peers_;
 };
 
 // Of a node with a device.

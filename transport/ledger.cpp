@@ -33,9 +33,11 @@ result<bool> ledger::connecting(incarnation peer, const node_address& address) {
   return true;
 }
 
-void ledger::up(incarnation peer, path via) {
+void ledger::up(incarnation peer, path via, bool is_slow) {
   std::lock_guard lock(mutex_);
-  peers_.at(peer).via = via;
+  peer_entry& entry = peers_.at(peer);
+  entry.via = via;
+  entry.is_slow = is_slow;
 }
 
 void ledger::going_down(incarnation peer) {
@@ -123,8 +125,11 @@ fabric_stats ledger::stats(time_point now) const {
   for (const auto& [via, busy] : busy_)
     if (busy.running > 0)
       copy.paths[via].busy_seconds += std::chrono::duration<double>(now - busy.since).count();
-  for (const auto& [id, entry] : peers_)
-    if (entry.via != path::none && !entry.going_down) copy.peers[id] = entry.via;
+  for (const auto& [id, entry] : peers_) {
+    if (entry.via == path::none || entry.going_down) continue;
+    copy.peers[id] = entry.via;
+    if (entry.is_slow) ++copy.slow_peers[entry.via];
+  }
   copy.pulls_running = pulls_.size();
   return copy;
 }

@@ -26,7 +26,7 @@ class ledger {
 
   // false: already connecting or up with nothing to do. ec::peer_lost: going down.
   result<bool> connecting(incarnation peer, const node_address& address);
-  void up(incarnation peer, path via);
+  void up(incarnation peer, path via, bool is_slow = false);
   void going_down(incarnation peer);
   void down(incarnation peer, bool by_us);
 
@@ -47,6 +47,7 @@ class ledger {
     std::vector<std::uint64_t> region_bytes;
     std::vector<memory_kind> region_kinds;
     path via = path::none;
+    bool is_slow = false;
     bool going_down = false;
   };
   struct busy_clock {

@@ -48,6 +48,19 @@ TEST(node_metrics, counters_advance_by_what_was_added) {
   EXPECT_NE(text.find("state=\"free\"} 3"), std::string::npos);
 }
 
+TEST(node_metrics, peers_on_slow_paths_come_and_go) {
+  node_metrics m("n", "decode");
+  const std::string series = "troupe_transport_slow_peers{node=\"n\",role=\"decode\",path=";
+  EXPECT_NE(m.text().find(series + "\"tcp\"} 0"), std::string::npos);
+  transport::fabric_stats s;
+  s.slow_peers = {{transport::path::tcp, 2}};
+  m.update_fabric(s);
+  EXPECT_NE(m.text().find(series + "\"tcp\"} 2"), std::string::npos);
+  EXPECT_NE(m.text().find(series + "\"staged_shm\"} 0"), std::string::npos);
+  m.update_fabric({});
+  EXPECT_NE(m.text().find(series + "\"tcp\"} 0"), std::string::npos);
+}
+
 TEST(node_metrics, a_fence_that_does_not_match_counts_its_blocks) {
   node_metrics m("n", "decode");
   pull_outcome out;

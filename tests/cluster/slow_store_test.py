@@ -101,6 +101,9 @@ def test_a_slow_link_is_never_worse_than_computing(tmp_path):
     with TwoHosts(tmp_path) as hosts:
         wait_until(lambda: hosts.ready({"decode", "kv-store"}), 90, "both are ready")
         hosts.connected()
+        # They share a kernel and could share memory, were they not in containers of their own.
+        wait_until(lambda: metric(hosts.ask("/metrics"), "troupe_transport_slow_peers", role="decode", path="tcp") == 1, 30,
+                   "that the store's blocks come over TCP is told")
         expected, _ = hosts.read(PROMPT)
         wait_until(lambda: hosts.store("blocks", tier="memory") >= 40, 60, "its blocks are stored")
         hosts.restart_decode()

@@ -108,6 +108,7 @@ TEST_P(device_paths, every_block_arrives_and_verifies) {
   ASSERT_EQ(reader.events.up().size(), 1u);
   EXPECT_EQ(to_string(reader.events.up()[0].via), to_string(p.expected));
   EXPECT_EQ(reader.link->stats().paths.at(p.expected).bytes, num_blocks * block_bytes);
+  EXPECT_EQ(reader.link->stats().slow_peers.contains(p.expected), p.expected != path::cuda_ipc);
 }
 
 INSTANTIATE_TEST_SUITE_P(

@@ -254,6 +254,8 @@ TEST(stopped, pinned_memory_is_given_back_when_nothing_is_staged) {
 
 // -- paths that are slower than they could be ---------------------------------------------------------------------------
 
+const std::map<path, std::uint64_t> one_over_tcp{{path::tcp, 1}};
+
 TEST(downgrade, memory_that_cannot_be_mapped_is_told_of) {
   log_lines log;
   {
@@ -265,6 +267,10 @@ TEST(downgrade, memory_that_cannot_be_mapped_is_told_of) {
     ASSERT_TRUE(reader.pull(1, owner_id, blocks, 10min));
     EXPECT_TRUE(reader.ended(1));
     EXPECT_EQ(reader.events.up().at(0).via, path::tcp);
+    EXPECT_EQ(reader.link->stats().slow_peers, one_over_tcp);
+    reader.link->disconnect(owner_id);
+    ASSERT_TRUE(reader.events.wait([&] { return !reader.events.down().empty(); }, 60s));
+    EXPECT_TRUE(reader.link->stats().slow_peers.empty()) << "it is gone";
   }
   EXPECT_EQ(log.count("cannot be mapped: /proc/"), 1u);
 }
@@ -277,6 +283,7 @@ TEST(downgrade, a_container_of_its_own_is_told_of) {
     shown.host = shown.host.substr(0, shown.host.find(' ')) + " pid:[1] ipc:[2]";
     ASSERT_TRUE(reader.link->connect(owner_id, encode(shown)));
     ASSERT_TRUE(reader.events.wait([&] { return !reader.events.up().empty(); }, 60s));
+    EXPECT_EQ(reader.link->stats().slow_peers, one_over_tcp);
   }
   EXPECT_EQ(log.count("in another container"), 1u);
 }
@@ -291,6 +298,7 @@ TEST(downgrade, what_is_as_fast_as_can_be_is_not_told_of) {
     stranger far;  // on another host TCP is no downgrade
     ASSERT_TRUE(reader.link->connect(incarnation{0xBAD}, far.address(block)));
     ASSERT_TRUE(far.run_until([&] { return reader.events.up().size() == 2; }));
+    EXPECT_TRUE(reader.link->stats().slow_peers.empty());
   }
   EXPECT_EQ(log.count("which is slow"), 0u);
 }

@@ -209,8 +209,7 @@ void progress::bring_up(peer& p) {
   const auto own = book_.find_region(region_id{0});
   auto via = p.greet(own ? own->kind : memory_kind::host);
   if (!via) return take_down(p, std::move(via.error()), false);
-  report_path(p, *via);
-  book_.up(p.id(), *via);
+  book_.up(p.id(), *via, report_path(p, *via));
   sink_(peer_up{p.id(), *via});
   map_next_ = {};
   for (auto& [id, op] : pulls_)
@@ -218,7 +217,7 @@ void progress::bring_up(peer& p) {
   more_ = true;
 }
 
-void progress::report_path(const peer& p, path via) {
+bool progress::report_path(const peer& p, path via) const {
   std::string why;
   if (via == path::staged_shm || via == path::staged_tcp)
     why = p.not_opened().empty() ? "the peer's KV is in host memory" : p.not_opened();
@@ -230,6 +229,7 @@ void progress::report_path(const peer& p, path via) {
   } else if (options_.device != nullptr) {
     spdlog::info("KV blocks from {:x} come over {}", raw(p.id()), to_string(via));
   }
+  return !why.empty();
 }
 
 void progress::take_down(peer& p, error reason, bool by_us) {

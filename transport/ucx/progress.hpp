@@ -40,7 +40,7 @@ class progress {
 
  private:
   void bring_up(peer& p);
-  void report_path(const peer& p, path via);
+  bool report_path(const peer& p, path via) const;  // true: slower than it could be
   void take_down(peer& p, error reason, bool by_us);
   void watch_peers(time_point now);
   void place(pull_op& op);  // into the queue of the way it will take
