@@ -91,8 +91,9 @@ bool server::round(time_point now) {
     stage(entry->first, c);
     if (c.back.failure() == UCS_OK) more |= serve(c);
     if (c.back.failure() == UCS_OK) continue;
+    // Slots that it leaves are for readers before it as well. A round follows: the network moved when it failed, or it
+    // failed in a send, which blocks.
     dismiss(entry);
-    more = true;  // slots that it leaves are for readers before it
   }
   std::erase_if(leaving_, [](const auto& c) { return c->back.gone(); });
   leaving_slots_.rest(now);
