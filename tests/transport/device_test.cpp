@@ -5,8 +5,7 @@
 #include <signal.h>
 
 #include "tests/transport/child.hpp"
-#include "tests/transport/fake_device.hpp"
-#include "tests/transport/harness.hpp"
+#include "tests/transport/end.hpp"
 #include "transport/fence.hpp"
 
 namespace troupe::transport::testing {
@@ -19,26 +18,10 @@ block_tag tag_of_block(std::size_t i) {
   return {owner_id, i + 1, 77, 16};
 }
 
-// A fabric with an arena of blocks in the memory of one kind.
-struct end {
+struct end : fabric_end {
   end(incarnation self, std::shared_ptr<fake_device> with, std::size_t staging_bytes = 4u << 20,
       std::optional<path> forced = {})
-      : device(std::move(with)) {
-    ucx_options options;
-    options.self = self;
-    options.device = device;
-    options.staging_bytes = staging_bytes;
-    options.force_path = forced;
-    link = std::move(make_ucx_fabric(options, events.sink()).value());
-    constexpr std::size_t bytes = num_blocks * block_bytes;
-    if (device == nullptr) {
-      arena = link->allocate(bytes).value();
-    } else {
-      const auto memory = device->allocate(bytes);
-      arena = link->register_memory(memory.data(), bytes, memory_kind::cuda).value();
-    }
-  }
-  ~end() { link->close(); }
+      : fabric_end(self, std::move(with), {num_blocks * block_bytes, staging_bytes, forced}) {}
   std::span<std::byte> block(std::size_t i) const {
     return arena.span().subspan(i * block_bytes, block_bytes);
   }
@@ -52,11 +35,6 @@ struct end {
       seal(b, tag_of_block(i));
     }
   }
-
-  std::shared_ptr<fake_device> device;
-  recorder events;
-  std::unique_ptr<fabric> link;
-  region arena;
 };
 
 // Block i of the owner goes to block num_blocks - 1 - i of the reader.

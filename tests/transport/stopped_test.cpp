@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "tests/transport/fake_device.hpp"
+#include "tests/transport/end.hpp"
 #include "tests/transport/stranger.hpp"
 
 namespace troupe::transport::testing {
@@ -14,26 +14,12 @@ namespace {
 constexpr incarnation self{0x5E1F}, owner_id{0xA11CE};
 constexpr std::size_t block = 64 * 1024, blocks = 64;
 
-// A fabric with an arena of blocks, in "device" memory if it has a device.
-struct end {
-  explicit end(incarnation id, std::shared_ptr<fake_device> with = nullptr, std::size_t slots = 0,
-               std::optional<path> forced = {})
-      : device(std::move(with)) {
-    ucx_options options;
-    options.self = id;
-    options.device = device;
-    options.force_path = forced;
-    if (slots > 0) options.staging_bytes = slots * block;
-    link = std::move(make_ucx_fabric(options, events.sink()).value());
-    if (device == nullptr) {
-      arena = link->allocate(block * blocks).value();
-    } else {
-      const auto memory = device->allocate(block * blocks);
-      arena = link->register_memory(memory.data(), memory.size(), memory_kind::cuda).value();
-    }
+struct end : fabric_end {
+  explicit end(incarnation id, std::shared_ptr<fake_device> with = nullptr,
+               std::size_t slots = blocks, std::optional<path> forced = {})
+      : fabric_end(id, std::move(with), {block * blocks, slots * block, forced}) {
     for (std::uint64_t i = 0; i < arena.bytes / 8; ++i) std::memcpy(arena.data + 8 * i, &i, 8);
   }
-  ~end() { link->close(); }
   node_address address() const { return decode_address(link->local_address().value()).value(); }
 
   result<void> pull(std::uint64_t op, incarnation from, std::size_t count,
@@ -70,11 +56,6 @@ struct end {
     ASSERT_TRUE(link->connect(incarnation{0xBAD}, to.address(block * blocks)));
     ASSERT_TRUE(to.run_until([&] { return !events.up().empty(); }));
   }
-
-  std::shared_ptr<fake_device> device;
-  recorder events;
-  std::unique_ptr<fabric> link;
-  region arena;
 };
 
 std::shared_ptr<fake_device> some_device() {
