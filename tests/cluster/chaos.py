@@ -78,7 +78,7 @@ def inside(namespace):
 
 
 class Host:
-    """A namespace with a cable to the bridge."""
+    """Namespaces with a cable to the bridge. Hosts share no memory: between them KV blocks take the cable too."""
 
     def __init__(self, lab, number):
         self.namespace, self.address = f"{lab.prefix}-{number}", f"{NET}.{number}"
@@ -90,6 +90,13 @@ class Host:
         for device in ("lo", self.cable):
             ip("-n", self.namespace, "link", "set", device, "up")
         ip("-n", lab.switch, "link", "set", self.plug, "master", "bridge", "up")
+        self.ipc = lab.folder / f"ipc-{number}"
+        self.ipc.touch()
+        subprocess.run(["unshare", f"--ipc={self.ipc}", "true"], check=True, capture_output=True, timeout=120)
+
+    def end(self):
+        ip("netns", "del", self.namespace, check=False)
+        subprocess.run(["umount", self.ipc], capture_output=True, timeout=120)
 
     def unplug(self):
         ip("-n", self.lab.switch, "link", "set", self.plug, "down")
@@ -157,10 +164,9 @@ class MemoryGroup:
 class Node:
     """A process of the binary on a host; the harness is its supervisor."""
 
-    def __init__(self, lab, host, name, *arguments, apart=False):
-        """apart: shares no memory with the others, so that KV blocks take the cable too."""
+    def __init__(self, lab, host, name, *arguments):
         self.lab, self.host, self.name, self.arguments = lab, host, name, arguments
-        self.prefix = ["ip", "netns", "exec", host.namespace, *(["unshare", "--ipc"] if apart else [])]
+        self.prefix = ["ip", "netns", "exec", host.namespace, "nsenter", f"--ipc={host.ipc}"]
         self.memory = MemoryGroup.lent(f"{lab.prefix}-{name}")
         self.log = open(lab.folder / f"{name}.log", "ab")
         self.lock = threading.Lock()
@@ -228,7 +234,8 @@ class Lab:
             ip("netns", "add", self.switch)
             ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
             ip("-n", self.switch, "link", "set", "bridge", "up")
-            self.hosts = [Host(self, number) for number in (1, 2, 3, 4)]
+            for number in (1, 2, 3, 4):
+                self.hosts.append(Host(self, number))
             secret = self.folder / "secret"
             secret.write_text("a secret of this test\n")
             common = ["--cluster-secret-file", secret, "--threads", 1, "--kv-blocks", 1024]
@@ -251,8 +258,9 @@ class Lab:
     def __exit__(self, *error):
         for node in [*self.nodes, *([self.gateway] if hasattr(self, "gateway") else [])]:
             node.stop()
-        for name in [*(host.namespace for host in self.hosts), self.switch]:
-            ip("netns", "del", name, check=False)
+        for host in self.hosts:
+            host.end()
+        ip("netns", "del", self.switch, check=False)
         subprocess.run(["umount", "--lazy", self.disk], capture_output=True, timeout=120)
 
     def note_disk(self):
@@ -261,6 +269,11 @@ class Lab:
             refused = metric(self.get("/metrics"), "troupe_store_disk_write_failures_total") or 0
             self.disk_refusals = max(self.disk_refusals, int(refused))
         return self.disk_refusals
+
+    def cable_bytes(self):
+        """Of KV blocks that went from host to host, of the nodes that live now."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return metric(self.get("/metrics"), "troupe_kv_transfer_bytes_total", path="tcp")
 
     def get(self, path, timeout=5 * PATIENCE):
         with inside(self.hosts[0].namespace):
@@ -425,6 +438,7 @@ def run_chaos(seconds, seed, clients=4):
         load = Load(lab, clients, seed)
         with load:
             lab.wait(lab.note_disk, 30, "the store's disk is full")
+            lab.wait(lab.cable_bytes, 30, "KV blocks go over the cables")
             end = time.monotonic() + seconds
             while time.monotonic() < end and not load.wrong:
                 faults[one_fault(lab, choice, time.sleep)] += 1

@@ -20,14 +20,16 @@ class TwoHosts:
     def __init__(self, folder):
         self.folder, self.prefix = folder, f"troupe{os.getpid()}l"
         self.switch = f"{self.prefix}-s"
-        self.nodes = []
+        self.nodes, self.hosts = [], []
 
     def __enter__(self):
         try:
             ip("netns", "add", self.switch)
             ip("-n", self.switch, "link", "add", "bridge", "type", "bridge")
             ip("-n", self.switch, "link", "set", "bridge", "up")
-            self.gate, self.far = Host(self, 1), Host(self, 2)
+            for number in (1, 2):
+                self.hosts.append(Host(self, number))
+            self.gate, self.far = self.hosts
             secret = self.folder / "secret"
             secret.write_text("a secret of this test\n")
             cluster = f"{self.gate.address}:{CLUSTER_PORT}"
@@ -35,7 +37,7 @@ class TwoHosts:
                                    self.gate.address, "--cluster-port", CLUSTER_PORT, "--prefill", 0, "--decode", 1,
                                    "--cluster-secret-file", secret))
             self.nodes.append(Node(self, self.far, "store", "node", MODEL, "--role", "kv-store", "--name", "store", "--join", cluster,
-                                   "--cluster-host", self.far.address, "--cluster-secret-file", secret, "--kv-store-memory", "256M", apart=True))
+                                   "--cluster-host", self.far.address, "--cluster-secret-file", secret, "--kv-store-memory", "256M"))
             return self
         except BaseException:
             self.__exit__(None, None, None)
@@ -44,8 +46,9 @@ class TwoHosts:
     def __exit__(self, *error):
         for node in self.nodes:
             node.stop()
-        for name in (f"{self.prefix}-1", f"{self.prefix}-2", self.switch):
-            ip("netns", "del", name, check=False)
+        for host in self.hosts:
+            host.end()
+        ip("netns", "del", self.switch, check=False)
 
     def ask(self, path, body=None):
         with inside(self.gate.namespace):
