@@ -69,7 +69,7 @@ bool drain(serving& s, stop_signals& signals, std::uint32_t limit_s) {
   while (!s.drained()) {
     if (signals.wait(milliseconds(20))) return spdlog::warn("stopped by a second signal"), false;
     if (clock::now() >= deadline)
-      return spdlog::warn("requests were cut off at the drain limit"), false;
+      return spdlog::warn("requests were cut off at the drain limit: {}", s.under_way()), false;
   }
   return true;
 }

@@ -214,6 +214,16 @@ void serving::drain() {
   cluster_->drain();
 }
 
+std::string serving::under_way() const {
+  const auto status = service().status();
+  std::string text = fmt::format("{} requests at the door, {} behind it", application_->in_flight(),
+                                 status.requests_in_flight);
+  for (const auto& n : status.nodes)
+    if (n.running + n.waiting > 0)
+      text += fmt::format("; {} had {} running and {} waiting", n.name, n.running, n.waiting);
+  return text;
+}
+
 bool serving::drained() const {
   return application_->in_flight() == 0 && cluster_->drained();
 }

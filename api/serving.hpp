@@ -43,6 +43,7 @@ class serving {
   std::optional<serving_failure> failure() const;
   void drain();
   bool drained() const;
+  std::string under_way() const;  // what a drain waits for, for the log
 
  private:
   serving() = default;

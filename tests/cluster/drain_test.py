@@ -3,7 +3,7 @@
 import contextlib
 import time
 
-from troupe_process import MODEL, Missed, Process, Repeated, Server, free_port, run, wait_until
+from troupe_process import ENDLESS, MODEL, Missed, Process, Repeated, Server, free_port, run, wait_until
 
 PROMPT = "The stage manager wrote down what happened that night: "
 LENGTH = 160
@@ -87,6 +87,14 @@ def test_bad_wishes_are_told():
         assert answer.status_code == 400 and answer.json()["error"]["param"] == "node"
         answer = server.http.post("/v1/cluster/drain", json={"node": "decode-0"})
         assert answer.status_code == 400
+
+
+def test_a_drain_that_waits_in_vain_says_for_what():
+    with Server("--drain-timeout-s", 1, prefill=0, decode=1) as server, server.begin(PROMPT, max_tokens=ENDLESS, ignore_eos=True) as answer:
+        answer.wait_events(3)
+        server.busy_node("decode", answer)
+        assert server.stop() == 0
+        assert "cut off at the drain limit: 1 requests at the door, 1 behind it; decode-0 had 1 running" in server.log()
 
 
 def test_of_a_single_process_only_guests_leave():

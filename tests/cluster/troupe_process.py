@@ -88,8 +88,10 @@ class Process:
     def wait(self, seconds):
         return self.popen.wait(timeout=PATIENCE * seconds)
 
-    def stop(self, seconds=15):
-        """SIGTERM, then SIGKILL for the whole group. Returns the exit status, None if it had to be killed."""
+    def stop(self, seconds=20):
+        """SIGTERM, then SIGKILL for the whole group. Returns the exit status, None if it had to be killed.
+
+        By itself the server drains no longer than a minute, and then says what it waited for."""
         status = None
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
