@@ -4,7 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include "fakes.hpp"
+#include "asks.hpp"
 #include "socket_client.hpp"
 
 namespace troupe::api {
@@ -70,9 +70,6 @@ script hanging(std::string_view text = "Hello") {
   s.tokens = tokens_of(text);
   s.hang = true;
   return s;
-}
-fake_service::chooser always(script s) {
-  return [s](const actors::generation&) { return s; };
 }
 
 TEST(http_server, serves_a_connection_again_and_again) {
