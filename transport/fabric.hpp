@@ -138,7 +138,7 @@ struct fabric_stats {
   std::map<ec, std::uint64_t> failures;  // of accepted pulls, by reason
   std::map<incarnation, path> peers;     // those that are up
   std::map<path, std::uint64_t>
-      slow_peers;  // of them: on this host, or with a GPU, and yet that way
+      slow_peers;  // of them: those that could be read faster; the log says why
   std::uint64_t pulls_running = 0;
   std::uint64_t peers_lost = 0;  // peer_down events other than by our own disconnect
   std::map<refusal, std::uint64_t> hellos_refused;
