@@ -6,13 +6,18 @@
 namespace troupe::engine {
 namespace {
 
-constexpr double buckets_per_octave = 3;
-constexpr double prior = 8;  // observations that a class's hazard is drawn to the average by
+constexpr double buckets_per_octave = 2;
+// Observations by which a class's hazard is drawn to the average, and that to the average at the age before.
+constexpr double prior = 8;
 constexpr double forgetting = 0.98;  // of the past, at each learning
 constexpr double rank_step = 1.6;
 
 double begin_of(int bucket) {
   return std::exp2(bucket / buckets_per_octave) - 1;
+}
+
+double width_of(int bucket) {
+  return begin_of(bucket + 1) - begin_of(bucket);
 }
 
 }  // namespace
@@ -65,35 +70,49 @@ reuse_class reuse_model::requested(std::span<const hash128_t> chain, std::uint64
   return kind;
 }
 
+double reuse_model::share_passed(std::uint64_t age) {
+  const int b = bucket(age);
+  return std::min(1.0, (static_cast<double>(age) - begin_of(b)) / width_of(b));
+}
+
 void reuse_model::ended(const watched& w, bool reused) {
-  const auto last = static_cast<std::size_t>(bucket(now_ - w.since));
-  for (std::size_t a = 0; a <= last; ++a) ++at_risk_[w.kind][a];
+  const std::uint64_t age = now_ - w.since;
+  const auto last = static_cast<std::size_t>(bucket(age));
+  for (std::size_t a = 0; a < last; ++a) ++time_spent_[w.kind][a];
+  time_spent_[w.kind][last] += share_passed(age);
   if (reused) ++reused_[w.kind][last];
 }
 
+std::array<reuse_model::by_age, reuse_model::num_classes> reuse_model::time_spent() const {
+  auto spent = time_spent_;
+  for (const auto& [hash, w] : watched_) {
+    const std::uint64_t age = now_ - w.since;
+    const auto last = static_cast<std::size_t>(bucket(age));
+    for (std::size_t a = 0; a < last; ++a) ++spent[w.kind][a];
+    spent[w.kind][last] += share_passed(age);
+  }
+  return spent;
+}
+
 void reuse_model::learn() {
-  // Those that still wait have survived their age so far.
-  auto at_risk = at_risk_;
-  for (const auto& [hash, w] : watched_)
-    for (std::size_t a = 0, age = static_cast<std::size_t>(bucket(now_ - w.since)); a < age; ++a)
-      ++at_risk[w.kind][a];
+  const auto spent = time_spent();
   by_age average{};
   for (std::size_t a = 0; a < num_ages; ++a) {
-    double hits = 0, risk = 0;
+    double hits = prior * (a == 0 ? 0.01 : average[a - 1]), time = prior;
     for (std::size_t c = 0; c < num_classes; ++c) {
       hits += reused_[c][a];
-      risk += at_risk[c][a];
+      time += spent[c][a];
     }
-    average[a] = risk > 0 ? (hits + 0.01) / (risk + 1) : 0;
+    average[a] = hits / time;
   }
   for (std::size_t c = 0; c < num_classes; ++c) {
     by_age hazard;
     for (std::size_t a = 0; a < num_ages; ++a)
-      hazard[a] = (reused_[c][a] + prior * average[a]) / (at_risk[c][a] + prior);
+      hazard[a] = 1 - std::exp(-(reused_[c][a] + prior * average[a]) / (spent[c][a] + prior));
     for (std::size_t a = 0; a < num_ages; ++a) {
       double survival = 1, hits = 0, time = 0, best = 1e-12;
       for (std::size_t s = a; s < num_ages; ++s) {
-        const double width = begin_of(static_cast<int>(s) + 1) - begin_of(static_cast<int>(s));
+        const double width = width_of(static_cast<int>(s));
         hits += survival * hazard[s];
         time += survival * width * (1 - hazard[s] / 2);
         survival *= 1 - hazard[s];
@@ -103,7 +122,7 @@ void reuse_model::learn() {
     }
     for (std::size_t a = 0; a < num_ages; ++a) {
       reused_[c][a] *= forgetting;
-      at_risk_[c][a] *= forgetting;
+      time_spent_[c][a] *= forgetting;
     }
   }
 }

@@ -1,12 +1,14 @@
 // How likely a cached prompt is asked for again, learned while it serves: the reuse intervals of prompts, by class.
 //
 // A class is (turn of the conversation, length of the prompt). For each class the hazard of reuse is kept by age, in
-// requests, over buckets a third of an octave wide; prompts whose blocks were given up are counted as well, so that
-// what is learned does not depend on what was kept. From hazards follows the Gittins index of waiting on: the best
-// ratio of expected hits to expected time held, over all times at which one could stop (Gittins 1979; hit density as in
-// Beckmann et al., "LHD", NSDI 2018, which takes the rate over all the time to come). Keeping what has the highest index
-// is what a cache of slots can do best with such knowledge. Indices are rounded to powers of 1.6, because differences
-// below that are noise; among equals the least recently used goes first.
+// requests, over buckets half an octave wide: how many came back, by the time that they and all others spent in the
+// bucket (a piecewise exponential lifetime). The part of a bucket that those who still wait have passed counts as well:
+// without it most seem to come back at the age of the oldest, and a large store would keep them for that. Prompts whose
+// blocks were given up are counted too, so that what is learned does not depend on what was kept. From hazards follows
+// the Gittins index of waiting on: the best ratio of expected hits to expected time held, over all times at which one
+// could stop (Gittins 1979; hit density as in Beckmann et al., "LHD", NSDI 2018, which takes the rate over all the time
+// to come). Keeping what has the highest index is what a cache of slots can do best with such knowledge. Indices are
+// rounded to powers of 1.6, because differences below that are noise; among equals the least recently used goes first.
 //
 // Owner and thread: one block_store. The time is the number of requests.
 #pragma once
@@ -38,7 +40,7 @@ class reuse_model {
   int rank(reuse_class c, std::uint64_t age) const { return ranks_[c][bucket(age)]; }
 
  private:
-  static constexpr int num_ages = 48;
+  static constexpr int num_ages = 32;
   static constexpr std::size_t max_watched = 1 << 15;
   using by_age = std::array<double, num_ages>;
   struct watched {
@@ -47,14 +49,18 @@ class reuse_model {
   };
 
   static int bucket(std::uint64_t age);
+  static double share_passed(std::uint64_t age);  // of the bucket that the age is in
   void ended(const watched& w, bool reused);
+  // With the time of those that still wait.
+  std::array<by_age, num_classes> time_spent() const;
   void learn();
 
   std::uint64_t now_ = 0, next_learning_ = 64;
   // One prompt's second last block stands for the prompt: its last one often ends in what the next turn changes.
   std::unordered_map<hash128_t, watched> watched_;
   std::deque<std::pair<std::uint64_t, hash128_t>> order_;
-  std::array<by_age, num_classes> reused_{}, at_risk_{};
+  std::array<by_age, num_classes> reused_{};
+  std::array<by_age, num_classes> time_spent_{};  // of those that ended, in widths of the bucket
   std::array<std::array<int, num_ages>, num_classes> ranks_{};
 };
 

@@ -253,6 +253,25 @@ TEST_F(block_store_test, it_learns_what_comes_back) {
   EXPECT_GT(static_cast<double>(hit) / static_cast<double>(asked), 0.5);
 }
 
+// One prompt came back at the age of the oldest. Those that are nearly as old and still wait say that this is rare; a model that counts only who has passed that age would keep all of them for it.
+TEST(reuse_model, those_that_still_wait_count_at_their_age) {
+  constexpr std::uint64_t brief = 100, lengthy = 100'000;
+  reuse_model model;
+  auto ask = [&](std::uint64_t name, std::uint64_t tokens) {
+    const hash128_t chain[] = {{tokens, name}};
+    model.requested(chain, tokens);
+  };
+  for (std::uint64_t i = 0; i < 425; ++i) {
+    ask(i, brief);  // never again, but for the first at the end
+    const bool again = i >= 50 && i % 10 == 0;
+    ask(again ? i - 50 : i, lengthy);  // one in ten after 100 requests
+  }
+  ask(0, brief);
+  for (std::uint64_t i = 1000; i < 1130; ++i) ask(i, brief);  // until it has learned
+  EXPECT_LT(model.rank(reuse_model::class_of(1, brief), 900),
+            model.rank(reuse_model::class_of(1, lengthy), 50));
+}
+
 TEST_F(block_store_test, random_histories_keep_the_invariants) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     make(32, std::chrono::seconds(30));
