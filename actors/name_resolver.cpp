@@ -34,6 +34,17 @@ name_resolver::addresses name_resolver::ask_system(const std::string& host) {
   return addresses_of(host, 0);
 }
 
+std::string name_resolver::number_of_peer(int socket) {
+  sockaddr_storage peer{};
+  socklen_t size = sizeof peer;
+  char text[NI_MAXHOST] = {};
+  auto* at = reinterpret_cast<sockaddr*>(&peer);
+  if (::getpeername(socket, at, &size) != 0 ||
+      ::getnameinfo(at, size, text, sizeof text, nullptr, 0, NI_NUMERICHOST) != 0)
+    return {};
+  return text;
+}
+
 name_resolver::~name_resolver() {
   {
     std::lock_guard lock(mutex_);

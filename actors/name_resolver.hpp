@@ -44,6 +44,8 @@ class name_resolver {
   };
 
   static addresses ask_system(const std::string& host);
+  // The other end of a connection; empty: it is none any more.
+  static std::string number_of_peer(int socket);
 
   explicit name_resolver(lookup_function ask = ask_system) : ask_(std::move(ask)) {}
   ~name_resolver();
