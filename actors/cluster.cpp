@@ -1,11 +1,11 @@
 #include "actors/cluster.hpp"
 
 #include <algorithm>
-#include <caf/io/middleman.hpp>
 #include <caf/scoped_actor.hpp>
 #include <random>
 
 #include "actors/children.hpp"
+#include "actors/connect.hpp"
 #include "actors/gateway_service.hpp"
 #include "actors/listen_check.hpp"
 #include "actors/node_runtime.hpp"
@@ -102,13 +102,13 @@ void server::start_gateway(const serve_options& options,
 
 result<void> server::publish(const serve_options& options) {
   const auto& net = options.network;
-  auto cluster = system_.middleman().publish(directory_, net.port, net.host.c_str(), reuse_address);
+  auto cluster = actors::publish(system_, directory_, net.host, net.port);
   if (!cluster)
     return fail(ec::address_in_use, "cannot listen on " + net.host + ":" +
                                         std::to_string(net.port) +
                                         " for the cluster: choose another --cluster-port");
   cluster_port_ = *cluster;
-  auto door = system_.middleman().publish(gateway_, 0, net.host.c_str(), reuse_address);
+  auto door = actors::publish(system_, gateway_, net.host, 0);
   if (!door) return fail(ec::address_in_use, "cannot listen on " + net.host + " for programs");
   auto& info = context_->info;
   info.name = "gateway-" + std::to_string(*door);

@@ -5,6 +5,7 @@
 #include <caf/actor_cast.hpp>
 #include <caf/actor_system.hpp>
 #include <caf/blocking_actor.hpp>
+#include <caf/expected.hpp>
 #include <caf/replies_to.hpp>
 #include <caf/typed_actor.hpp>
 #include <set>
@@ -20,6 +21,17 @@ using connector_actor =
     caf::typed_actor<caf::replies_to<caf::connect_atom, std::string, std::uint16_t>::with<
         caf::node_id, caf::strong_actor_ptr, std::set<std::string>>>;
 connector_actor product_connector(caf::actor_system& system);
+
+// Lets other processes reach the actor; port 0: any free one. Gives the port.
+caf::expected<std::uint16_t> publish(caf::actor_system& system, const caf::strong_actor_ptr& actor,
+                                     const std::set<std::string>& interface,
+                                     const std::string& host, std::uint16_t port);
+template <class Handle>
+caf::expected<std::uint16_t> publish(caf::actor_system& system, const Handle& actor,
+                                     const std::string& host, std::uint16_t port) {
+  return publish(system, caf::actor_cast<caf::strong_actor_ptr>(actor),
+                 system.message_types(caf::detail::type_list<Handle>{}), host, port);
+}
 
 // Calls `ok(Handle)` or `failed(error)` on the actor `self` within `timeout`: later, or where it is a blocking one before
 // this returns.

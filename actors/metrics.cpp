@@ -7,7 +7,9 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <utility>
 
+#include "actors/tls_door.hpp"
 #include "base/version.hpp"
 
 namespace troupe::actors {
@@ -69,6 +71,13 @@ process_metrics::process_metrics(const prometheus::Labels& constant) : constant_
   resident_bytes_ =
       &gauge("troupe_process_resident_memory_bytes", "Resident memory of this process");
   open_fds_ = &gauge("troupe_process_open_fds", "Open file descriptors of this process");
+  for (auto why : all_tls_refusals)
+    connections_refused_[why] = {
+        &counter(
+            "troupe_actor_connections_refused_total",
+            "Connections to this process's ports of actors that did not prove the secret, by why",
+            {{"reason", std::string(to_string(why))}}),
+        0};
 }
 
 prometheus::Counter& process_metrics::counter(const std::string& name, const std::string& help,
@@ -105,6 +114,11 @@ prometheus::Histogram& process_metrics::histogram(
 void process_metrics::refresh() {
   resident_bytes_->Set(static_cast<double>(resident_memory()));
   open_fds_->Set(static_cast<double>(open_descriptors()));
+  std::lock_guard lock(refused_mutex_);
+  for (auto& [why, counted] : connections_refused_) {
+    const auto now = connections_refused(why);
+    advance(*counted.first, std::exchange(counted.second, now), now);
+  }
 }
 
 std::string process_metrics::text() {

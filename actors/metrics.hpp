@@ -15,6 +15,7 @@
 #include <string>
 
 #include "actors/block_puller.hpp"
+#include "actors/tls.hpp"
 #include "engine/engine.hpp"
 
 namespace troupe::actors {
@@ -22,7 +23,7 @@ namespace troupe::actors {
 class process_metrics {
  public:
   explicit process_metrics(const prometheus::Labels& constant);
-  void refresh();  // memory, file descriptors
+  void refresh();  // memory, file descriptors, connections that were refused
   std::string text();
 
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
@@ -48,6 +49,8 @@ class process_metrics {
   std::map<std::string, prometheus::Family<prometheus::Gauge>*> gauges_;
   std::map<std::string, prometheus::Family<prometheus::Histogram>*> histograms_;
   prometheus::Gauge *resident_bytes_, *open_fds_;
+  std::mutex refused_mutex_;
+  std::map<tls_refusal, std::pair<prometheus::Counter*, std::uint64_t>> connections_refused_;
 };
 
 // Of a node whose KV blocks peers may read.

@@ -1,11 +1,9 @@
 #include "actors/node_platform.hpp"
 
 #include <caf/actor_cast.hpp>
-#include <caf/io/middleman.hpp>
 #include <random>
 
 #include "actors/driver_loop.hpp"
-#include "actors/system.hpp"
 #include "transport/ucx/fabric.hpp"
 
 namespace troupe::actors {
@@ -20,8 +18,8 @@ std::uint64_t random_incarnation() {
 result<std::uint16_t> publish(caf::actor_system& system, role kind,
                               const caf::strong_actor_ptr& actor, const network_settings& network) {
   auto port = with_handle_of(kind, [&](auto typed) {
-    return system.middleman().publish(caf::actor_cast<decltype(typed)>(actor), network.port,
-                                      network.host.c_str(), reuse_address);
+    return actors::publish(system, caf::actor_cast<decltype(typed)>(actor), network.host,
+                           network.port);
   });
   if (!port)
     return fail(ec::address_in_use, "cannot listen on " + network.host + ":" +

@@ -8,13 +8,13 @@
 #include <memory>
 
 #include "actors/interfaces.hpp"
-#include "base/hash.hpp"
 
 namespace troupe::actors {
 
 system_config::system_config(const network_settings& network,
                              name_resolver::lookup_function names_from)
-    : names(std::make_unique<name_resolver>(std::move(names_from))) {
+    : names(std::make_unique<name_resolver>(std::move(names_from))),
+      key(network.secret.empty() ? nullptr : std::make_shared<tls_key>(network.secret)) {
   add_message_types<caf::id_block::troupe>();
   load<caf::io::middleman>();
   // `sharing` wakes actors in 15 us where the default polls for 100, and idles at 0 % (platform notes, D2).
@@ -26,13 +26,9 @@ system_config::system_config(const network_settings& network,
   // Off by default in 0.17.6: without them a stopped peer is never noticed (D3).
   set("middleman.heartbeat-interval", caf::timespan(std::chrono::milliseconds(500)));
   set("middleman.connection-timeout", caf::timespan(std::chrono::milliseconds(4000)));
-  // Peers whose identifier differs are refused before any message is decoded. The identifier carries the secret's
-  // digest, not the secret.
-  hash128_stream h;
-  const std::string salted = "troupe cluster secret\n" + network.secret;
-  h.update(std::as_bytes(std::span(salted)));
-  const auto id = "troupe-" + std::to_string(protocol_version) + "-" +
-                  (network.secret.empty() ? "open" : to_hex(h.digest()));
+  // Peers whose identifier differs are refused before any message is decoded. It says nothing of the secret, which
+  // connections prove before CAF sends its identifier.
+  const auto id = "troupe-" + std::to_string(protocol_version) + (key ? "-tls" : "-open");
   set("middleman.app-identifiers", std::vector<std::string>{id});
 }
 

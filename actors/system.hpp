@@ -6,6 +6,7 @@
 
 #include "actors/cluster.hpp"
 #include "actors/name_resolver.hpp"
+#include "actors/tls.hpp"
 
 namespace troupe::actors {
 
@@ -16,6 +17,8 @@ class system_config : public caf::actor_system_config {
 
   // Of the process. Here because it must outlive the system, whose actors may be waiting for a name when it ends.
   const std::unique_ptr<name_resolver> names;
+  // What connections between processes prove; null without a secret.
+  const std::shared_ptr<const tls_key> key;
 };
 
 // For publish: a port whose last owner died a moment ago can be had at once, one that is in use cannot.
