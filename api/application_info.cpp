@@ -223,7 +223,7 @@ void application::pin_cache(call& c) {
     text_or_tokens prompt;
     std::uint32_t ttl_s = 0;
     in.text("prompt", prompt.text, 1, 16u << 20);
-    in.text("hash", what.hash, 32, 32);
+    in.text("hash", what.hash, 1, 128);  // pin_prefix says what is wrong with one
     in.text("cache_salt", what.cache_salt, 1, 1024);
     in.integer("ttl_s", ttl_s, 0, 366 * 86'400);
     in.boolean("pinned", what.pinned);

@@ -14,6 +14,10 @@ namespace {
 constexpr std::chrono::seconds warm_timeout{600};
 constexpr std::uint64_t usual_block_tokens = 16;  // only to know how long to wait for
 
+std::string counted(std::uint64_t n, const char* noun) {
+  return std::to_string(n) + " " + noun + (n == 1 ? "" : "s");
+}
+
 // The samples of the stores' metrics: {node: {name and tier: value}}.
 std::map<std::string, std::map<std::string, double>> samples_of(const std::string& text) {
   std::map<std::string, std::map<std::string, double>> stores;
@@ -53,14 +57,16 @@ result<void> show(const cache_config& c) {
     std::printf("%s\n", node.c_str());
     for (const char* tier : {"memory", "disk"}) {
       const std::string t(tier);
-      std::printf("  %-7s %8.0f blocks %9.1f MiB  hits %10.0f tokens %5.1f %%  evictions %8.0f\n",
-                  tier, value(("blocks " + t).c_str()), value(("bytes " + t).c_str()) / (1 << 20),
+      const double blocks = value(("blocks " + t).c_str());
+      std::printf("  %-7s %8.0f %-6s %9.1f MiB  hits %10.0f tokens %5.1f %%  evictions %8.0f\n",
+                  tier, blocks, blocks == 1 ? "block" : "blocks",
+                  value(("bytes " + t).c_str()) / (1 << 20),
                   value(("hit_tokens_total " + t).c_str()),
                   asked > 0 ? 100 * value(("hit_tokens_total " + t).c_str()) / asked : 0.0,
                   value(("evictions_total " + t).c_str()));
     }
-    std::printf("  leased %.0f, oldest use %.0f s ago\n", value("leased_blocks"),
-                value("oldest_use_seconds"));
+    std::printf("  leased %.0f, pinned %.0f, oldest use %.0f s ago\n", value("leased_blocks"),
+                value("pinned_blocks"), value("oldest_use_seconds"));
   }
   return {};
 }
@@ -69,7 +75,8 @@ result<void> clear(const cache_config& c) {
   TROUPE_TRY(const auto answer, call_server_json({c.url, c.key}, "/v1/cache/clear", "{}"));
   if (!answer.contains("cleared_blocks"))
     return fail(ec::io_error, c.url + " is no server of ours");
-  std::printf("%s blocks forgotten\n", answer["cleared_blocks"].dump().c_str());
+  std::printf("%s forgotten\n",
+              counted(answer["cleared_blocks"].get<std::uint64_t>(), "block").c_str());
   return {};
 }
 
@@ -100,15 +107,15 @@ result<void> warm(const cache_config& c) {
   std::ifstream in(c.file);
   if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
   TROUPE_TRY(const std::string model, model_of(c));
-  std::size_t prompts = 0;
-  std::uint64_t tokens = 0;
+  std::uint64_t prompts = 0, tokens = 0;
   for (std::string line; std::getline(in, line);) {
     if (line.empty()) continue;
     TROUPE_TRY(const auto read, read_prompt(c, model, line));
     tokens += read;
     ++prompts;
   }
-  std::printf("%zu prompts, %llu tokens read\n", prompts, static_cast<unsigned long long>(tokens));
+  std::printf("%s, %s read\n", counted(prompts, "prompt").c_str(),
+              counted(tokens, "token").c_str());
   return {};
 }
 
@@ -161,7 +168,7 @@ result<void> pin(const cache_config& c) {
                           std::to_string(usual_block_tokens) +
                           " tokens, which is what a store keeps"
                     : std::string("no KV store has any of it: is one in the cluster?"));
-  std::printf("%llu blocks %s%s%s\n", static_cast<unsigned long long>(done.blocks),
+  std::printf("%s %s%s%s\n", counted(done.blocks, "block").c_str(),
               c.action == "pin" ? "pinned" : "unpinned", done.hash.empty() ? "" : ", hash ",
               done.hash.c_str());
   return {};

@@ -232,6 +232,12 @@ def test_pinned_prompts(tmp_path):
         assert unpinned.returncode == 0 and int(unpinned.stdout.split()[0]) >= 10, unpinned.stdout + unpinned.stderr
         wait_until(lambda: server.metric("troupe_store_pinned_blocks") == 0, 10, "no more")
         assert run("cache", "pin", "--hash", "0" * 32, "--url", server.url).returncode != 0
+        refused = run("cache", "unpin", "--hash", "zz", "--url", server.url)
+        assert refused.returncode != 0 and "'zz' is not a hash of 32 hex digits" in refused.stderr, refused.stderr
+        file.write_text(" ".join(PROMPT.split()[:18]))  # a little more than a block
+        one = run("cache", "pin", file, "--url", server.url, seconds=120)
+        assert one.stdout.startswith("1 block pinned"), one.stdout + one.stderr
+        wait_until(lambda: " pinned 1," in run("cache", "status", "--url", server.url).stdout, 10, "status tells of the pin")
 
 
 def test_a_store_that_is_drained_hands_its_prompts_on():
