@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::uint32_t copy_rows = 16;  // KV rows a copy moves: they lie in one block
 
+constexpr int new_token_barrier = 3;  // its K and V are in shared memory
+
 struct kernel_parameters {
   attention_arguments a;
   std::uint32_t num_heads, num_kv_heads, group, block_tokens;
@@ -20,14 +22,14 @@ struct kernel_parameters {
   rotary_arguments rotary;
 };
 
-constexpr int new_token_barrier = 3;  // its K and V are in the arena
-
 template <int kHead, int kGroups, int kKeys, int kStages>
 struct tile_shape {
   static constexpr int panels = kHead / 64;                     // 64 columns, 128 bytes a row
   static constexpr std::uint32_t query_bytes = 64 * kHead * 2;  // of one warpgroup
   static constexpr std::uint32_t kv_bytes = kKeys * kHead * 2;  // of K or of V
-  static constexpr std::size_t shared_bytes = kGroups * query_bytes + kStages * 2 * kv_bytes + 256;
+  static constexpr std::uint32_t new_bytes = kGroups == 1 ? 2 * kHead * 2 : 0;  // a token's K and V
+  static constexpr std::size_t shared_bytes =
+      kGroups * query_bytes + kStages * 2 * kv_bytes + new_bytes + 256;
 };
 
 // The warp that feeds two warpgroups comes with a warpgroup of its own, whose registers they take over.
@@ -125,22 +127,36 @@ __device__ inline void mask_scores(float (&s)[kCount], int first, const int (&la
   }
 }
 
+// One of a token's K and V to its row of a tile, under the swizzle; a warp.
+template <int kHead, int kKeys>
+__device__ inline void put_row(const __half* from, std::uint32_t row, std::uint8_t* tile) {
+  const std::uint32_t c = threadIdx.x % 32;
+  if (c < kHead / 8) {
+    *reinterpret_cast<uint4*>(tile + c / 8 * (kKeys * 128) + row * 128 +
+                              ((c % 8) ^ (row % 8)) * 16) = reinterpret_cast<const uint4*>(from)[c];
+  }
+  fence_async_proxy();
+  __syncwarp();
+}
+
+// KV of earlier steps is there already and is fetched while the kernels before still run. fresh: where the block's other threads
+// leave the K and V of a token that is rotated here; it comes to its row once the copy engine has brought the others.
 template <class Shape, int kHead, int kKeys, int kStages>
 __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p,
                             const attention_item& item, std::uint32_t kv_head, std::uint32_t tiles,
-                            std::uint8_t* ring, std::uint64_t* full, std::uint64_t* empty) {
+                            std::uint8_t* ring, const __half* fresh, std::uint64_t* full,
+                            std::uint64_t* empty, std::uint64_t* landed) {
   const std::uint32_t lane = threadIdx.x % 32;
   const std::uint32_t last_chunk = (item.kv_end - 1) / copy_rows;
   const std::uint32_t k_row = (p.a.layer * 2 * p.num_kv_heads + kv_head) * p.block_tokens;
   const std::uint32_t v_row = k_row + p.num_kv_heads * p.block_tokens;
   ring_position<kStages> at;
-  // KV of earlier steps is there already and is fetched while the kernels before still run.
+  const bool completes = p.rotates && item.kv_end > item.first_new;
   bool waited = false;
   for (std::uint32_t t = 0; t < tiles; ++t, at.advance()) {
-    if (!waited && item.kv_begin + (t + 1) * kKeys > item.first_new) {
+    if (!waited && !p.rotates && item.kv_begin + (t + 1) * kKeys > item.first_new) {
       wait_for_previous_kernel();
       waited = true;
-      if (p.rotates) sync_threads(new_token_barrier, 160);
     }
     // Chunks past the end repeat the last one: masked, but finite, for 0 * NaN is NaN.
     const std::uint32_t chunk = min((item.kv_begin + t * kKeys) / copy_rows + lane, last_chunk);
@@ -149,7 +165,8 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
         lane < kKeys / copy_rows ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
 #pragma unroll
     for (int value = 0; value < 2; ++value) {
-      std::uint64_t* bar = full + value * kStages + at.stage;
+      std::uint64_t* bar =
+          completes && t + 1 == tiles ? landed + value : full + value * kStages + at.stage;
       std::uint8_t* to =
           ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
       barrier_wait(empty + value * kStages + at.stage, at.phase ^ 1);
@@ -162,6 +179,17 @@ __device__ inline void feed(const CUtensorMap& arena, const kernel_parameters& p
                        static_cast<int>(block));
         }
       }
+    }
+  }
+  if (completes) {
+    const std::uint32_t last = (tiles - 1) % kStages;
+    sync_threads(new_token_barrier, 160);
+    for (int value = 0; value < 2; ++value) {
+      barrier_wait(landed + value, 0);
+      put_row<kHead, kKeys>(fresh + value * kHead,
+                            item.position - item.kv_begin - (tiles - 1) * kKeys,
+                            ring + (value * kStages + last) * Shape::kv_bytes);
+      if (lane == 0) barrier_arrive(full + value * kStages + last);
     }
   }
   if (!waited) wait_for_previous_kernel();
@@ -186,11 +214,11 @@ __device__ inline void load_queries(const kernel_parameters& p, const attention_
   }
 }
 
-// The same from what the product of q, k and v left, and the token's K and V to the arena by the block that reads them: without
-// a kernel between.
+// The same from what the product of q, k and v left: without a kernel between. By the block that reads them the token's K and V
+// to the arena and to `fresh`, [2][kHead].
 template <int kHead>
 __device__ inline void rotate_token(const kernel_parameters& p, const attention_item& item,
-                                    std::uint32_t kv_head, std::uint8_t* to) {
+                                    std::uint32_t kv_head, std::uint8_t* to, __half* fresh) {
   constexpr std::uint32_t chunks = kHead / 8;
   const rotary_arguments& r = p.rotary;
   const bool stores = item.kv_end > item.first_new;
@@ -211,22 +239,24 @@ __device__ inline void rotate_token(const kernel_parameters& p, const attention_
       const uint4 value = rotate_eight(r, item.row, head_of(h), c * 8);
       if (h < p.group)
         *reinterpret_cast<uint4*>(query_place(h, c)) = value;
-      else
+      else {
         *reinterpret_cast<uint4*>(new_place(h) + c * 8) = value;
+        *reinterpret_cast<uint4*>(fresh + (h - p.group) * kHead + c * 8) = value;
+      }
     }
   } else {
     for (std::uint32_t h = threadIdx.x % 128 / 32; h < heads; h += 4) {
       rotate_head(r, item.row, head_of(h), [&](int at, __half value) {
         if (h < p.group)
           reinterpret_cast<__half*>(query_place(h, at / 8))[at % 8] = value;
-        else
+        else {
           new_place(h)[at] = value;
+          fresh[(h - p.group) * kHead + static_cast<std::uint32_t>(at)] = value;
+        }
       });
     }
   }
-  if (!stores) return;
-  fence_async_proxy_all();
-  arrive_threads(new_token_barrier, 160);  // and go on: the feeder may be waiting for free stages
+  if (stores) arrive_threads(new_token_barrier, 160);  // and go on
 }
 
 template <int kHead>
@@ -262,14 +292,125 @@ __device__ inline void store_rows(const kernel_parameters& p, const attention_it
   }
 }
 
+// Where the parts of a row of an item are; row: token * group + head of the group.
+struct part_places {
+  std::size_t first, step;
+  __device__ part_places(const kernel_parameters& p, const attention_item& item,
+                         std::uint32_t kv_head, std::uint32_t row)
+      : first(std::size_t{item.partial + row / p.group} * p.num_heads + kv_head * p.group +
+              row % p.group),
+        step(std::size_t{item.tokens} * p.num_heads) {}
+  __device__ std::size_t operator()(std::uint32_t part) const { return first + part * step; }
+};
+__device__ inline __nv_bfloat16* output_place(const kernel_parameters& p,
+                                              const attention_item& item, std::uint32_t kv_head,
+                                              std::uint32_t row, int head_size) {
+  return p.a.output +
+         (std::size_t{item.row + row / p.group} * p.num_heads + kv_head * p.group + row % p.group) *
+             head_size;
+}
+__device__ inline void store_merged(__nv_bfloat16* to, const float4& value, float inverse) {
+  const __nv_bfloat162 low = __floats2bfloat162_rn(value.x * inverse, value.y * inverse),
+                       high = __floats2bfloat162_rn(value.z * inverse, value.w * inverse);
+  *reinterpret_cast<uint2*>(to) = make_uint2(*reinterpret_cast<const unsigned*>(&low),
+                                             *reinterpret_cast<const unsigned*>(&high));
+}
+__device__ inline void add_part(float4& value, const float4& x, float weight) {
+  value.x = fmaf(x.x, weight, value.x);
+  value.y = fmaf(x.y, weight, value.y);
+  value.z = fmaf(x.z, weight, value.z);
+  value.w = fmaf(x.w, weight, value.w);
+}
+
+// By a warp a row: eight parts are on their way at a time, and the weights with the first of them.
+template <int kHead>
+__device__ inline void merge_row(const kernel_parameters& p, const attention_item& item,
+                                 std::uint32_t kv_head, std::uint32_t row) {
+  constexpr std::uint32_t kAtOnce = 8, kLanes = kHead / 4;
+  const std::uint32_t lane = threadIdx.x % 32;
+  const part_places place(p, item, kv_head, row);
+  float2 softmax[2];  // of parts `lane` and lane + 32
+#pragma unroll
+  for (std::uint32_t i = 0; i < 2; ++i) {
+    const std::uint32_t part = lane + 32 * i;
+    softmax[i] = part < item.parts ? __ldcg(p.a.partial_softmax + place(part))
+                                   : make_float2(-INFINITY, 0.0f);
+  }
+  float4 x[kAtOnce];
+  const auto load = [&](std::uint32_t first) {
+#pragma unroll
+    for (std::uint32_t i = 0; i < kAtOnce; ++i) {
+      if (first + i < item.parts && lane < kLanes) {
+        x[i] = __ldcg(
+            reinterpret_cast<const float4*>(p.a.partial_output + place(first + i) * kHead) + lane);
+      }
+    }
+  };
+  load(0);
+  float highest = fmaxf(softmax[0].x, softmax[1].x);
+#pragma unroll
+  for (int s = 16; s > 0; s /= 2) highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, s));
+  softmax[0].x = exp2_fast(softmax[0].x - highest);
+  softmax[1].x = exp2_fast(softmax[1].x - highest);
+  float sum = 0.0f;
+  float4 value{};
+  for (std::uint32_t first = 0; first < item.parts; first += kAtOnce) {
+    if (first > 0) load(first);
+    const float2 mine = first < 32 ? softmax[0] : softmax[1];
+#pragma unroll
+    for (std::uint32_t i = 0; i < kAtOnce; ++i) {
+      const int from = static_cast<int>((first + i) % 32);
+      const float weight = __shfl_sync(~0u, mine.x, from), part = __shfl_sync(~0u, mine.y, from);
+      if (first + i >= item.parts) continue;
+      sum = fmaf(part, weight, sum);
+      add_part(value, x[i], weight);
+    }
+  }
+  if (lane < kLanes)
+    store_merged(output_place(p, item, kv_head, row, kHead) + lane * 4, value, 1.0f / sum);
+}
+
+// By eight lanes a row, so that a warp has four rows under way.
+template <int kHead>
+__device__ inline void merge_rows(const kernel_parameters& p, const attention_item& item,
+                                  std::uint32_t kv_head, std::uint32_t first, std::uint32_t end) {
+  constexpr int kLanes = 8, kVectors = kHead / kLanes / 4;
+  const std::uint32_t lane = threadIdx.x % kLanes;
+  for (std::uint32_t r0 = first; r0 < end; r0 += 16) {
+    const std::uint32_t row = r0 + threadIdx.x % 32 / kLanes * 4 + threadIdx.x % 128 / 32;
+    if (row >= end) continue;
+    const part_places place(p, item, kv_head, row);
+    float highest = -INFINITY;
+    for (std::uint32_t i = lane; i < item.parts; i += kLanes)
+      highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
+    const std::uint32_t row_lanes = 0xFFu << (threadIdx.x % 32 / kLanes * kLanes);
+#pragma unroll
+    for (int s = kLanes / 2; s > 0; s /= 2)
+      highest = fmaxf(highest, __shfl_xor_sync(row_lanes, highest, s));
+    float sum = 0.0f;
+    float4 value[kVectors] = {};
+#pragma unroll 4
+    for (std::uint32_t i = 0; i < item.parts; ++i) {
+      const float2 part = __ldcg(p.a.partial_softmax + place(i));
+      const float weight = exp2_fast(part.x - highest);
+      sum = fmaf(part.y, weight, sum);
+      const auto* from =
+          reinterpret_cast<const float4*>(p.a.partial_output + place(i) * kHead) + lane;
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) add_part(value[v], __ldcg(from + v * kLanes), weight);
+    }
+    const float inverse = 1.0f / sum;
+    __nv_bfloat16* to = output_place(p, item, kv_head, row, kHead) + lane * 4;
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) store_merged(to + v * kLanes * 4, value[v], inverse);
+  }
+}
+
 // The warpgroup that finds itself last merges its rows' parts, in the order of their positions.
 template <int kHead>
 __device__ inline void merge_parts(const kernel_parameters& p, const attention_item& item,
                                    std::uint32_t kv_head, std::uint32_t first_row, int group,
                                    volatile std::uint32_t* is_last) {
-  constexpr int kLanes = 8,
-                kValues = kHead / kLanes;  // lanes of a row, so that a warp has four rows under way
-  const std::uint32_t lane = threadIdx.x % kLanes;
   __threadfence();
   sync_threads(1 + group, 128);
   if (threadIdx.x % 128 == 0) {
@@ -283,49 +424,10 @@ __device__ inline void merge_parts(const kernel_parameters& p, const attention_i
   if (is_last[group] == 0) return;
   __threadfence();
   const std::uint32_t end = min(first_row + 64, item.tokens * p.group);
-  for (std::uint32_t r0 = first_row; r0 < end; r0 += 16) {
-    const std::uint32_t r = r0 + threadIdx.x % 32 / kLanes * 4 + threadIdx.x % 128 / 32;
-    if (r >= end) continue;
-    const std::uint32_t token = r / p.group, head = kv_head * p.group + r % p.group;
-    const auto place = [&](std::uint32_t part) {
-      return std::size_t{item.partial + part * item.tokens + token} * p.num_heads + head;
-    };
-    float highest = -INFINITY;
-    for (std::uint32_t i = lane; i < item.parts; i += kLanes)
-      highest = fmaxf(highest, __ldcg(p.a.partial_softmax + place(i)).x);
-    const std::uint32_t row_lanes = 0xFFu << (threadIdx.x % 32 / kLanes * kLanes);
-#pragma unroll
-    for (int s = kLanes / 2; s > 0; s /= 2)
-      highest = fmaxf(highest, __shfl_xor_sync(row_lanes, highest, s));
-    float sum = 0.0f, value[kValues] = {};
-#pragma unroll 4
-    for (std::uint32_t i = 0; i < item.parts; ++i) {
-      const float2 part = __ldcg(p.a.partial_softmax + place(i));
-      const float weight = exp2_fast(part.x - highest);
-      sum = fmaf(part.y, weight, sum);
-      const auto* from =
-          reinterpret_cast<const float4*>(p.a.partial_output + place(i) * kHead) + lane;
-#pragma unroll
-      for (int v = 0; v < kValues / 4; ++v) {
-        const float4 x = __ldcg(from + v * kLanes);
-        value[4 * v] = fmaf(x.x, weight, value[4 * v]);
-        value[4 * v + 1] = fmaf(x.y, weight, value[4 * v + 1]);
-        value[4 * v + 2] = fmaf(x.z, weight, value[4 * v + 2]);
-        value[4 * v + 3] = fmaf(x.w, weight, value[4 * v + 3]);
-      }
-    }
-    const float inverse = 1.0f / sum;
-    __nv_bfloat16* to =
-        p.a.output + (std::size_t{item.row + token} * p.num_heads + head) * kHead + lane * 4;
-#pragma unroll
-    for (int v = 0; v < kValues / 4; ++v) {
-      const __nv_bfloat162 low =
-          __floats2bfloat162_rn(value[4 * v] * inverse, value[4 * v + 1] * inverse);
-      const __nv_bfloat162 high =
-          __floats2bfloat162_rn(value[4 * v + 2] * inverse, value[4 * v + 3] * inverse);
-      *reinterpret_cast<uint2*>(to + v * kLanes * 4) = make_uint2(
-          *reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
-    }
+  if (end - first_row > 4) {
+    merge_rows<kHead>(p, item, kv_head, first_row, end);
+  } else if (first_row + threadIdx.x % 128 / 32 < end) {
+    merge_row<kHead>(p, item, kv_head, first_row + threadIdx.x % 128 / 32);
   }
 }
 
@@ -337,10 +439,15 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* queries = shared;
   std::uint8_t* ring = queries + kGroups * shape::query_bytes;  // K stages, then V stages
-  auto* full = reinterpret_cast<std::uint64_t*>(ring + 2 * kStages * shape::kv_bytes);
+  auto* fresh = reinterpret_cast<__half*>(ring + 2 * kStages * shape::kv_bytes);
+  auto* full =
+      reinterpret_cast<std::uint64_t*>(ring + 2 * kStages * shape::kv_bytes + shape::new_bytes);
   auto* empty = full + 2 * kStages;
-  auto* is_last = reinterpret_cast<std::uint32_t*>(empty + 2 * kStages);
+  auto* landed = empty + 2 * kStages;
+  auto* is_last = reinterpret_cast<std::uint32_t*>(landed + 2);
   if (threadIdx.x == 0) {
+    barrier_init(landed, 1);
+    barrier_init(landed + 1, 1);
     for (int s = 0; s < 2 * kStages; ++s) {
       barrier_init(full + s, 1);
       barrier_init(empty + s, kGroups);
@@ -359,7 +466,8 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   if (threadIdx.x >= kGroups * 128) {
     if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x < kGroups * 128 + 32) {
-      feed<shape, kHead, kKeys, kStages>(arena, p, item, kv_head, tiles, ring, full, empty);
+      feed<shape, kHead, kKeys, kStages>(arena, p, item, kv_head, tiles, ring, fresh, full, empty,
+                                         landed);
     }
     return;
   }
@@ -374,7 +482,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
       reinterpret_cast<uint4*>(my_queries)[i] = make_uint4(0, 0, 0, 0);
     sync_threads(1 + group, 128);
     wait_for_previous_kernel();
-    rotate_token<kHead>(p, item, kv_head, my_queries);
+    rotate_token<kHead>(p, item, kv_head, my_queries, fresh);
   } else {
     wait_for_previous_kernel();
     load_queries<kHead>(p, item, kv_head, first_row, my_queries);
