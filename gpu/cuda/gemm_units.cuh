@@ -37,14 +37,18 @@ __device__ __forceinline__ void start_tile(float (&sum)[kCount], const std::uint
   }
 }
 
-// Four 8 x 8 matrices of the activations' tile, 32 columns from chunk `first` of 8 on: of each the two values that the
-// thread's row and columns want (PTX ISA, "ldmatrix"; the swizzle is the copy engine's).
+// Four 8 x 8 matrices in shared memory: of each the two values that the thread's row and columns want. at: of row lane % 8 of
+// matrix lane / 8 (PTX ISA, "ldmatrix").
+__device__ __forceinline__ void load_matrices(std::uint32_t at, std::uint32_t (&b)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(at));
+}
+// Those of the activations' tile, 32 columns from chunk `first` of 8 on; the swizzle is the copy engine's.
 __device__ __forceinline__ void load_input(const std::uint8_t* tile, std::uint32_t first,
                                            std::uint32_t (&b)[4]) {
   const std::uint32_t row = threadIdx.x % 8, chunk = first + threadIdx.x % 32 / 8;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(shared_address(tile) + row * 128 + ((chunk ^ row) * 16)));
+  load_matrices(shared_address(tile) + row * 128 + ((chunk ^ row) * 16), b);
 }
 __device__ __forceinline__ void multiply_warp(float* d, const std::uint32_t* a, std::uint32_t b0,
                                               std::uint32_t b1) {
@@ -85,16 +89,18 @@ struct packed_ring_position {
     }
   }
 };
-// Tile t of a stage whose first is tile `step` of the matrix.
+// The warp's band of tile t of a stage whose first is tile `step` of the matrix.
 template <packed_format kFormat, int kWidth>
 __device__ __forceinline__ packed_tile tile_in_stage(const std::uint8_t* slot, std::uint32_t t,
                                                      std::uint32_t step) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
+  const std::uint32_t band = threadIdx.x % 128 / 32;
   if constexpr (packed_group(kFormat) == 1) {
     const std::uint8_t* tile = slot + t * packed_tile_bytes(kFormat);
-    return {tile, tile + packed_quant_bytes(kFormat), 0};
+    return {tile + band_quants_at(kFormat, 0, band), tile + band_scales_at(kFormat, band), 0};
   } else {
-    return {slot + t * packed_quant_bytes(kFormat), slot + kTiles * packed_quant_bytes(kFormat),
+    const std::uint8_t* scales = slot + kTiles * packed_quant_bytes(kFormat);
+    return {slot + band_quants_at(kFormat, t, band), scales + band * band_scale_bytes(kFormat),
             kTiles == 4 ? t : (step + t) % 4};
   }
 }
@@ -106,7 +112,7 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
                                                         const packed_ring_memory& ring,
                                                         std::uint32_t steps) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
-  const std::uint32_t thread = threadIdx.x % 128;
+  const std::uint32_t lane = threadIdx.x % 32;
 #pragma unroll
   for (float& v : sum) v = 0.0f;
   packed_ring_position at;
@@ -118,7 +124,7 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
     for (std::uint32_t t = 0; t < kTiles; ++t) {
       if (packed_group(kFormat) == 1 && done + t >= steps) break;
       std::uint32_t values[16];
-      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, 0), thread, values);
+      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, 0), lane, values);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -144,7 +150,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
     consume_packed_by_warps<kWidth, kFormat>(sum, ring, steps);
   } else {
     constexpr std::uint32_t kInputBytes = kWidth * 128;
-    const std::uint32_t thread = threadIdx.x % 128, pairs = (steps + 1) / 2;
+    const std::uint32_t lane = threadIdx.x % 32, pairs = (steps + 1) / 2;
     std::uint32_t first[16], second[16];
     std::uint32_t previous = 0;
     packed_ring_position at;
@@ -158,10 +164,10 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         packed_tile tile = tile_in_stage<kFormat, kWidth>(slot, t, step);
         if (packed_group(kFormat) == 4 && s % 2 == 0) {  // the place in the group as a constant
           tile.sub = t;
-          unpack_fragment<kFormat>(tile, thread, values);
+          unpack_fragment<kFormat>(tile, lane, values);
         } else {
           if (packed_group(kFormat) == 4) tile.sub = 2 + t;
-          unpack_fragment<kFormat>(tile, thread, values);
+          unpack_fragment<kFormat>(tile, lane, values);
         }
       };
       unpack_tile(0, first);

@@ -42,16 +42,16 @@ __device__ inline void put_six_bits(std::uint32_t* a, std::uint32_t* b, std::uin
   }
 }
 
-// The integer at `at` of a tile, whose bits are zero before. Words are shared with the row 8 above or below, which may be
-// of another tensor: they are completed bit by bit.
+// The integer at `at` of a band's tile, whose bits are zero before. Words are shared with the row 8 above or below, which may
+// be of another tensor: they are completed bit by bit.
 template <packed_format kFormat>
 __device__ inline void put_integer(std::uint8_t* tile, const fragment_place& at, std::uint32_t q) {
   auto* words = reinterpret_cast<std::uint32_t*>(tile);
   if constexpr (kFormat == packed_format::q8) {
-    atomicOr(words + at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2,
+    atomicOr(words + at.step / 2 * 128 + at.lane * 4 + at.step % 2 * 2 + at.pair / 2,
              q << (8 * (at.pair % 2 * 2 + at.high)));
   } else if constexpr (kFormat == packed_format::q6_k) {
-    std::uint32_t *first = words + at.thread * 4, *second = words + 512 + at.thread * 2;
+    std::uint32_t *first = words + at.lane * 4, *second = words + 128 + at.lane * 2;
     const int j = static_cast<int>(at.step % 2 * 4 + at.pair);
     if (at.step < 2) {
       put_six_bits(first, first + 1, first + 2, j, q << (16 * at.high));
@@ -59,15 +59,15 @@ __device__ inline void put_integer(std::uint8_t* tile, const fragment_place& at,
       put_six_bits(first + 3, second, second + 1, j, q << (16 * at.high));
     }
   } else {
-    atomicOr(words + at.thread * 4 + at.step, q << (4 * at.pair + 16 * at.high));
+    atomicOr(words + at.lane * 4 + at.step, q << (4 * at.pair + 16 * at.high));
   }
 }
 
-// Scales of the 32 values of a block from `first` on; of a tile's row they are the `half`-th 32.
+// Scales of the 32 values of a block from `first` on; of a tile's row they are the `half`-th 32. row: of the band.
 template <tensor_type kType>
 __device__ inline void put_scales(std::uint8_t* scales, std::uint32_t row, std::uint32_t half,
                                   const std::uint8_t* b, int first) {
-  const float factor = nibble_factor(row % 16 >= 8);
+  const float factor = nibble_factor(row >= 8);
   if constexpr (kType == tensor_type::q4_0) {
     reinterpret_cast<__nv_bfloat16*>(scales)[row * 2 + half] =
         __float2bfloat16(block_half(b) * factor);
@@ -84,7 +84,7 @@ __device__ inline void put_scales(std::uint8_t* scales, std::uint32_t row, std::
     scales[row * 16 + first / 16] = b[192 + first / 16];
     scales[row * 16 + first / 16 + 1] = b[192 + first / 16 + 1];
     if (first == 0)
-      reinterpret_cast<__half*>(scales + 1024)[row] = __float2half_rn(block_half(b + 208));
+      reinterpret_cast<__half*>(scales + 256)[row] = __float2half_rn(block_half(b + 208));
   } else {
     reinterpret_cast<__half*>(scales)[row * 2 + half] = __float2half_rn(block_half(b));
   }
@@ -125,15 +125,16 @@ __global__ void __launch_bounds__(256)
   const std::uint8_t* block =
       raw + row * (columns / block_size) * block_bytes + column / block_size * block_bytes;
   const int first = static_cast<int>(column % block_size);
-  const std::uint32_t tile_row = target % 64, step = column / 64;
+  const auto tile_row = static_cast<std::uint32_t>(target % 64);
+  const std::uint32_t step = column / 64, band = tile_row / 16;
   std::uint8_t* group =
       to + (target / 64 * (columns / 64) + step / kGroup * kGroup) * packed_tile_bytes(kFormat);
   for (std::uint32_t i = 0; i < 32; ++i) {
-    put_integer<kFormat>(group + step % kGroup * packed_quant_bytes(kFormat),
-                         place_of(tile_row, column % 64 + i),
+    put_integer<kFormat>(group + band_quants_at(kFormat, step % kGroup, band),
+                         place_of(tile_row % 16, column % 64 + i),
                          integer_of<kType>(block, first + static_cast<int>(i)));
   }
-  put_scales<kType>(group + kGroup * packed_quant_bytes(kFormat), tile_row, column % 64 / 32, block,
+  put_scales<kType>(group + band_scales_at(kFormat, band), tile_row % 16, column % 64 / 32, block,
                     first);
 }
 
@@ -146,10 +147,10 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
   const std::uint32_t steps = columns / 64, step = blockIdx.x, tile = blockIdx.y;
   const packed_row at = find_row(m, tile, steps);
   std::uint32_t values[16];
-  unpack_fragment(
-      at.format,
-      tile_of(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset, at.format, step),
-      threadIdx.x, values);
+  unpack_fragment(at.format,
+                  tile_of(reinterpret_cast<const std::uint8_t*>(m.data) + at.offset, at.format,
+                          step, threadIdx.x / 32),
+                  threadIdx.x % 32, values);
   const __nv_bfloat162 gain = __float2bfloat162_rn(packed_gain(at.format));
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll

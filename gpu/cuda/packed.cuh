@@ -10,14 +10,14 @@
 
 namespace troupe::gpu::cuda {
 
-// Where value (row, column) of a tile is: the thread that holds it, the 16 columns, and its place among their 8 values there.
+// Where value (row, column) of a band's tile is: the lane that holds it, the 16 columns, and its place among their 8 values
+// there.
 struct fragment_place {
-  std::uint32_t thread, step, pair,
+  std::uint32_t lane, step, pair,
       high;  // pair: 0 and 1 the two rows, 2 and 3 the same 8 columns on; high: of the two
 };
 __host__ __device__ inline fragment_place place_of(std::uint32_t row, std::uint32_t column) {
-  return {row / 16 * 32 + row % 8 * 4 + column % 8 / 2, column / 16,
-          row % 16 / 8 + column % 16 / 8 * 2, column % 2};
+  return {row % 8 * 4 + column % 8 / 2, column / 16, row / 8 + column % 16 / 8 * 2, column % 2};
 }
 
 __device__ inline __half2 as_half2(std::uint32_t bits) {
@@ -76,7 +76,7 @@ struct q4_k_row {
   }
 };
 
-// (scale, minimum) of 32 columns of row `row` of a 4-bit tile, the tile `sub` of its group.
+// (scale, minimum) of 32 columns of row `row` of a 4-bit band's tile, the tile `sub` of its group.
 template <packed_format kFormat>
 __device__ __forceinline__ void load_q4_scales(const std::uint8_t* scales, std::uint32_t row,
                                                bool lower_row, std::uint32_t sub,
@@ -109,9 +109,10 @@ __device__ __forceinline__ void load_q4_scales(const std::uint8_t* scales, std::
 // A thread's 32 values of a tile: out[4 * step + pair], two values each.
 template <packed_format kFormat>
 __device__ __forceinline__ void unpack_q4(const std::uint8_t* quants, const std::uint8_t* scales,
-                                          std::uint32_t sub, std::uint32_t thread,
-                                          std::uint32_t row, std::uint32_t (&out)[16]) {
-  const uint4 both = reinterpret_cast<const uint4*>(quants)[thread];
+                                          std::uint32_t sub, std::uint32_t lane,
+                                          std::uint32_t (&out)[16]) {
+  const uint4 both = reinterpret_cast<const uint4*>(quants)[lane];
+  const std::uint32_t row = lane / 4;
   const std::uint32_t words[4] = {both.x, both.y, both.z, both.w};
   __nv_bfloat162 upper[2], lower[2];  // by 32 columns
   load_q4_scales<kFormat>(scales, row, false, sub, upper);
@@ -131,11 +132,11 @@ __device__ __forceinline__ void unpack_q4(const std::uint8_t* quants, const std:
 
 // An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024: exact.
 __device__ __forceinline__ void unpack_q8(const std::uint8_t* quants, const std::uint8_t* scales,
-                                          std::uint32_t thread, std::uint32_t row,
-                                          std::uint32_t (&out)[16]) {
+                                          std::uint32_t lane, std::uint32_t (&out)[16]) {
   const __half2 bias = __float2half2_rn(1152.0f);
-  const uint4 first = reinterpret_cast<const uint4*>(quants)[thread],
-              second = reinterpret_cast<const uint4*>(quants)[128 + thread];
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[lane],
+              second = reinterpret_cast<const uint4*>(quants)[32 + lane];
+  const std::uint32_t row = lane / 4;
   const std::uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
                                   second.x, second.y, second.z, second.w};
   const __half2 upper = reinterpret_cast<const __half2*>(scales)[row],
@@ -155,22 +156,23 @@ __device__ __forceinline__ void unpack_q8(const std::uint8_t* quants, const std:
   }
 }
 
-// Scales of four times 16 columns of a row in tile `sub` of a q6_k group.
+// Scales of four times 16 columns of a band's row in tile `sub` of a q6_k group.
 __device__ __forceinline__ void load_q6_scales(const std::uint8_t* scales, std::uint32_t row,
                                                std::uint32_t sub, __half2 (&out)[2]) {
   const std::uint32_t four =
       reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub] ^ 0x80808080u;
-  const __half2 all = __half2half2(reinterpret_cast<const __half*>(scales + 1024)[row]);
+  const __half2 all = __half2half2(reinterpret_cast<const __half*>(scales + 256)[row]);
   const __half2 bias = __float2half2_rn(1152.0f);
   out[0] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4140)), bias), all);
   out[1] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4342)), bias), all);
 }
 __device__ __forceinline__ void unpack_q6(const std::uint8_t* quants, const std::uint8_t* scales,
-                                          std::uint32_t sub, std::uint32_t thread,
-                                          std::uint32_t row, std::uint32_t (&out)[16]) {
+                                          std::uint32_t sub, std::uint32_t lane,
+                                          std::uint32_t (&out)[16]) {
   const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
-  const uint4 first = reinterpret_cast<const uint4*>(quants)[thread];
-  const uint2 second = reinterpret_cast<const uint2*>(quants + 2048)[thread];
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[lane];
+  const uint2 second = reinterpret_cast<const uint2*>(quants + 512)[lane];
+  const std::uint32_t row = lane / 4;
   __half2 upper[2], lower[2];
   load_q6_scales(scales, row, sub, upper);
   load_q6_scales(scales, row + 8, sub, lower);
@@ -189,11 +191,10 @@ __device__ __forceinline__ void unpack_q6(const std::uint8_t* quants, const std:
 }
 
 // E4M3 in bf16's places is 2^-120 of its value, subnormals too.
-__device__ __forceinline__ void unpack_f8(const std::uint8_t* tile, std::uint32_t thread,
+__device__ __forceinline__ void unpack_f8(const std::uint8_t* tile, std::uint32_t lane,
                                           std::uint32_t (&out)[16]) {
   const __nv_bfloat162 bias = __float2bfloat162_rn(0x1p120f);
-  const auto* words =
-      reinterpret_cast<const std::uint32_t*>(tile) + thread / 32 * 256 + thread % 32;
+  const auto* words = reinterpret_cast<const std::uint32_t*>(tile) + lane;
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
@@ -211,33 +212,32 @@ __host__ __device__ inline std::uint32_t f8_place(std::uint32_t row, std::uint32
   return (row / 8 * 4 + column / 16) * 128 + row % 8 * 16 + k % 8 / 2 * 4 + k / 8 * 2 + k % 2;
 }
 
-// A tile in shared or global memory: its integers, its group's scales, which tile of the group it is.
+// A band's part of a tile in shared or global memory: its integers, its group's scales, which tile of the group it is.
 struct packed_tile {
   const std::uint8_t *quants, *scales;
   std::uint32_t sub;
 };
-// Tile `step` of a row of tiles at `row`.
+// Band `band` of tile `step` of a row of tiles at `row`.
 __device__ inline packed_tile tile_of(const std::uint8_t* row, packed_format format,
-                                      std::uint32_t step) {
-  const std::uint32_t group = packed_group(format), sub = step % group;
-  const std::uint8_t* at = row + std::size_t{step - sub} * packed_tile_bytes(format);
-  return {at + sub * packed_quant_bytes(format), at + group * packed_quant_bytes(format), sub};
+                                      std::uint32_t step, std::uint32_t band) {
+  const std::uint32_t sub = step % packed_group(format);
+  const std::uint8_t* group = row + std::size_t{step - sub} * packed_tile_bytes(format);
+  return {group + band_quants_at(format, sub, band), group + band_scales_at(format, band), sub};
 }
 
-// Thread `thread` (of 128)'s fragment of a tile, packed_gain(kFormat) times smaller. Always inlined, with what it calls:
-// products of wgmma are serialized across a call.
+// A lane's fragment of a band's tile, packed_gain(kFormat) times smaller. Always inlined, with what it calls: products of
+// wgmma are serialized across a call.
 template <packed_format kFormat>
-__device__ __forceinline__ void unpack_fragment(const packed_tile& tile, std::uint32_t thread,
+__device__ __forceinline__ void unpack_fragment(const packed_tile& tile, std::uint32_t lane,
                                                 std::uint32_t (&out)[16]) {
-  const std::uint32_t row = thread / 32 * 16 + thread % 32 / 4;
   if constexpr (kFormat == packed_format::f8) {
-    unpack_f8(tile.quants, thread, out);
+    unpack_f8(tile.quants, lane, out);
   } else if constexpr (kFormat == packed_format::q8) {
-    unpack_q8(tile.quants, tile.scales, thread, row, out);
+    unpack_q8(tile.quants, tile.scales, lane, out);
   } else if constexpr (kFormat == packed_format::q6_k) {
-    unpack_q6(tile.quants, tile.scales, tile.sub, thread, row, out);
+    unpack_q6(tile.quants, tile.scales, tile.sub, lane, out);
   } else {
-    unpack_q4<kFormat>(tile.quants, tile.scales, tile.sub, thread, row, out);
+    unpack_q4<kFormat>(tile.quants, tile.scales, tile.sub, lane, out);
   }
 }
 
@@ -269,20 +269,19 @@ __device__ __forceinline__ void with_format(packed_format format, F&& f) {
   }
 }
 __device__ inline void unpack_fragment(packed_format format, const packed_tile& tile,
-                                       std::uint32_t thread, std::uint32_t (&out)[16]) {
-  with_format(format,
-              [&]<packed_format kFormat>() { unpack_fragment<kFormat>(tile, thread, out); });
+                                       std::uint32_t lane, std::uint32_t (&out)[16]) {
+  with_format(format, [&]<packed_format kFormat>() { unpack_fragment<kFormat>(tile, lane, out); });
 }
 
 template <packed_format kFormat>
 __device__ inline float q4_value(const packed_tile& tile, std::uint32_t row, std::uint32_t column) {
   const fragment_place at = place_of(row, column);
   const std::uint32_t word =
-      reinterpret_cast<const std::uint32_t*>(tile.quants)[at.thread * 4 + at.step];
+      reinterpret_cast<const std::uint32_t*>(tile.quants)[at.lane * 4 + at.step];
   const std::uint32_t q =
       word >> (16 * at.high + at.pair / 2 * 8) & (at.pair % 2 == 0 ? 0x0Fu : 0xF0u);
   __nv_bfloat162 scales[2];
-  load_q4_scales<kFormat>(tile.scales, row, row % 16 >= 8, tile.sub, scales);
+  load_q4_scales<kFormat>(tile.scales, row, row >= 8, tile.sub, scales);
   const __nv_bfloat162 scale = column < 32 ? scales[0] : scales[1];
   return __bfloat162float(__hfma(__ushort_as_bfloat16(static_cast<unsigned short>(q)),
                                  __low2bfloat16(scale), __high2bfloat16(scale))) *
@@ -293,7 +292,8 @@ __device__ inline float q4_value(const packed_tile& tile, std::uint32_t row, std
 __device__ inline float unpack_value(const std::uint8_t* tiles, packed_format format,
                                      std::uint32_t row, std::uint32_t column) {
   using enum packed_format;
-  const packed_tile tile = tile_of(tiles, format, column / 64);
+  const packed_tile tile = tile_of(tiles, format, column / 64, row / 16);
+  row %= 16;
   column %= 64;
   if (format == q4) return q4_value<q4>(tile, row, column);
   if (format == q4_0) return q4_value<q4_0>(tile, row, column);
@@ -302,14 +302,14 @@ __device__ inline float unpack_value(const std::uint8_t* tiles, packed_format fo
   __half scale;
   int q = 0;
   if (format == q8) {
-    const std::uint32_t word = at.step / 2 * 512 + at.thread * 4 + at.step % 2 * 2 + at.pair / 2;
+    const std::uint32_t word = at.step / 2 * 128 + at.lane * 4 + at.step % 2 * 2 + at.pair / 2;
     q = tile.quants[word * 4 + at.pair % 2 * 2 + at.high] - 128;
     scale = reinterpret_cast<const __half*>(tile.scales)[row * 2 + column / 32];
   } else {
     const auto* quants = reinterpret_cast<const std::uint32_t*>(tile.quants);
     std::uint32_t words[6];
     for (std::uint32_t i = 0; i < 6; ++i)
-      words[i] = i < 4 ? quants[at.thread * 4 + i] : quants[512 + at.thread * 2 + i - 4];
+      words[i] = i < 4 ? quants[at.lane * 4 + i] : quants[128 + at.lane * 2 + i - 4];
     std::uint32_t pairs = 0;
     for (int j = 0; j < 8; ++j) {
       if (j != static_cast<int>(at.step % 2 * 4 + at.pair)) continue;

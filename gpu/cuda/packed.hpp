@@ -1,16 +1,17 @@
 // Quantized weights as the GPU keeps them, as small as in the file: GGUF's blocks, at awkward addresses, become tiles of 64
 // rows by 64 columns that bulk copies bring to shared memory, and in which each thread of a warpgroup finds the very values
-// that the tensor cores want from its registers (PTX ISA, "wgmma", matrix fragment A of m64k16). A tile has its integers,
-// then scales; of K-quants a group of four tiles, 256 columns, has four tiles' integers, then scales for all four.
+// that the tensor cores want from its registers (PTX ISA, "wgmma", matrix fragment A of m64k16). K-quants share scales along
+// 256 columns, a group of four tiles; of other formats each tile is a group. A group has its tiles' integers, two tiles (or the
+// one) at a time in four bands of 16 rows, a warp's part, then the scales, by bands too.
 //
-//   format  of          bits   integers                              scales
-//   q4      Q4_1        5      128 threads x 4 words of nibbles      [64 rows][2] bf16 (scale, minimum) of 32 values
-//   q4_0    Q4_0        4.5    the same                              [64][2] bf16 scale of 32; the minimum is -8 scales
-//   q4_k    Q4_K        4.5    the same                              [64] x 16 bytes: f16 (scale, minimum) of 256 values, 8
-//                                                                    pairs of 6 bits that they are multiplied with
-//   q6_k    Q6_K        6.5625 128 x 4, then 128 x 2 words of 6 bits [64][16] bytes, then [64] f16 that multiplies them
-//   q8      Q5_0, Q8_0  8.5    2 x 128 threads x 4 words of bytes    [64][2] f16 scale of 32
-//   f8      see below   8      4096 bytes                            one f32 a row, outside of the tiles
+//   format  of          bits   integers of a band's tile            scales of a band
+//   q4      Q4_1        5      32 threads x 4 words of nibbles      [16 rows][2] bf16 (scale, minimum) of 32 values
+//   q4_0    Q4_0        4.5    the same                             [16][2] bf16 scale of 32; the minimum is -8 scales
+//   q4_k    Q4_K        4.5    the same                             [16] x 16 bytes: f16 (scale, minimum) of 256 values, 8
+//                                                                   pairs of 6 bits that they are multiplied with
+//   q6_k    Q6_K        6.5625 32 x 4, then 32 x 2 words of 6 bits  [16][16] bytes, then [16] f16 that multiplies them
+//   q8      Q5_0, Q8_0  8.5    2 x 32 threads x 4 words of bytes    [16][2] f16 scale of 32
+//   f8      see below   8      1024 bytes                           one f32 a row, outside of the tiles
 //
 // Of three words, 8 pairs of 6 bits: a pair in each half word's bits 0 to 5 and 6 to 11; the other two in what is left.
 //
@@ -65,6 +66,24 @@ __host__ __device__ constexpr std::uint32_t packed_scale_bytes(packed_format f) 
 }
 __host__ __device__ constexpr std::uint32_t packed_tile_bytes(packed_format f) {
   return packed_quant_bytes(f) + packed_scale_bytes(f) / packed_group(f);
+}
+inline constexpr std::uint32_t bands_a_tile = 4;
+// Of a band: a tile's integers, and a group's scales.
+__host__ __device__ constexpr std::uint32_t band_quant_bytes(packed_format f) {
+  return packed_quant_bytes(f) / bands_a_tile;
+}
+__host__ __device__ constexpr std::uint32_t band_scale_bytes(packed_format f) {
+  return packed_scale_bytes(f) / bands_a_tile;
+}
+// Where in a group tile `sub`'s integers of a band begin, and the band's scales.
+__host__ __device__ constexpr std::uint32_t band_quants_at(packed_format f, std::uint32_t sub,
+                                                           std::uint32_t band) {
+  const std::uint32_t together = packed_group(f) == 1 ? 1 : 2;
+  return sub / together * together * packed_quant_bytes(f) +
+         (band * together + sub % together) * band_quant_bytes(f);
+}
+__host__ __device__ constexpr std::uint32_t band_scales_at(packed_format f, std::uint32_t band) {
+  return packed_group(f) * packed_quant_bytes(f) + band * band_scale_bytes(f);
 }
 // What products of unpacked values are multiplied with.
 __host__ __device__ constexpr float packed_gain(packed_format f) {

@@ -40,9 +40,9 @@ __global__ void packed_kernel(std::uint8_t* tiles, std::uint64_t seed, float sca
         make_uint4(static_cast<unsigned>(a), static_cast<unsigned>(a >> 32),
                    static_cast<unsigned>(b), static_cast<unsigned>(b >> 32));
   }
-  const std::uint32_t row = threadIdx.x;
-  if (row >= 64) return;
-  std::uint8_t* scales = group + kQuantBytes;
+  if (threadIdx.x >= 64) return;
+  const std::uint32_t row = threadIdx.x % 16;
+  std::uint8_t* scales = group + band_scales_at(kFormat, threadIdx.x / 16);
   if constexpr (kFormat == packed_format::q4_k) {
     // 32 parts of the scale, 30 quarters of it: values from -7.5 to 7.5 scales.
     constexpr std::uint32_t pair = 32 | 30 << 16, rest = pair | pair << 6;
@@ -55,7 +55,7 @@ __global__ void packed_kernel(std::uint8_t* tiles, std::uint64_t seed, float sca
     static_assert(kFormat == packed_format::q6_k);
     reinterpret_cast<uint4*>(scales)[row] =
         make_uint4(0x10101010u, 0x10101010u, 0x10101010u, 0x10101010u);
-    reinterpret_cast<__half*>(scales + 1024)[row] = __float2half_rn(scale / 16.0f);
+    reinterpret_cast<__half*>(scales + 256)[row] = __float2half_rn(scale / 16.0f);
   }
 }
 
