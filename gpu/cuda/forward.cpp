@@ -77,6 +77,14 @@ result<void> forward_pass::allocate_activations() {
     TROUPE_CHECK(take(quantized_values_, height * widest, "activations"));
     TROUPE_CHECK(take(quantized_scales_, height, "activations"));
   }
+  const auto adds = [&](const weight_matrix& w) {
+    return can_multiply_into_residual(w, limits_.multiprocessors);
+  };
+  fuses_norms_ = !limits_.exact &&
+                 std::all_of(weights_.layers.begin(), weights_.layers.end(), [&](const auto& l) {
+                   return l.qkv.is_packed() && l.gate_up.is_packed() && adds(l.o) && adds(l.down);
+                 });
+  if (fuses_norms_) TROUPE_CHECK(take(squares_, hidden / residual_band, "activations"));
   TROUPE_CHECK(take(queries_, rows * q, "activations"));
   TROUPE_CHECK(take(argmax_, std::max(rows, limits_.logits), "results"));
   TROUPE_CHECK(
@@ -301,6 +309,33 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
   return {};
 }
 
+rotary_arguments forward_pass::rotary_of(std::uint32_t index, std::uint32_t rows,
+                                         const layer_output& qkv) const {
+  const device_layer& w = weights_.layers[index];
+  const step_pointers step = on_device(rows);
+  rotary_arguments rotary{};
+  rotary.qkv = qkv;
+  rotary.bias = w.qkv_bias;
+  rotary.q_norm = w.q_norm;
+  rotary.k_norm = w.k_norm;
+  rotary.epsilon = config_.rms_norm_eps;
+  rotary.angles = angles_.data();
+  rotary.positions = step.positions;
+  rotary.slots = step.slots;
+  rotary.queries = queries_.data();
+  rotary.arena = arena_;
+  rotary.block_bytes = layout_.block_bytes();
+  rotary.layer_offset = index * layout_.layer_bytes();
+  rotary.rows = rows;
+  rotary.num_heads = config_.num_attention_heads;
+  rotary.num_kv_heads = config_.num_key_value_heads;
+  rotary.head_dim = config_.head_dim;
+  rotary.dimensions = config_.rope.dimensions;
+  rotary.block_tokens = layout_.block_tokens;
+  rotary.interleaved = config_.rope.interleaved;
+  return rotary;
+}
+
 // `before` is what the layer before left to be added to the residual; returns the same for the next.
 result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32_t index,
                                          const layer_output& before, cudaStream_t stream) const {
@@ -316,28 +351,8 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   quantize_for(w.qkv);
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
 
-  const step_pointers step = on_device(shape.rows);
-  rotary_arguments rotary{};
-  TROUPE_TRY(rotary.qkv, linear(normed_, w.qkv, qkv_, shape.rows, stream));
-  rotary.bias = w.qkv_bias;
-  rotary.q_norm = w.q_norm;
-  rotary.k_norm = w.k_norm;
-  rotary.epsilon = config_.rms_norm_eps;
-  rotary.angles = angles_.data();
-  rotary.positions = step.positions;
-  rotary.slots = step.slots;
-  rotary.queries = queries_.data();
-  rotary.arena = arena_;
-  rotary.block_bytes = layout_.block_bytes();
-  rotary.layer_offset = index * layout_.layer_bytes();
-  rotary.rows = shape.rows;
-  rotary.num_heads = config_.num_attention_heads;
-  rotary.num_kv_heads = config_.num_key_value_heads;
-  rotary.head_dim = config_.head_dim;
-  rotary.dimensions = config_.rope.dimensions;
-  rotary.block_tokens = layout_.block_tokens;
-  rotary.interleaved = config_.rope.interleaved;
-  TROUPE_CHECK(attention(shape, index, rotary, stream));
+  TROUPE_TRY(const layer_output qkv, linear(normed_, w.qkv, qkv_, shape.rows, stream));
+  TROUPE_CHECK(attention(shape, index, rotary_of(index, shape.rows, qkv), stream));
 
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;
@@ -358,6 +373,39 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   return linear(gated_, w.down, out_, shape.rows, stream);
 }
 
+row_norm forward_pass::norm_after_residual() const {
+  return {squares_.data(), config_.hidden_size / residual_band, config_.rms_norm_eps};
+}
+
+result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t index,
+                                       cudaStream_t stream) const {
+  const device_layer& w = weights_.layers[index];
+  const auto add = [&](const activation_matrix& x, const weight_matrix& by, const float* weight) {
+    return multiply_into_residual(x.data, by,
+                                  {residual_.data(), weight, normed_.data, squares_.data()},
+                                  limits_.multiprocessors, stream);
+  };
+  const auto bytes_of = [](const weight_matrix& m) {
+    return std::uint64_t{m.rows} / 64 * (m.columns / 64) * packed_tile_bytes(m.packed.format[0]);
+  };
+  narrow_options options;
+  options.splits = splits(w.qkv);
+  if (index > 0) options.norm = norm_after_residual();
+  options.ahead = {w.gate_up.packed.data,
+                   static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                       tuning_of_residual().ahead_bytes, bytes_of(w.gate_up) / 16 * 16))};
+  TROUPE_ASSERT(std::size_t{options.splits} * w.qkv.rows <= partial_.size());
+  TROUPE_CHECK(multiply_narrow(normed_, 1, w.qkv, {partial_.data(), nullptr}, options, stream));
+  TROUPE_CHECK(attention(shape, index,
+                         rotary_of(index, 1, {partial_.data(), nullptr, options.splits}), stream));
+  TROUPE_CHECK(add(attended_, w.o, w.ffn_norm));
+  options = {};
+  options.norm = norm_after_residual();
+  TROUPE_CHECK(multiply_narrow(normed_, 1, w.gate_up, {nullptr, gated_.data}, options, stream));
+  const bool is_last = index + 1 == config_.num_hidden_layers;
+  return add(gated_, w.down, is_last ? weights_.norm : weights_.layers[index + 1].attn_norm);
+}
+
 result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
                                                   cudaStream_t stream) const {
   const step_pointers step = on_device(shape.rows);
@@ -366,6 +414,15 @@ result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
              step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
             false, stream));
   layer_output update;
+  if (fuses_norms(shape.rows)) {
+    TROUPE_CHECK(add_and_normalize(
+        {residual_.data(), update, shape.rows, weights_.layers[0].attn_norm, normed_.data, nullptr,
+         shape.rows, config_.hidden_size, config_.rms_norm_eps},
+        true, stream));
+    for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i)
+      TROUPE_CHECK(fused_layer(shape, i, stream));
+    return update;
+  }
   for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i) {
     TROUPE_TRY(update, layer(shape, i, update, stream));
   }
@@ -385,14 +442,19 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                             count,
                             config_.hidden_size,
                             config_.rms_norm_eps};
-  // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
-  TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
+  narrow_options options{1, tile_groups(count), true};
+  if (fuses_norms(shape.rows) && weights_.lm_head.is_packed() && !shape.gather) {
+    options.norm = norm_after_residual();
+  } else {
+    // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
+    TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
+  }
   if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
     TROUPE_CHECK(multiply_wide(normed_, count, weights_.lm_head, {nullptr, false, logits_.data()},
                                {{}, true, true}, stream));
   } else {
     TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
-                                 {1, tile_groups(count), true}, stream));
+                                 options, stream));
   }
   return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true,
                      stream);

@@ -88,6 +88,10 @@ class forward_pass {
   result<layer_output> linear_fp8(const activation_matrix& x, const weight_matrix& w,
                                   const activation_matrix& y, bool gated, std::uint32_t rows,
                                   cudaStream_t stream) const;
+  // Whether so many rows go through the layers with RMSNorm as a part of the products.
+  bool fuses_norms(std::uint32_t rows) const {
+    return fuses_norms_ && rows == 1 && tuning_of_residual().used;
+  }
   result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.
   result<layer_output> linear(const activation_matrix& x, const weight_matrix& w,
@@ -95,8 +99,15 @@ class forward_pass {
                               cudaStream_t stream) const;
   result<void> attention(const forward_shape& shape, std::uint32_t layer,
                          const rotary_arguments& rotary, cudaStream_t stream) const;
+  rotary_arguments rotary_of(std::uint32_t index, std::uint32_t rows,
+                             const layer_output& qkv) const;
   result<layer_output> layer(const forward_shape& shape, std::uint32_t index,
                              const layer_output& before, cudaStream_t stream) const;
+  // REQUIRES: fuses_norms. normed_ is what the layer before left, and so it leaves it for the next one.
+  result<void> fused_layer(const forward_shape& shape, std::uint32_t index,
+                           cudaStream_t stream) const;
+  // Of normed_ behind multiply_into_residual.
+  row_norm norm_after_residual() const;
 
   model::model_config config_;
   device_weights weights_;
@@ -104,8 +115,9 @@ class forward_pass {
   kv_layout layout_;
   plan_options planning_;
   std::size_t bytes_ = 0;
+  bool fuses_norms_ = false;
 
-  device_buffer<float> residual_, partial_, logits_, attention_partial_;
+  device_buffer<float> residual_, partial_, logits_, attention_partial_, squares_;
   device_buffer<float2> softmax_partial_, angles_;
   device_buffer<__nv_bfloat16> normed_values_, qkv_values_, attended_values_, out_values_,
       gated_values_;

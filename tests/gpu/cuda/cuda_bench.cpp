@@ -391,7 +391,7 @@ class llama {
     const std::uint32_t blocks = runner_->layout().blocks_for(context + steps + 8);
     std::vector<token_id> tokens(sequences);
     for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = i * 331 % 128256;
-    std::vector<double> times;
+    std::vector<double> times, of_gpu;
     std::vector<sequence_rows> rows(sequences);
     std::vector<row_sampling> sampling(sequences, how);
     std::mt19937_64 draws(1);
@@ -405,14 +405,17 @@ class llama {
       const auto out = need(runner_->forward({rows, sampling}));
       for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = out.samples[i].token;
       times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
+      of_gpu.push_back(out.device_seconds * 1e3);
     }
-    times.erase(times.begin(), times.end() - 32);
-    std::sort(times.begin(), times.end());
+    for (auto* t : {&times, &of_gpu}) {
+      t->erase(t->begin(), t->end() - 32);
+      std::sort(t->begin(), t->end());
+    }
     const double kv = static_cast<double>(sequences) * context * 131072,
                  limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
-    std::printf("%s %3u x %5u: %7.3f ms a step (p99 %7.3f), limit %7.3f, ratio %.3f\n", what,
-                sequences, context, times[times.size() / 2], times[times.size() * 99 / 100], limit,
-                times[times.size() / 2] / limit);
+    std::printf("%s %3u x %5u: %7.3f ms a step (p99 %7.3f, GPU %7.3f), limit %7.3f, ratio %.3f\n",
+                what, sequences, context, times[times.size() / 2], times[times.size() * 99 / 100],
+                of_gpu[of_gpu.size() / 2], limit, times[times.size() / 2] / limit);
   }
 
   void prefill(std::uint32_t count) {
@@ -443,19 +446,20 @@ class llama {
   std::vector<block_id> ids_;
 };
 
-// Whole decode steps of 4-bit weights, by KiB of the ring, blocks a multiprocessor and the most splits.
+// Whole decode steps of 4-bit weights, with norms as kernels and as parts of products, by KiB of a block and MiB ahead.
 void bench_fourbit_steps() {
-  constexpr std::array<std::uint32_t, 3> tunings[] = {
-      {54, 4, 8}, {54, 3, 8}, {54, 4, 4}, {40, 4, 8}};
-  for (const auto& [ring, blocks, splits] : tunings) {
-    tuning_of_packed() = {ring * 1024, blocks, splits};
-    std::printf("\nring of %u KiB, %u blocks a multiprocessor, at most %u splits", ring, blocks,
-                splits);
+  for (const residual_tuning& tuning :
+       {residual_tuning{.used = false}, residual_tuning{}, residual_tuning{118 * 1024},
+        residual_tuning{226 * 1024}, residual_tuning{150 * 1024, 0},
+        residual_tuning{150 * 1024, 32 << 20}}) {
+    tuning_of_residual() = tuning;
+    std::printf("\n%s, %u KiB a block, %u MiB ahead", tuning.used ? "fused norms" : "norms apart",
+                tuning.shared_bytes >> 10, tuning.ahead_bytes >> 20);
     llama model(false, 512, ":q4");
     for (const std::uint32_t n : {1u, 8u}) model.decode(n, 1024);
     std::fflush(stdout);
   }
-  tuning_of_packed() = {};
+  tuning_of_residual() = {};
 }
 
 // E4M3 products of many rows, with and without the quantization of their activations; then whole steps.

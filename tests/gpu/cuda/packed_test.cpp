@@ -193,14 +193,25 @@ TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
   }
 }
 
-TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
-  require(prepare_gemm());
-  const std::uint32_t rows[3] = {640, 128, 192}, columns = 1024, features = 960;
-  for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q4_k, tensor_type::q6_k},
-                          std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0},
-                          std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0},
-                          std::array{tensor_type::q5_0, tensor_type::q6_k, tensor_type::q4_k}}) {
+// A matrix of three tensors, and the same unpacked.
+struct mixed_matrix {
+  static constexpr std::uint32_t rows[3] = {640, 128, 192}, features = 960;
+  device_array<std::byte> tiles;
+  device_array<__nv_bfloat16> plain;
+  weight_matrix packed, unpacked;
+
+  static std::uint64_t bytes_of(const std::array<tensor_type, 3>& mix, std::uint32_t columns) {
+    std::uint64_t bytes = 0;
+    for (int i = 0; i < 3; ++i)
+      bytes += std::uint64_t{rows[i] / 64} * (columns / 64) *
+               packed_tile_bytes(packed_format_of(mix[i]));
+    return bytes;
+  }
+  mixed_matrix(const std::array<tensor_type, 3>& mix, std::uint32_t columns, std::mt19937& random,
+               cudaStream_t stream)
+      : tiles(bytes_of(mix, columns)), plain(std::size_t{features} * columns) {
     packed_matrix m;
+    m.data = tiles.data();
     std::uint64_t offset = 0;
     std::uint32_t tile = 0;
     for (int i = 0; i < 3; ++i) {
@@ -209,21 +220,146 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
       m.offset[i] = offset;
       tile += rows[i] / 64;
       offset += std::uint64_t{rows[i] / 64} * (columns / 64) * packed_tile_bytes(m.format[i]);
-    }
-    const device_array<std::byte> tiles(offset);
-    m.data = tiles.data();
-    for (int i = 0; i < 3; ++i) {
       const auto& info = model::info(mix[i]);
       const device_array<std::byte> raw(random_blocks(
           mix[i], std::uint64_t{rows[i]} * columns / info.block_size * info.block_bytes, random));
       require(pack(mix[i], raw.data(), rows[i], columns, tiles.data() + m.offset[i], {}, stream));
-      ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
+      EXPECT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
     }
-    const device_array<__nv_bfloat16> plain(std::size_t{features} * columns);
     require(unpack(m, features, columns, plain.data(), false, stream));
-    auto w = make_weight_matrix(plain.data(), features, columns).value();
-    auto packed = w;
+    unpacked = make_weight_matrix(plain.data(), features, columns).value();
+    packed = unpacked;
     packed.packed = m;
+  }
+};
+
+// Products with RMSNorm as a part of them, against sums in double over the values that the packed matrix holds.
+struct reference_product {
+  std::vector<__nv_bfloat16> x_values;
+  std::vector<double> sums;  // [rows][features]
+  double scale = 0;          // their root mean square
+  reference_product(const mixed_matrix& w, std::uint32_t n, std::uint32_t columns,
+                    std::mt19937& random)
+      : x_values(random_values<__nv_bfloat16>(std::size_t{128} * columns, random)),
+        sums(std::size_t{n} * mixed_matrix::features) {
+    const auto held = w.plain.fetch();
+    for (std::size_t i = 0; i < sums.size(); ++i) {
+      const std::size_t row = i / mixed_matrix::features, f = i % mixed_matrix::features;
+      for (std::uint32_t k = 0; k < columns; ++k) {
+        sums[i] += static_cast<double>(to_float(x_values[row * columns + k])) *
+                   to_float(held[f * columns + k]);
+      }
+      scale += sums[i] * sums[i] / static_cast<double>(sums.size());
+    }
+    scale = std::sqrt(scale);
+  }
+};
+
+TEST_F(packed_test, products_divide_by_the_norm_of_their_rows) {
+  require(prepare_gemm());
+  constexpr std::uint32_t features = mixed_matrix::features, columns = 1024;
+  for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q6_k, tensor_type::q4_k},
+                          std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0}}) {
+    const mixed_matrix w(mix, columns, random, stream);
+    for (const std::uint32_t n : {1u, 3u, most_normed_rows}) {
+      const reference_product wanted(w, n, columns, random);
+      const device_array<__nv_bfloat16> x(wanted.x_values);
+      const auto input = make_activation_matrix(x.data(), 128, columns).value();
+      auto squares_values = random_values<float>(std::size_t{n} * 7, random);
+      for (float& v : squares_values) v = std::abs(v) * columns;
+      const device_array<float> squares(squares_values);
+      const auto factor = [&](std::size_t row) {
+        double sum = 0;
+        for (std::size_t i = 0; i < 7; ++i) sum += squares_values[row * 7 + i];
+        return 1 / std::sqrt(sum / columns + 1e-5);
+      };
+      narrow_options options{1, 1, false, false, {squares.data(), 7, 1e-5f}};
+      device_array<__nv_bfloat16> gated(wanted.sums.size() / 2);
+      gated.poison();
+      require(multiply_narrow(input, n, w.packed, {nullptr, gated.data()}, options, stream));
+      const auto got_gated = gated.fetch();
+      for (std::size_t i = 0; i < got_gated.size(); ++i) {
+        const std::size_t row = i / (features / 2), f = i % (features / 2),
+                          at = row * features + f / 8 * 16 + f % 8;
+        const double gate = wanted.sums[at] * factor(row), up = wanted.sums[at + 8] * factor(row);
+        const double value = gate / (1 + std::exp(-gate)) * up;
+        ASSERT_NEAR(
+            to_float(got_gated[i]), value,
+            std::abs(value) * 0.006 + 1e-3 * wanted.scale * factor(row) * (1 + std::abs(up)))
+            << n << " rows, " << i;
+      }
+      for (const std::uint32_t splits : {1u, 2u, 4u}) {
+        options.splits = splits;
+        device_array<float> partial(splits * wanted.sums.size());
+        partial.poison();
+        require(multiply_narrow(input, n, w.packed, {partial.data(), nullptr}, options, stream));
+        const auto parts = partial.fetch();
+        for (std::size_t i = 0; i < wanted.sums.size(); ++i) {
+          double sum = 0;
+          for (std::uint32_t s = 0; s < splits; ++s) sum += parts[s * wanted.sums.size() + i];
+          ASSERT_NEAR(sum, wanted.sums[i] * factor(i / features),
+                      1e-3 * wanted.scale * factor(i / features))
+              << n << " rows, " << i << " of " << splits << " splits";
+        }
+      }
+    }
+  }
+}
+
+TEST_F(packed_test, products_add_to_the_residual_and_leave_what_its_norm_needs) {
+  require(prepare_gemm());
+  constexpr std::uint32_t features = mixed_matrix::features, bands = features / residual_band;
+  for (const std::uint32_t columns : {512u, 1024u, 4352u}) {
+    const mixed_matrix w({tensor_type::q4_k, tensor_type::q6_k, tensor_type::q4_k}, columns, random,
+                         stream);
+    const reference_product wanted(w, 1, columns, random);
+    const device_array<__nv_bfloat16> x(wanted.x_values);
+    const auto before = random_values<float>(features, random),
+               weights = random_values<float>(features, random);
+    // Of 132 multiprocessors some have no band; 13 have different numbers, 7 several turns of them.
+    for (const std::uint32_t multiprocessors : {132u, 13u, 7u}) {
+      ASSERT_TRUE(can_multiply_into_residual(w.packed, multiprocessors));
+      std::vector<float> first;
+      for (const std::uint32_t shared : {150u, 226u, 90u}) {
+        tuning_of_residual().shared_bytes = shared * 1024;
+        const std::string what =
+            std::to_string(columns) + " columns on " + std::to_string(multiprocessors);
+        const device_array<float> residual(before), weight(weights);
+        device_array<__nv_bfloat16> normed(features);
+        device_array<float> sums(bands);
+        normed.poison();
+        sums.poison();
+        require(multiply_into_residual(x.data(), w.packed,
+                                       {residual.data(), weight.data(), normed.data(), sums.data()},
+                                       multiprocessors, stream));
+        const auto got = residual.fetch();
+        const auto got_normed = normed.fetch();
+        const auto got_sums = sums.fetch();
+        std::vector<double> of_bands(bands);
+        for (std::size_t i = 0; i < features; ++i) {
+          ASSERT_NEAR(got[i], before[i] + wanted.sums[i], 1e-3 * wanted.scale) << what << ", " << i;
+          const double value = static_cast<double>(got[i]) * weights[i];
+          ASSERT_NEAR(to_float(got_normed[i]), value, std::abs(value) * 0.004) << what << ", " << i;
+          of_bands[i / residual_band] += static_cast<double>(got[i]) * got[i];
+        }
+        for (std::size_t i = 0; i < bands; ++i)
+          ASSERT_NEAR(got_sums[i], of_bands[i], 1e-5 * of_bands[i]) << what << ", " << i;
+        if (first.empty()) first = got;
+        EXPECT_EQ(first, got) << what << ": the ring changes bits";
+      }
+    }
+    tuning_of_residual() = {};
+  }
+}
+
+TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
+  require(prepare_gemm());
+  const std::uint32_t columns = 1024, features = mixed_matrix::features;
+  for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q4_k, tensor_type::q6_k},
+                          std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0},
+                          std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0},
+                          std::array{tensor_type::q5_0, tensor_type::q6_k, tensor_type::q4_k}}) {
+    const mixed_matrix w(mix, columns, random, stream);
     const device_array<__nv_bfloat16> x(
         random_values<__nv_bfloat16>(std::size_t{384} * columns, random));
     const auto input = make_activation_matrix(x.data(), 384, columns).value();
@@ -231,14 +367,14 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
       for (const std::uint32_t splits : {1u, 3u}) {
         device_array<float> a(std::size_t{splits} * n * features),
             b(std::size_t{splits} * n * features);
-        require(multiply_narrow(input, n, packed, {b.data(), nullptr}, {splits, 2, false, true},
+        require(multiply_narrow(input, n, w.packed, {b.data(), nullptr}, {splits, 2, false, true},
                                 stream));
         const auto wanted = b.fetch();
         for (const std::uint32_t ring : {tuning_of_packed().ring_bytes, 36u * 1024, 72u * 1024}) {
           tuning_of_packed().ring_bytes = ring;
           a.poison();
-          require(multiply_narrow(input, n, packed, {a.data(), nullptr}, {splits, 1, false, false},
-                                  stream));
+          require(multiply_narrow(input, n, w.packed, {a.data(), nullptr},
+                                  {splits, 1, false, false}, stream));
           const auto got = a.fetch();
           EXPECT_EQ(0, std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)))
               << n << " rows, " << splits << " splits, ring of " << ring;
