@@ -82,10 +82,11 @@ __device__ inline void find_factors(const narrow_parameters& p, float* factors) 
   }
 }
 
-// A block's share of what a later kernel reads, once its own first stage is there.
-__device__ inline void fetch_ahead(const weights_ahead& ahead, std::uint64_t* first_stage) {
+// A block's share of what a later kernel reads, once the last of the `turns` times that a stage was filled is there.
+__device__ inline void fetch_ahead(const weights_ahead& ahead, const packed_ring_memory& ring,
+                                   std::uint32_t turns) {
   constexpr std::uint32_t kPiece = 4096;
-  barrier_wait(first_stage, 0);
+  barrier_wait(ring.full + (turns - 1) % ring.stages, (turns - 1) / ring.stages % 2);
   for (std::uint32_t at = blockIdx.x * kPiece; at < ahead.bytes; at += gridDim.x * kPiece)
     prefetch_bulk(ahead.data + at, min(kPiece, ahead.bytes - at));
 }
@@ -133,7 +134,8 @@ __global__ void __launch_bounds__(160)
             produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
                                      first_step, steps);
             if constexpr (kNorms) {
-              if (p.ahead.bytes > 0) fetch_ahead(p.ahead, full);
+              constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
+              if (p.ahead.bytes > 0) fetch_ahead(p.ahead, ring, (steps + kTiles - 1) / kTiles);
             }
           }
         } else {

@@ -78,43 +78,46 @@ TEST_F(runner_test, logits_equal_double_reference_for_each_architecture_feature)
   }
 }
 
-// Over packed weights the norms of few rows are part of the products; under `exact` they are kernels of their own.
+// Over K-quants a single row's norms are part of the products; under `exact` they are kernels of their own. The second shape fills
+// rings of tiles several times.
 TEST_F(runner_test, fused_norms_give_the_logits_of_exact) {
   constexpr std::uint32_t vocab = 128256;
   const auto prompt = tokens(230, vocab);
   const auto blocks = table(3, 30);
-  std::vector<std::vector<float>> got[2];
-  for (const bool exact : {false, true}) {
-    runner_options options;
-    options.device = "cuda";
-    options.exact = exact;
-    auto made = make_synthetic_runner("llama-3-8b:q4", options);
-    ASSERT_TRUE(made.has_value()) << to_string(made.error());
-    const auto arena = (*made)->allocate_kv(60);
-    ASSERT_TRUE(arena.has_value() && (*made)->attach_kv(*arena, 60).has_value());
-    const auto take = [&](std::uint32_t first, std::uint32_t count, std::uint32_t logits) {
-      const sequence_rows rows{std::span(prompt).subspan(first, count), first, blocks, logits};
-      got[exact].push_back(run(**made, {&rows, 1}));
-    };
-    take(0, 200, 1);
-    for (std::uint32_t p = 200; p < 205; ++p) take(p, 1, 1);
-    take(205, 2, 2);  // guesses to be checked
-    take(207, 3, 3);
-    take(210, 4, 4);
-    take(214, 4, 1);  // the end of a prompt
-    // Sequences of their own.
-    const auto others = table(33, 20);
-    const sequence_rows two[] = {{std::span(prompt).subspan(218, 1), 218, blocks, 1},
-                                 {std::span(prompt).first(1), 0, others, 1}};
-    got[exact].push_back(run(**made, two));
+  for (const char* model : {"llama-3-8b:q4", "llama-3-70b-slice:q4"}) {
+    std::vector<std::vector<float>> got[2];
+    for (const bool exact : {false, true}) {
+      runner_options options;
+      options.device = "cuda";
+      options.exact = exact;
+      auto made = make_synthetic_runner(model, options);
+      ASSERT_TRUE(made.has_value()) << to_string(made.error());
+      const auto arena = (*made)->allocate_kv(60);
+      ASSERT_TRUE(arena.has_value() && (*made)->attach_kv(*arena, 60).has_value());
+      const auto take = [&](std::uint32_t first, std::uint32_t count, std::uint32_t logits) {
+        const sequence_rows rows{std::span(prompt).subspan(first, count), first, blocks, logits};
+        got[exact].push_back(run(**made, {&rows, 1}));
+      };
+      take(0, 200, 1);
+      for (std::uint32_t p = 200; p < 205; ++p) take(p, 1, 1);
+      take(205, 2, 2);  // guesses to be checked
+      take(207, 3, 3);
+      take(210, 4, 4);
+      take(214, 4, 1);  // the end of a prompt
+      // Sequences of their own.
+      const auto others = table(33, 20);
+      const sequence_rows two[] = {{std::span(prompt).subspan(218, 1), 218, blocks, 1},
+                                   {std::span(prompt).first(1), 0, others, 1}};
+      got[exact].push_back(run(**made, two));
+    }
+    for (std::size_t i = 0; i < got[0].size(); ++i) {
+      ASSERT_EQ(got[0][i].size(), got[1][i].size());
+      relative_error error;
+      for (std::size_t v = 0; v < got[0][i].size(); ++v) error.add(got[0][i][v], got[1][i][v]);
+      EXPECT_LT(error.value(), 2e-2) << model << ", step " << i;
+    }
+    EXPECT_NE(got[0][3], got[1][3]) << "the same kernels: nothing was compared";
   }
-  for (std::size_t i = 0; i < got[0].size(); ++i) {
-    ASSERT_EQ(got[0][i].size(), got[1][i].size());
-    relative_error error;
-    for (std::size_t v = 0; v < got[0][i].size(); ++v) error.add(got[0][i][v], got[1][i][v]);
-    EXPECT_LT(error.value(), 2e-2) << "step " << i;
-  }
-  EXPECT_NE(got[0][3], got[1][3]) << "the same kernels: nothing was compared";
 }
 
 TEST_F(runner_test, exact_logits_have_the_same_bits_in_any_batch_chunk_and_split) {
