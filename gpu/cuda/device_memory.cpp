@@ -430,7 +430,7 @@ result<void> gpu_memory_impl::seal(std::span<const transport::seal_order> orders
   }
   TROUPE_CHECK(seal_blocks(seals_, orders[0].block.size() - transport::fence_bytes, fences_));
   TROUPE_CHECK(checked(cudaEventRecord(sealed_, fences_), "sealing blocks"));
-  return checked(cudaEventSynchronize(sealed_), "sealing blocks");
+  return finish(sealed_, "sealing blocks");
 }
 
 }  // namespace

@@ -73,6 +73,13 @@ result<void> forward_pass::allocate_activations() {
       });
   if (fp8 && !limits_.exact) {
     const std::size_t widest = std::max({hidden, q, std::size_t{config_.intermediate_size}});
+    if (widest > most_quantized_columns) {
+      return fail(ec::unsupported, "the CUDA device quantizes rows of at most " +
+                                       std::to_string(most_quantized_columns) +
+                                       " values to FP8, and this model has " +
+                                       std::to_string(widest) +
+                                       "; use --exact, or weights that are not FP8");
+    }
     const std::size_t height = std::max(normed_.capacity, rows);
     TROUPE_CHECK(take(quantized_values_, height * widest, "activations"));
     TROUPE_CHECK(take(quantized_scales_, height, "activations"));
@@ -134,7 +141,7 @@ result<void> forward_pass::make_angles(cudaStream_t stream) {
       "RoPE"));
   TROUPE_CHECK(fill_angles(inv_freq.data(), rope.attention_factor, config_.max_position_embeddings,
                            pairs, angles_.data(), stream));
-  return checked(cudaStreamSynchronize(stream), "filling the RoPE table");
+  return finish(stream, "filling the RoPE table");
 }
 
 result<void> forward_pass::attach(std::byte* arena, std::uint32_t num_blocks) {

@@ -116,6 +116,7 @@ struct quantized_rows {
 };
 result<quantized_rows> make_quantized_rows(std::uint8_t* data, float* scales,
                                            std::uint32_t capacity, std::uint32_t columns);
+inline constexpr std::uint32_t most_quantized_columns = 32768;
 result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const quantized_rows& to,
                            cudaStream_t stream);
 // Whether multiply_fp8 takes these weights: f8 as a whole.

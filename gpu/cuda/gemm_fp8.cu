@@ -271,7 +271,8 @@ bool is_fp8(const weight_matrix& w) {
 
 result<void> quantize_rows(const activation_matrix& x, std::uint32_t rows, const quantized_rows& to,
                            cudaStream_t stream) {
-  TROUPE_ASSERT(x.columns % 16 == 0 && x.columns <= 32768 && to.columns == x.columns);
+  TROUPE_ASSERT(x.columns % 16 == 0 && x.columns <= most_quantized_columns &&
+                to.columns == x.columns);
   const auto run = [&](auto* kernel) {
     return launch("quantize_rows", kernel, {dim3(rows), dim3(256), 0}, stream, true,
                   static_cast<const __nv_bfloat16*>(x.data), x.columns, to.data, to.scales);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <map>
 #include <optional>
 #include <tuple>
@@ -17,9 +16,6 @@
 namespace troupe::gpu {
 namespace cuda {
 namespace {
-
-// Many times what any does: a GPU that takes longer hangs, and its node must leave.
-constexpr std::chrono::seconds longest_pass{60};
 
 std::uint32_t padded_rows(std::uint32_t rows) {
   if (rows <= 8) return std::bit_ceil(rows);
@@ -274,8 +270,7 @@ result<step_output> cuda_runner::collect() {
   TROUPE_ASSERT(pending_);
   pending_ = false;
   TROUPE_CHECK(checked(cudaSetDevice(device_.index), "choosing the GPU"));
-  TROUPE_CHECK(
-      wait_for([&] { return cudaEventQuery(ended_); }, longest_pass, "waiting for a forward pass"));
+  TROUPE_CHECK(finish(ended_, "waiting for a forward pass"));
   step_output out;
   float milliseconds = 0;
   if (cudaEventElapsedTime(&milliseconds, began_, ended_) == cudaSuccess)

@@ -166,4 +166,12 @@ result<void> wait_for(const std::function<cudaError_t()>& state, std::chrono::mi
   }
 }
 
+result<void> finish(cudaStream_t stream, std::string_view doing) {
+  return wait_for([&] { return cudaStreamQuery(stream); }, longest_work, doing);
+}
+
+result<void> finish(cudaEvent_t event, std::string_view doing) {
+  return wait_for([&] { return cudaEventQuery(event); }, longest_work, doing);
+}
+
 }  // namespace troupe::gpu::cuda

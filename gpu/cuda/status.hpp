@@ -24,5 +24,10 @@ inline result<void> check_launch(std::string_view kernel) {
 // ec::device_lost: it did not end within the limit.
 result<void> wait_for(const std::function<cudaError_t()>& state, std::chrono::milliseconds limit,
                       std::string_view doing);
+// The same of all work on a stream before this call, or before an event, within many times what any takes: a GPU that takes
+// longer hangs, and its node must leave.
+inline constexpr std::chrono::seconds longest_work{60};
+result<void> finish(cudaStream_t stream, std::string_view doing);
+result<void> finish(cudaEvent_t event, std::string_view doing);
 
 }  // namespace troupe::gpu::cuda

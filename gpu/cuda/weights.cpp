@@ -322,7 +322,7 @@ class uploader {
                         std::byte* tiles) {
     const std::size_t count = rows * t.columns;
     if (plain_.size() < count) {
-      TROUPE_CHECK(checked(cudaStreamSynchronize(stream_), "uploading weights"));
+      TROUPE_CHECK(finish(stream_, "uploading weights"));
       TROUPE_TRY(plain_, device_buffer<__nv_bfloat16>::make(count, "uploading weights"));
     }
     TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, plain_.data(), {}, stream_));
@@ -333,7 +333,7 @@ class uploader {
 
   result<const std::byte*> stage(std::span<const std::byte> bytes) {
     slot& s = slots_[next_];
-    TROUPE_CHECK(checked(cudaEventSynchronize(s.done), "uploading weights"));
+    TROUPE_CHECK(finish(s.done, "uploading weights"));
     std::memcpy(s.pinned.data(), bytes.data(), bytes.size());
     TROUPE_CHECK(checked(cudaMemcpyAsync(s.raw.data(), s.pinned.data(), bytes.size(),
                                          cudaMemcpyHostToDevice, stream_),
@@ -396,7 +396,7 @@ result<device_weights> upload_weights(const model::loaded_model& model, bool fp8
     TROUPE_CHECK(upload_layer(up, from.layers[i], w.layers[i]));
     if (progress) progress(static_cast<double>(i + 1) / static_cast<double>(w.layers.size()));
   }
-  TROUPE_CHECK(checked(cudaStreamSynchronize(stream), "uploading weights"));
+  TROUPE_CHECK(finish(stream, "uploading weights"));
   return w;
 }
 
@@ -457,7 +457,7 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
     TROUPE_CHECK(fill(layer.gate_up, 1.0f));
     TROUPE_CHECK(fill(layer.down, 1.0f));
   }
-  TROUPE_CHECK(checked(cudaStreamSynchronize(stream), "making synthetic weights"));
+  TROUPE_CHECK(finish(stream, "making synthetic weights"));
   return w;
 }
 
