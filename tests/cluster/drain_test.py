@@ -100,10 +100,13 @@ def test_a_drain_that_waits_in_vain_says_for_what():
 def test_of_a_single_process_only_guests_leave():
     port = free_port()
     with Server("--single-process", "--cluster-port", port, prefill=0, decode=2) as server:
+        def ready():
+            return [node["state"] for node in server.nodes() if node["role"] == "decode"] == ["ready", "ready"]
+        wait_until(ready, 30, "both are ready")
         for wish in (["decode-0", "--force"], ["--all", "--restart"]):
             refused = drain(server, *wish)
             assert refused.returncode == 1 and "--single-process" in refused.stderr and "SIGTERM" in refused.stderr
-        assert all(node["state"] == "ready" for node in server.nodes())
+        assert ready()
         with Process("node", MODEL, "--role", "decode", "--name", "guest", "--join", f"127.0.0.1:{port}") as node:
             wait_until(lambda: any(n["name"] == "guest" and n["state"] == "ready" for n in server.nodes()), 30, "it joins")
             assert drain(server, "guest").returncode == 0
