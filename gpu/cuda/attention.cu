@@ -127,13 +127,19 @@ __device__ inline void mask_scores(float (&s)[kCount], int first, const int (&la
   }
 }
 
-// One of a token's K and V to its row of a tile, under the swizzle; a warp.
+// Where 16 bytes of a row are in a tile of `rows` rows under the 128-byte swizzle: columns 8 * chunk to 8 * chunk + 7.
+__device__ inline std::uint8_t* swizzled(std::uint8_t* tile, std::uint32_t rows, std::uint32_t row,
+                                         std::uint32_t chunk) {
+  return tile + chunk / 8 * (rows * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+}
+
+// One of a token's K and V to its row of a tile; a warp.
 template <int kHead, int kKeys>
 __device__ inline void put_row(const __half* from, std::uint32_t row, std::uint8_t* tile) {
   const std::uint32_t c = threadIdx.x % 32;
   if (c < kHead / 8) {
-    *reinterpret_cast<uint4*>(tile + c / 8 * (kKeys * 128) + row * 128 +
-                              ((c % 8) ^ (row % 8)) * 16) = reinterpret_cast<const uint4*>(from)[c];
+    *reinterpret_cast<uint4*>(swizzled(tile, kKeys, row, c)) =
+        reinterpret_cast<const uint4*>(from)[c];
   }
   fence_async_proxy();
   __syncwarp();
@@ -210,7 +216,7 @@ __device__ inline void load_queries(const kernel_parameters& p, const attention_
       value = *reinterpret_cast<const uint4*>(
           p.a.queries + (std::size_t{item.row + token} * p.num_heads + head) * kHead + c * 8);
     }
-    *reinterpret_cast<uint4*>(to + c / 8 * (64 * 128) + r * 128 + ((c % 8) ^ (r % 8)) * 16) = value;
+    *reinterpret_cast<uint4*>(swizzled(to, 64, r, c)) = value;
   }
 }
 
@@ -227,9 +233,7 @@ __device__ inline void rotate_token(const kernel_parameters& p, const attention_
     return h < p.group ? kv_head * p.group + h
                        : r.num_heads + (h - p.group) * r.num_kv_heads + kv_head;
   };
-  const auto query_place = [&](std::uint32_t h, std::uint32_t c) {
-    return to + c / 8 * (64 * 128) + h * 128 + ((c % 8) ^ (h % 8)) * 16;
-  };
+  const auto query_place = [&](std::uint32_t h, std::uint32_t c) { return swizzled(to, 64, h, c); };
   const auto new_place = [&](std::uint32_t h) {
     return kv_place(r, r.slots[item.row], head_of(h) - r.num_heads);
   };

@@ -400,7 +400,7 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
   if (index > 0) options.norm = norm_after_residual();
   options.ahead = {w.gate_up.packed.data,
                    static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                       tuning_of_residual().ahead_bytes, bytes_of(w.gate_up) / 16 * 16))};
+                       tuning_of_residual().ahead_bytes, bytes_of(w.gate_up)))};
   TROUPE_ASSERT(std::size_t{options.splits} * w.qkv.rows <= partial_.size());
   TROUPE_CHECK(multiply_narrow(normed_, 1, w.qkv, {partial_.data(), nullptr}, options, stream));
   TROUPE_CHECK(attention(shape, index,

@@ -84,6 +84,7 @@ struct unit_cursor {
                        std::uint32_t first_band) {
     const std::uint32_t tile = (first_band + band) / bands_a_tile;
     const packed_row at = find_row(weights, tile, p.groups * 4);
+    // Of two sets of constants: worked out from a format that is known when it runs, they would cost as much as a tile.
     const bool q4 = at.format == packed_format::q4_k;
     constexpr packed_format a = packed_format::q4_k, b = packed_format::q6_k;
     group_bytes = 4 * (q4 ? packed_tile_bytes(a) : packed_tile_bytes(b));
