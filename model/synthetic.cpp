@@ -77,7 +77,7 @@ result<std::shared_ptr<const loaded_model>> open_synthetic(std::string_view name
   TROUPE_TRY(made->config, synthetic_config(name));
   made->synthetic = name;
   hash128_stream identity;
-  const std::string text = "troupe synthetic model 1\n" + std::string(name);
+  const std::string text = "troupe synthetic model 2\n" + std::string(name);
   identity.update(std::as_bytes(std::span(text)));
   made->digest = identity.digest();
   made->meta = byte_tokenizer(name, made->config.vocab_size);

@@ -87,9 +87,10 @@ result<void> forward_pass::allocate_activations() {
   const auto adds = [&](const weight_matrix& w) {
     return can_multiply_into_residual(w, limits_.multiprocessors);
   };
-  fuses_norms_ = !limits_.exact &&
+  fuses_norms_ = !limits_.exact && config_.intermediate_size % 256 == 0 &&
                  std::all_of(weights_.layers.begin(), weights_.layers.end(), [&](const auto& l) {
-                   return l.qkv.is_packed() && l.gate_up.is_packed() && adds(l.o) && adds(l.down);
+                   return can_multiply_single(l.qkv) && can_multiply_single(l.gate_up) &&
+                          adds(l.o) && adds(l.down);
                  });
   if (fuses_norms_) TROUPE_CHECK(take(squares_, hidden / residual_band, "activations"));
   TROUPE_CHECK(take(queries_, rows * q, "activations"));
@@ -387,30 +388,36 @@ row_norm forward_pass::norm_after_residual() const {
 result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t index,
                                        cudaStream_t stream) const {
   const device_layer& w = weights_.layers[index];
-  const auto add = [&](const activation_matrix& x, const weight_matrix& by, const float* weight) {
-    return multiply_into_residual(x.data, by,
-                                  {residual_.data(), weight, normed_.data, squares_.data()},
+  // A row of integers is less than the two rows in bf16 that there is room for.
+  auto* normed = reinterpret_cast<std::uint8_t*>(normed_.data);
+  auto* gated = reinterpret_cast<std::uint8_t*>(gated_.data);
+  const auto add = [&](const single_input& x, const weight_matrix& by, const float* weight,
+                       const weights_ahead& next) {
+    return multiply_into_residual(x, by, {residual_.data(), weight, normed, squares_.data(), next},
                                   limits_.multiprocessors, stream);
   };
-  const auto bytes_of = [](const weight_matrix& m) {
-    return std::uint64_t{m.rows} / 64 * (m.columns / 64) * packed_tile_bytes(m.packed.format[0]);
-  };
-  narrow_options options;
-  options.splits = splits(w.qkv);
-  if (index > 0) options.norm = norm_after_residual();
-  options.ahead = {w.gate_up.packed.data,
-                   static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                       tuning_of_residual().ahead_bytes, bytes_of(w.gate_up)))};
-  TROUPE_ASSERT(std::size_t{options.splits} * w.qkv.rows <= partial_.size());
-  TROUPE_CHECK(multiply_narrow(normed_, 1, w.qkv, {partial_.data(), nullptr}, options, stream));
-  TROUPE_CHECK(attention(shape, index,
-                         rotary_of(index, 1, {partial_.data(), nullptr, options.splits}), stream));
-  TROUPE_CHECK(add(attended_, w.o, w.ffn_norm));
-  options = {};
-  options.norm = norm_after_residual();
-  TROUPE_CHECK(multiply_narrow(normed_, 1, w.gate_up, {nullptr, gated_.data}, options, stream));
+  const std::uint64_t gate_up_bytes = std::uint64_t{w.gate_up.rows} / 64 *
+                                      (w.gate_up.columns / 64) *
+                                      packed_tile_bytes(w.gate_up.packed.format[0]);
+  const weights_ahead ahead{w.gate_up.packed.data,
+                            static_cast<std::uint32_t>(std::min<std::uint64_t>(
+                                tuning_of_single().ahead_bytes, gate_up_bytes)),
+                            on_device(1).num_items, config_.num_key_value_heads};
+  layer_output qkv{partial_.data(), nullptr, splits(w.qkv)};
+  TROUPE_ASSERT(std::size_t{qkv.splits} * w.qkv.rows <= partial_.size());
+  if (index == 0) {
+    TROUPE_TRY(qkv, linear(normed_, w.qkv, qkv_, 1, stream));
+  } else {
+    TROUPE_CHECK(multiply_single(normed, w.qkv, {partial_.data()},
+                                 {qkv.splits, norm_after_residual()}, stream));
+  }
+  TROUPE_CHECK(attention(shape, index, rotary_of(index, 1, qkv), stream));
+  TROUPE_CHECK(add({attended_.data}, w.o, w.ffn_norm, ahead));
+  TROUPE_CHECK(
+      multiply_single(normed, w.gate_up, {nullptr, gated}, {1, norm_after_residual()}, stream));
   const bool is_last = index + 1 == config_.num_hidden_layers;
-  return add(gated_, w.down, is_last ? weights_.norm : weights_.layers[index + 1].attn_norm);
+  return add({nullptr, gated}, w.down,
+             is_last ? weights_.norm : weights_.layers[index + 1].attn_norm, {});
 }
 
 result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
@@ -449,19 +456,20 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                             count,
                             config_.hidden_size,
                             config_.rms_norm_eps};
-  narrow_options options{1, tile_groups(count), true};
-  if (fuses_norms(shape.rows) && weights_.lm_head.is_packed() && !shape.gather) {
-    options.norm = norm_after_residual();
-  } else {
-    // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
-    TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
-  }
-  if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
+  const bool single =
+      fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather;
+  // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
+  if (!single) TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
+  if (single) {
+    TROUPE_CHECK(multiply_single(reinterpret_cast<const std::uint8_t*>(normed_.data),
+                                 weights_.lm_head, {logits_.data()}, {1, norm_after_residual()},
+                                 stream));
+  } else if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
     TROUPE_CHECK(multiply_wide(normed_, count, weights_.lm_head, {nullptr, false, logits_.data()},
                                {{}, true, true}, stream));
   } else {
     TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
-                                 options, stream));
+                                 {1, tile_groups(count), true}, stream));
   }
   return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true,
                      stream);

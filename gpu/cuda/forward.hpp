@@ -90,7 +90,7 @@ class forward_pass {
                                   cudaStream_t stream) const;
   // Whether so many rows go through the layers with RMSNorm as a part of the products.
   bool fuses_norms(std::uint32_t rows) const {
-    return fuses_norms_ && rows == 1 && tuning_of_residual().used;
+    return fuses_norms_ && rows == 1 && tuning_of_single().used;
   }
   result<bool> unpack_for(const weight_matrix& w, std::uint32_t rows, cudaStream_t stream) const;
   // y = x w^T; returns where the result is.

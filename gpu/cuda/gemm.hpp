@@ -50,22 +50,6 @@ struct activation_matrix {
 result<activation_matrix> make_activation_matrix(__nv_bfloat16* data, std::uint32_t capacity,
                                                  std::uint32_t columns);
 
-// RMSNorm as a part of the products around it. Who adds to the residual (multiply_into_residual) stores it times the norm's weight in
-// bf16, and sums of its squares; who multiplies that, by packed weights, divides by the root of their mean at its end. Not the
-// bits of add_and_normalize: there the rounding to bf16 comes after the division.
-struct row_norm {
-  const float* squares = nullptr;  // [rows][parts]; nullptr: the activations are as they are
-  std::uint32_t parts = 0;
-  float epsilon = 0;
-};
-inline constexpr std::uint32_t most_normed_rows = 8;
-
-// Weights of a later kernel that come to L2 once a product has its own, while attention would leave memory idle.
-struct weights_ahead {
-  const std::byte* data = nullptr;
-  std::uint32_t bytes = 0;  // a multiple of 16
-};
-
 struct narrow_output {
   // One of the two. `partial`: [splits][rows][features], the reader adds the splits in order. `gated`: W's rows are
   // gate and up in alternating groups of 8 and [rows][features / 2] silu(gate) * up is stored; splits must be 1.
@@ -77,8 +61,6 @@ struct narrow_options {
   std::uint32_t tile_groups = 2;  // 64 or 128 features a block
   bool early = true;              // launch.hpp
   bool unpacked = false;          // packed weights have been unpacked to their `data`
-  row_norm norm{};
-  weights_ahead ahead{};  // of packed weights
 };
 result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, const weight_matrix& w,
                              const narrow_output& y, const narrow_options& options,
@@ -131,25 +113,70 @@ struct fp8_output {
 result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const weight_matrix& w,
                           const fp8_output& y, cudaStream_t stream);
 
-// residual += W x of one row over K-quants, without splits.
+// --- One row over K-quants: its activations are integers of 16 bits there (integer_units.cuh) ---
+
+// Whether these weights are K-quants, in whole groups of 256 columns.
+inline constexpr std::uint32_t most_single_columns = 65536;
+bool can_multiply_single(const weight_matrix& w);
+
+// RMSNorm as a part of the products around it. Who adds to the residual (multiply_into_residual) stores it times the norm's weight, and
+// sums of its squares; who multiplies that divides by the root of their mean at its end.
+struct row_norm {
+  const float* squares = nullptr;  // [parts]; nullptr: the activations are as they are
+  std::uint32_t parts = 0;
+  float epsilon = 0;
+};
+// Weights of a later kernel that come to L2 once a product has its own and still waits, while memory would idle.
+struct weights_ahead {
+  const std::byte* data = nullptr;
+  std::uint32_t bytes = 0;  // a multiple of 16
+  // The kernel before has so many thread blocks for each of so many items, known on the device: what it leaves idle brings them.
+  const std::uint32_t* items = nullptr;
+  std::uint32_t blocks_an_item = 0;
+};
+struct single_options {
+  std::uint32_t splits = 1;  // as of narrow_options
+  row_norm norm{};
+  bool early = true;  // launch.hpp
+};
+// A row of integers takes so many bytes for each 256 values.
+inline constexpr std::uint32_t integer_group_bytes = 640;
+// One of the two. `partial`: as of narrow_output. `gated`: as there, but a row of integers, of whole groups.
+struct single_output {
+  float* partial = nullptr;
+  std::uint8_t* gated = nullptr;
+};
+// y = W x. REQUIRES: can_multiply_single. x: a row of integers.
+result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, const single_output& y,
+                             const single_options& options, cudaStream_t stream);
+
+// residual += W x, without splits, of a multiple of 256 features.
 struct residual_update {
-  float* residual = nullptr;        // [features]
-  const float* weight = nullptr;    // [features], the next norm's
-  __nv_bfloat16* normed = nullptr;  // [features]: the residual times the weight
-  float* squares = nullptr;         // [features / residual_band]: sums of the residual's squares
+  float* residual = nullptr;       // [features]
+  const float* weight = nullptr;   // [features], the next norm's
+  std::uint8_t* normed = nullptr;  // a row of integers: the residual times the weight
+  float* squares = nullptr;        // [features / residual_band]: sums of the residual's squares
+  weights_ahead ahead{};
 };
 inline constexpr std::uint32_t residual_band = 16;
 bool can_multiply_into_residual(const weight_matrix& w, std::uint32_t multiprocessors);
-result<void> multiply_into_residual(const __nv_bfloat16* x, const weight_matrix& w,
+// One of the two: bf16, or a row of integers.
+struct single_input {
+  const __nv_bfloat16* values = nullptr;
+  const std::uint8_t* integers = nullptr;
+};
+result<void> multiply_into_residual(const single_input& x, const weight_matrix& w,
                                     const residual_update& y, std::uint32_t multiprocessors,
                                     cudaStream_t stream);
-// As packed_tuning, of steps of one row. shared_bytes: of a block, if a ring of two slots a warp fits in them. ahead_bytes: of gate
-// and up that come to L2 while q, k and v are multiplied.
-struct residual_tuning {
-  std::uint32_t shared_bytes = 150 * 1024, ahead_bytes = 20 << 20;
+// As packed_tuning, of steps of one row. residual_shared_bytes, ring_shared_bytes: of a block, if a ring of two slots a warp, or of two
+// stages, fits in them. first_stages: of the latter, that are asked for before the row is there. ahead_bytes: of gate and up that come
+// to L2 while o waits for attention.
+struct single_tuning {
+  std::uint32_t residual_shared_bytes = 150 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 3,
+                ahead_bytes = 24 << 20;
   bool used = true;
 };
-residual_tuning& tuning_of_residual();
+single_tuning& tuning_of_single();
 
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.

@@ -175,11 +175,6 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
   p.partial = y.partial;
   p.gated = y.gated;
   p.scales = w.packed.row_scales;
-  p.norm = options.norm;
-  p.ahead = options.ahead;
-  TROUPE_ASSERT((p.norm.squares == nullptr && p.ahead.bytes == 0) ||
-                (w.is_packed() && !options.unpacked && rows <= most_normed_rows &&
-                 w.columns % depth_step == 0));
   if (w.is_packed() && !options.unpacked)
     return multiply_packed(x, w.packed, p, options.early, stream);
   return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)

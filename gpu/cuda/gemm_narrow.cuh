@@ -19,8 +19,6 @@ struct narrow_parameters {
   __nv_bfloat16* gated;
   std::uint32_t box_rows;  // of the activations that one copy brings
   const float* scales;     // [features] that the sums are multiplied with, or nullptr
-  row_norm norm;
-  weights_ahead ahead;
 };
 
 __device__ inline float silu(float x) {
@@ -51,18 +49,12 @@ __device__ inline std::uint32_t first_step_of(const narrow_parameters& p, std::u
   return p.depth_steps / unit * split / p.splits * unit;
 }
 
-// The 64 features from `feature0` on of kWidth rows. gain: what the sums are multiplied with that have no scales; factors: of the
-// rows, or nullptr.
+// The 64 features from `feature0` on of kWidth rows. gain: what the sums are multiplied with that have no scales.
 template <int kWidth>
 __device__ inline void store_tile(const narrow_parameters& p, std::uint32_t split,
                                   std::uint32_t feature0, std::uint32_t row0,
-                                  float (&sum)[kWidth / 2], float gain = 1.0f,
-                                  const float* factors = nullptr) {
+                                  const float (&sum)[kWidth / 2], float gain = 1.0f) {
   const std::uint32_t lane = threadIdx.x % 32, slab = feature0 + threadIdx.x / 32 % 4 * 16;
-  if (factors != nullptr) {
-#pragma unroll
-    for (int i = 0; i < kWidth / 2; ++i) sum[i] *= factors[i / 4 * 8 + lane % 4 * 2 + i % 2];
-  }
   const auto scale_of = [&](std::uint32_t feature) {
     return p.scales != nullptr && feature < p.features ? p.scales[feature] : gain;
   };

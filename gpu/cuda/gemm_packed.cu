@@ -6,14 +6,12 @@
 #include "gpu/cuda/gemm_narrow.cuh"
 #include "gpu/cuda/gemm_units.cuh"
 #include "gpu/cuda/launch.hpp"
-#include "gpu/cuda/row_parts.cuh"
 
 namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t most_stages = 16;
-constexpr std::size_t barrier_bytes =
-    std::size_t{2} * most_stages * sizeof(std::uint64_t) + most_normed_rows * sizeof(float);
+constexpr std::size_t barrier_bytes = std::size_t{2} * most_stages * sizeof(std::uint64_t);
 
 // Of the ring over more than 16 rows, so that 3, 2, 2, and 1 blocks fit a multiprocessor, with room for what comes next.
 constexpr std::uint32_t ring_bytes_for(int width) {
@@ -73,27 +71,8 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
   }
 }
 
-// What row_norm's rows are multiplied with, [most_normed_rows]; by the four warps.
-__device__ inline void find_factors(const narrow_parameters& p, float* factors) {
-  const std::uint32_t lane = threadIdx.x % 32;
-  for (std::uint32_t row = threadIdx.x / 32; row < p.rows; row += 4) {
-    const float factor = factor_of_row(p.norm, row, static_cast<float>(p.depth_steps * depth_step));
-    if (lane == 0) factors[row] = factor;
-  }
-}
-
-// A block's share of what a later kernel reads, once the last of the `turns` times that a stage was filled is there.
-__device__ inline void fetch_ahead(const weights_ahead& ahead, const packed_ring_memory& ring,
-                                   std::uint32_t turns) {
-  constexpr std::uint32_t kPiece = 4096;
-  barrier_wait(ring.full + (turns - 1) % ring.stages, (turns - 1) / ring.stages % 2);
-  for (std::uint32_t at = blockIdx.x * kPiece; at < ahead.bytes; at += gridDim.x * kPiece)
-    prefetch_bulk(ahead.data + at, min(kPiece, ahead.bytes - at));
-}
-
-// ring_bytes: a multiple of 128; as many stages as fit are used. kNorms: narrow_parameters has what the kernel without it, whose
-// registers are fewer, does not look at: `norm` and `ahead`.
-template <int kWidth, bool kNorms>
+// ring_bytes: a multiple of 128; as many stages as fit are used.
+template <int kWidth>
 __global__ void __launch_bounds__(160)
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
                   const narrow_parameters p, std::uint32_t ring_bytes) {
@@ -113,14 +92,6 @@ __global__ void __launch_bounds__(160)
   const auto* row = reinterpret_cast<const std::uint8_t*>(weights.data) + source.offset;
   __syncthreads();
   let_next_kernel_start();
-  float* factors = nullptr;
-  if constexpr (kNorms) {
-    if (p.norm.squares != nullptr && threadIdx.x < 128) {
-      factors = reinterpret_cast<float*>(full + 2 * most_stages);
-      wait_for_previous_kernel();
-      find_factors(p, factors);
-    }
-  }
 
   float sum[kWidth / 2];
   with_format(
@@ -133,19 +104,13 @@ __global__ void __launch_bounds__(160)
           if (threadIdx.x == 128) {
             produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
                                      first_step, steps);
-            if constexpr (kNorms) {
-              constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
-              if (p.ahead.bytes > 0) fetch_ahead(p.ahead, ring, (steps + kTiles - 1) / kTiles);
-            }
           }
         } else {
           consume_packed<kWidth, kFormat>(sum, ring, first_step, steps);
         }
       });
   if (threadIdx.x >= 128) return;
-  if (kNorms && factors != nullptr) sync_threads(1, 128);
-  store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum, packed_gain(source.format),
-                     factors);
+  store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum, packed_gain(source.format));
 }
 
 // Whole stages, no more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
@@ -166,7 +131,7 @@ std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, 
   return bytes;
 }
 
-template <int kWidth, bool kNorms = false>
+template <int kWidth>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
@@ -174,17 +139,17 @@ result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_para
   const std::uint32_t ring_bytes = ring_bytes_of(w, p, kWidth);
   const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
                            ring_bytes + barrier_bytes};
-  return launch("multiply_narrow (packed)", packed_kernel<kWidth, kNorms>, shape, stream, early, w,
+  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w,
                 x.box(p.box_rows), p, ring_bytes);
 }
 
 template <int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kWidths, false>,
-                                      ring_bytes_for(kWidths) + barrier_bytes,
-                                      "preparing multiply_narrow")
-                : done),
+  ((done =
+        done ? allow_shared_memory(packed_kernel<kWidths>, ring_bytes_for(kWidths) + barrier_bytes,
+                                   "preparing multiply_narrow")
+             : done),
    ...);
   return done;
 }
@@ -196,20 +161,12 @@ packed_tuning& tuning_of_packed() {
   return tuning;
 }
 
-result<void> prepare_residual();
-
 result<void> prepare_packed() {
-  TROUPE_CHECK(prepare_residual());
-  TROUPE_CHECK(allow_shared_memory(packed_kernel<most_normed_rows, true>,
-                                   ring_bytes_for(most_normed_rows) + barrier_bytes,
-                                   "preparing multiply_narrow"));
   return prepare_widths<8, 16, 32, 64, 128, 256>();
 }
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
                              const narrow_parameters& p, bool early, cudaStream_t stream) {
-  if (p.norm.squares != nullptr || p.ahead.bytes > 0)
-    return run<most_normed_rows, true>(x, w, p, early, stream);
   if (p.rows <= 8) return run<8>(x, w, p, early, stream);
   if (p.rows <= 16) return run<16>(x, w, p, early, stream);
   if (p.rows <= 32) return run<32>(x, w, p, early, stream);

@@ -2,22 +2,23 @@
 //
 // With one row a step lasts as long as its kernels take to start, to wait for each other and to end, beside the bytes they read. So
 // here no sums are left for a kernel that adds them up: one block a multiprocessor has a share of the features, in bands of 16
-// (packed.hpp), with all of the reduced dimension. A warp takes every 16th group of 256 columns of the block's bands, keeps
-// copies of the next ones on their way by itself, without a feeder, and adds up a band's products in registers. The warps' sums
-// meet in shared memory, where they are added in the order of the warps: no order of additions depends on time.
+// (packed.hpp), with all of the reduced dimension. A warp takes every 16th group of 256 columns of the block's bands
+// (integer_units.cuh), keeps copies of the next ones on their way by itself, without a feeder, and adds up a band's products in
+// registers. The warps' sums meet in shared memory, where they are added in the order of the warps: no order of additions depends
+// on time. 32 features of a block are a sub-block of the row of integers that it leaves.
 //
 // A block takes more than half of a multiprocessor's shared memory: two of them on one would leave another without.
 #include <algorithm>
 
 #include "gpu/cuda/gemm.hpp"
-#include "gpu/cuda/gemm_units.cuh"
+#include "gpu/cuda/integer_units.cuh"
 #include "gpu/cuda/launch.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t warps = 16, threads = warps * 32, most_slots = 8;
-constexpr std::uint32_t group_columns = 256, band_rows = residual_band;
+constexpr std::uint32_t band_rows = residual_band;
 // Bands whose sums wait to be added: of two turns, so that one barrier a turn is enough.
 constexpr std::uint32_t bands_a_turn = 4;
 constexpr std::uint32_t sum_bytes = 2 * bands_a_turn * warps * band_rows * sizeof(float);
@@ -28,42 +29,46 @@ constexpr std::uint32_t least_shared_bytes = 113 * 1024 + 16;
 struct residual_parameters {
   std::uint32_t bands, groups;
   std::uint32_t slots, slot_bytes;  // of a warp's ring
-  const __nv_bfloat16* x;
+  single_input x;
   residual_update y;
 };
 
 struct residual_memory {
   std::uint32_t inputs, sums, own, barriers, bytes;  // offsets; the ring is first
 };
+// Of a block.
+__host__ __device__ inline std::uint32_t most_bands(const residual_parameters& p,
+                                                    std::uint32_t blocks) {
+  return (p.bands / 2 + blocks - 1) / blocks * 2;
+}
 __host__ __device__ inline residual_memory memory_of(const residual_parameters& p,
                                                      std::uint32_t blocks) {
   residual_memory m{};
   m.inputs = warps * p.slots * p.slot_bytes;
-  m.sums = m.inputs + p.groups * group_columns * 2;
+  m.sums = m.inputs + integer_row_bytes(p.groups);
   m.own = m.sums + sum_bytes;
-  m.barriers = m.own + 2 * ((p.bands + blocks - 1) / blocks) * band_rows * 4;
-  m.bytes = m.barriers + warps * p.slots * 8;
+  m.barriers = m.own + 2 * most_bands(p, blocks) * band_rows * 4;
+  m.bytes = m.barriers + (warps * p.slots + 2) * 8;
   return m;
 }
 
-// A unit: 16 features by 256 columns. input: this lane's part of the activations for load_matrices, whose rows are all the same.
-template <packed_format kFormat>
-__device__ __forceinline__ void multiply_unit(float (&sum)[2][4], const std::uint8_t* slot,
-                                              std::uint32_t input) {
-  constexpr std::uint32_t kQuantBytes = band_quant_bytes(kFormat);
-#pragma unroll
-  for (std::uint32_t t = 0; t < 4; ++t) {
-    std::uint32_t values[16];
-    unpack_fragment<kFormat>({slot + t * kQuantBytes, slot + 4 * kQuantBytes, t}, threadIdx.x % 32,
-                             values);
-#pragma unroll
-    for (std::uint32_t half = 0; half < 2; ++half) {
-      std::uint32_t b[4];
-      load_matrices(input + t * 128 + half * 64, b);
-      multiply_warp(sum[half], values + 8 * half, b[0], b[1]);
-      multiply_warp(sum[half], values + 8 * half + 4, b[2], b[3]);
-    }
+// Brings a block's share of a later kernel's weights to L2. By copies to shared memory that nobody reads, not prefetches: what these
+// brought is read half as fast from L2 as what an SM read before (H100, 18.6 MB: 10.5, 6.1 and, from memory, 13.6 thousand
+// cycles). to: 16 bytes a thread; wait_for_copies before they are used.
+__device__ inline void read_ahead(const weights_ahead& ahead, std::uint8_t* to) {
+  // Blocks come in order, so that the first ones are where nothing else is.
+  const std::uint32_t idle = gridDim.x - min(gridDim.x, *ahead.items * ahead.blocks_an_item);
+  if (blockIdx.x >= idle) return;
+  const std::uint32_t own = shared_address(to) + threadIdx.x * 16;
+  for (std::uint32_t i = blockIdx.x * threads + threadIdx.x; i < ahead.bytes / 16;
+       i += idle * threads) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(own),
+                 "l"(reinterpret_cast<const uint4*>(ahead.data) + i)
+                 : "memory");
   }
+}
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // The units of a block that a warp takes, one after the other: where they are, and how large.
@@ -118,12 +123,16 @@ __global__ void __launch_bounds__(threads, 2)
   extern __shared__ __align__(128) std::uint8_t shared[];
   const residual_memory at = memory_of(p, gridDim.x);
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const std::uint32_t first = p.bands * blockIdx.x / gridDim.x,
-                      count = p.bands * (blockIdx.x + 1) / gridDim.x - first;
+  // By sub-blocks of the row that it makes.
+  const std::uint32_t first = p.bands / 2 * blockIdx.x / gridDim.x * 2,
+                      count = p.bands / 2 * (blockIdx.x + 1) / gridDim.x * 2 - first;
   std::uint8_t* ring = shared + warp * p.slots * p.slot_bytes;
   auto* full = reinterpret_cast<std::uint64_t*>(shared + at.barriers) + warp * p.slots;
+  const integer_row row(shared + at.inputs, p.groups);
+  auto* landed = reinterpret_cast<std::uint64_t*>(shared + at.barriers) + warps * p.slots;
   if (lane < p.slots) {
     barrier_init(full + lane, 1);
+    if (threadIdx.x == 0) barrier_init(landed, 1);
     barrier_init_fence();
   }
   __syncwarp();
@@ -149,57 +158,53 @@ __global__ void __launch_bounds__(threads, 2)
     next.settle(weights, p, first);
   };
   for (std::uint32_t s = 0; s < p.slots; ++s) fetch(s);
+  static_assert(sum_bytes >= threads * 16);
+  if (p.y.ahead.bytes > 0) read_ahead(p.y.ahead, shared + at.sums);
   wait_for_previous_kernel();
 
-  // What the kernel before left: all of it is asked for before any of it is waited for.
-  constexpr std::uint32_t kAtOnce = 4;
-  const std::uint32_t chunks = p.groups * group_columns / 8, features = count * band_rows;
+  // What the kernel before left, and what this one adds to.
+  if (p.x.integers != nullptr && threadIdx.x == 0) {
+    const std::uint32_t bytes = p.groups * integer_group_bytes;
+    barrier_expect(landed, bytes);
+    copy_bulk(row.integers, p.x.integers, bytes, landed, evict_normal_policy());
+  }
+  const std::uint32_t features = count * band_rows;
   auto* own = reinterpret_cast<float*>(shared + at.own);  // residual, weight
-  const auto load_inputs = [&](std::uint32_t from, uint4(&values)[kAtOnce]) {
-#pragma unroll
-    for (std::uint32_t k = 0; k < kAtOnce; ++k) {
-      const std::uint32_t i = from + k * threads;
-      if (i < chunks) values[k] = reinterpret_cast<const uint4*>(p.x)[i];
-    }
-  };
   const auto load_own = [&](std::uint32_t i) {
     return i < features ? p.y.residual[first * band_rows + i]
                         : p.y.weight[first * band_rows + i - features];
   };
-  uint4 inputs[kAtOnce];
-  load_inputs(threadIdx.x, inputs);
   const float first_own = threadIdx.x < 2 * features ? load_own(threadIdx.x) : 0.0f;
-  for (std::uint32_t from = threadIdx.x; from < chunks; from += kAtOnce * threads) {
-    if (from != threadIdx.x) load_inputs(from, inputs);
-#pragma unroll
-    for (std::uint32_t k = 0; k < kAtOnce; ++k) {
-      const std::uint32_t i = from + k * threads;
-      if (i < chunks) reinterpret_cast<uint4*>(shared + at.inputs)[i] = inputs[k];
-    }
-  }
+  if (p.x.integers == nullptr) make_integers<4>(p.x.values, p.groups, warp, warps, row);
   if (threadIdx.x < 2 * features) own[threadIdx.x] = first_own;
   for (std::uint32_t i = threadIdx.x + threads; i < 2 * features; i += threads)
     own[i] = load_own(i);
+  wait_for_copies();
   __syncthreads();
+  if (p.x.integers != nullptr) barrier_wait(landed, 0);
   // Not before: its weights would come first, and what this one waits for after them.
   let_next_kernel_start();
 
   auto* sums = reinterpret_cast<float*>(shared + at.sums);  // [2][bands_a_turn][warps][band_rows]
-  const std::uint32_t input = shared_address(shared + at.inputs) + lane / 8 * 16;
+  const scale_finder scales;
   std::uint32_t slot = 0, phase = 0, group = warp;
   for (std::uint32_t begin = 0, turn = 0; begin < count; begin += bands_a_turn, turn ^= 1) {
     const std::uint32_t end = min(begin + bands_a_turn, count);
     float* to = sums + turn * bands_a_turn * warps * band_rows;
     for (std::uint32_t band = begin; band < end; ++band) {
-      float sum[2][4] = {};
+      float sum[2] = {};
       const packed_format format = format_of_band(band);
       for (; group < p.groups; group += warps) {
         barrier_wait(full + slot, phase);
         const std::uint8_t* from = ring + slot * p.slot_bytes;
+        const auto multiply = [&]<packed_format kFormat>() {
+          constexpr std::uint32_t kBytes = band_quant_bytes(kFormat);
+          multiply_unit<kFormat, 2 * kBytes>(sum, from, from + 4 * kBytes, row, group, scales);
+        };
         if (format == packed_format::q4_k)
-          multiply_unit<packed_format::q4_k>(sum, from, input + group * 512);
+          multiply.template operator()<packed_format::q4_k>();
         else
-          multiply_unit<packed_format::q6_k>(sum, from, input + group * 512);
+          multiply.template operator()<packed_format::q6_k>();
         __syncwarp();
         fetch(slot);
         if (++slot == p.slots) {
@@ -208,35 +213,47 @@ __global__ void __launch_bounds__(threads, 2)
         }
       }
       group -= p.groups;
+      add_lanes_of_row(sum);
       if (lane % 4 == 0) {
         float* mine = to + ((band - begin) * warps + warp) * band_rows + lane / 4;
-        mine[0] = sum[0][0] + sum[1][0];
-        mine[8] = sum[0][2] + sum[1][2];
+        mine[0] = sum[0];
+        mine[8] = sum[1];
       }
     }
     __syncthreads();
-    // Eight threads have a band, each of them two features.
-    const std::uint32_t band = begin + threadIdx.x / 8, r = threadIdx.x % 8;
-    if (band >= end) continue;
-    const float* from = to + (band - begin) * warps * band_rows + r;
+    // A warp adds them up. Eight of its lanes have a band, each of them two features.
+    if (warp != 0) continue;
+    const std::uint32_t band = begin + lane / 8, r = lane % 8;
+    const bool present = band < end;
+    const std::uint32_t mine = present ? band * band_rows + r : 0,
+                        feature = first * band_rows + mine;
+    const float* from = to + (present ? (band - begin) * warps * band_rows : 0) + r;
     float upper = 0.0f, lower = 0.0f;
 #pragma unroll
     for (std::uint32_t w = 0; w < warps; ++w) {
       upper += from[w * band_rows];
       lower += from[w * band_rows + 8];
     }
-    const float gain = packed_gain(format_of_band(band));
-    const std::uint32_t mine = band * band_rows + r, feature = first * band_rows + mine;
-    upper = upper * gain + own[mine];
-    lower = lower * gain + own[mine + 8];
-    p.y.residual[feature] = upper;
-    p.y.residual[feature + 8] = lower;
-    p.y.normed[feature] = __float2bfloat16(upper * own[features + mine]);
-    p.y.normed[feature + 8] = __float2bfloat16(lower * own[features + mine + 8]);
+    upper += own[mine];
+    lower += own[mine + 8];
     float squares = upper * upper + lower * lower;
 #pragma unroll
-    for (int s = 4; s > 0; s /= 2) squares += __shfl_xor_sync(0xFFu << (lane & 24), squares, s);
-    if (r == 0) p.y.squares[first + band] = squares;
+    for (int s = 4; s > 0; s /= 2) squares += __shfl_xor_sync(~0u, squares, s);
+    if (present) {
+      p.y.residual[feature] = upper;
+      p.y.residual[feature + 8] = lower;
+      if (r == 0) p.y.squares[first + band] = squares;
+    }
+    upper *= own[features + mine];
+    lower *= own[features + mine + 8];
+    for (std::uint32_t b = begin; b < end; b += 2) {
+      // The lane that has this one's value: of 16 features of a band the first eight are `upper`.
+      const std::uint32_t source = (b - begin + lane / 16) * 8 + lane % 8;
+      const float of_upper = __shfl_sync(~0u, upper, source),
+                  of_lower = __shfl_sync(~0u, lower, source);
+      store_integers(lane % 16 < 8 ? of_upper : of_lower, (first + b) / 2, p.bands / 16,
+                     p.y.normed);
+    }
   }
 }
 
@@ -251,7 +268,7 @@ residual_parameters parameters_of(const weight_matrix& w, std::uint32_t blocks,
       p.slot_bytes = std::max(p.slot_bytes, 4 * band_quant_bytes(f) + band_scale_bytes(f));
   }
   const std::uint32_t fixed = memory_of(p, blocks).bytes;
-  const std::uint32_t units = (p.bands + blocks - 1) / blocks * p.groups;
+  const std::uint32_t units = most_bands(p, blocks) * p.groups;
   const std::uint32_t room = shared_bytes > fixed ? shared_bytes - fixed : 0;
   p.slots =
       std::min({most_slots, (units + warps - 1) / warps, room / (warps * (p.slot_bytes + 8))});
@@ -260,27 +277,17 @@ residual_parameters parameters_of(const weight_matrix& w, std::uint32_t blocks,
 
 }  // namespace
 
-residual_tuning& tuning_of_residual() {
-  static residual_tuning tuning;
-  return tuning;
-}
-
 bool can_multiply_into_residual(const weight_matrix& w, std::uint32_t multiprocessors) {
-  if (!w.is_packed() || w.rows % band_rows != 0 || w.columns % group_columns != 0) return false;
-  for (const packed_format f : w.packed.format) {
-    if (f != packed_format::none && f != packed_format::q4_k && f != packed_format::q6_k)
-      return false;
-  }
-  return parameters_of(w, std::min(w.rows / band_rows, multiprocessors), most_shared_bytes).slots >
-         0;
+  if (!can_multiply_single(w) || w.rows % group_columns != 0) return false;
+  return parameters_of(w, std::min(w.rows / 32, multiprocessors), most_shared_bytes).slots > 0;
 }
 
-result<void> multiply_into_residual(const __nv_bfloat16* x, const weight_matrix& w,
+result<void> multiply_into_residual(const single_input& x, const weight_matrix& w,
                                     const residual_update& y, std::uint32_t multiprocessors,
                                     cudaStream_t stream) {
   TROUPE_ASSERT(can_multiply_into_residual(w, multiprocessors));
-  const std::uint32_t blocks = std::min(w.rows / band_rows, multiprocessors);
-  residual_parameters p = parameters_of(w, blocks, tuning_of_residual().shared_bytes);
+  const std::uint32_t blocks = std::min(w.rows / 32, multiprocessors);
+  residual_parameters p = parameters_of(w, blocks, tuning_of_single().residual_shared_bytes);
   if (p.slots < 2) p = parameters_of(w, blocks, most_shared_bytes);
   p.x = x;
   p.y = y;

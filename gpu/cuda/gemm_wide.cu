@@ -9,6 +9,8 @@ namespace troupe::gpu::cuda {
 
 result<void> prepare_narrow();
 result<void> prepare_fp8();
+result<void> prepare_single();
+result<void> prepare_residual();
 
 namespace {
 
@@ -205,6 +207,8 @@ result<void> prepare_gemm() {
   TROUPE_CHECK((prepare<stored::gated, 224>()));
   TROUPE_CHECK((prepare<stored::partial, 256, 192, 128>()));
   TROUPE_CHECK(prepare_fp8());
+  TROUPE_CHECK(prepare_single());
+  TROUPE_CHECK(prepare_residual());
   return prepare_narrow();
 }
 

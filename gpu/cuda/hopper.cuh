@@ -111,10 +111,6 @@ __device__ inline void store_wait_read() {
 __device__ inline void store_wait() {
   asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
-// To L2 only; bytes: a multiple of 16.
-__device__ inline void prefetch_bulk(const void* from, std::uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 // Makes ordinary writes to shared memory visible to the copy engine and the tensor cores.
 __device__ inline void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -25,16 +25,6 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-// What a row_norm's row is multiplied with; by a warp.
-__device__ inline float factor_of_row(const row_norm& norm, std::uint32_t row, float columns) {
-  float squares = 0.0f;
-#pragma unroll 8
-  for (std::uint32_t i = threadIdx.x % 32; i < norm.parts; i += 32)
-    squares += norm.squares[row * norm.parts + i];
-  // Not `/`: its slow path is a call, which costs registers everywhere.
-  return rsqrtf(__fdividef(warp_sum(squares), columns) + norm.epsilon);
-}
-
 // x[i] += the four values from at + i * step on of each split, in order; several are on their way at a time. present:
 // how many of the x there are.
 template <std::uint32_t kAtOnce = 4, int kCount>

@@ -1,5 +1,7 @@
 #include <cuda_fp16.h>
 
+#include <cmath>
+
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/synthesize.hpp"
 
@@ -75,6 +77,10 @@ result<void> fill_random(__nv_bfloat16* to, std::size_t count, std::uint64_t see
 result<void> fill_random_packed(std::byte* tiles, std::size_t count, packed_format format,
                                 std::uint64_t seed, float scale, cudaStream_t stream) {
   TROUPE_ASSERT(format == packed_format::q4_k || format == packed_format::q6_k);
+  // Of three bits, so that values of q4_k are numbers in bf16 too: rounded, one scale for all weights would err in one direction.
+  int exponent = 0;
+  const float rounded = std::round(std::frexp(scale, &exponent) * 8.0f);
+  scale = std::ldexp(rounded, exponent - 3);
   return launch("fill_random_packed",
                 format == packed_format::q4_k ? packed_kernel<packed_format::q4_k>
                                               : packed_kernel<packed_format::q6_k>,

@@ -1,5 +1,6 @@
 // Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [parts] [attention] [decode] [prefill] [exact]
-// [quantized] [fourbit] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without arguments all of them. Runs on synthetic
+// [quantized] [fourbit] [onerow] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without
+// arguments all of them. Runs on synthetic
 // Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
 
@@ -216,23 +217,45 @@ void bench_fourbit_products() {
     for (const std::uint32_t rows : {1u, 8u, 16u}) {
       std::string line;
       double best = 1e9;
-      for (const std::uint32_t ring : {40u, 54u, 72u}) {
-        tuning_of_packed().ring_bytes = ring * 1024;
+      std::size_t next = 0;
+      const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
+      const single_output of_one{y.partial,
+                                 gates ? reinterpret_cast<std::uint8_t*>(gated.data()) : nullptr};
+      const auto measure = [&](const char* what, std::uint32_t number, const auto& multiply) {
+        const double us = time_us([&] { need(multiply(weights[next++ % copies])); }, 20, 5);
+        char text[64];
+        std::snprintf(text, sizeof text, "%s %u:%.1f", what, number, us);
+        line += text;
+        best = std::min(best, us);
+      };
+      for (const std::uint32_t ring : {40u, 56u, 75u, 112u}) {
+        if (rows > 1 && ring == 112) continue;
+        tuning_of_packed().ring_bytes = std::min(ring, 74u) * 1024;
+        tuning_of_single().ring_shared_bytes = ring * 1024;
         line += " | " + std::to_string(ring);
         for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
           if ((gates || head) && splits > 1) continue;
-          narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
-          std::size_t next = 0;
-          const double us = time_us(
-              [&] {
-                need(multiply_narrow(input, rows, weights[next++ % copies], y, {splits, 1, true},
-                                     cudaStreamPerThread));
-              },
-              20, 5);
-          char text[64];
-          std::snprintf(text, sizeof text, " %u:%.1f", splits, us);
-          line += text;
-          best = std::min(best, us);
+          measure("", splits, [&](const weight_matrix& w) {
+            return rows == 1
+                       ? multiply_single(reinterpret_cast<const std::uint8_t*>(x.data()), w, of_one,
+                                         {splits}, cudaStreamPerThread)
+                       : multiply_narrow(input, rows, w, y, {splits, 1, true}, cudaStreamPerThread);
+          });
+        }
+      }
+      if (rows == 1 && l.features == 4096) {
+        line += " | to the residual";
+        for (const std::uint32_t shared : {118u, 150u, 226u}) {
+          tuning_of_single().residual_shared_bytes = shared * 1024;
+          measure("", shared, [&](const weight_matrix& w) {
+            return multiply_into_residual({x.data()}, w,
+                                          {partial.data(),
+                                           partial.data() + 8192,
+                                           reinterpret_cast<std::uint8_t*>(gated.data()),
+                                           partial.data() + 16384,
+                                           {}},
+                                          132, cudaStreamPerThread);
+          });
         }
       }
       std::printf("%-8s rows %3u best %6.1f us %5.1f %%%s\n", l.name, rows, best,
@@ -240,6 +263,7 @@ void bench_fourbit_products() {
       std::fflush(stdout);
     }
   }
+  tuning_of_single() = {};
   tuning_of_packed() = {};
 }
 
@@ -446,20 +470,28 @@ class llama {
   std::vector<block_id> ids_;
 };
 
-// Whole decode steps of 4-bit weights, with norms as kernels and as parts of products, by KiB of a block and MiB ahead.
+// Whole decode steps of 4-bit weights: one row as others, and by kernels of its own, by KiB of blocks and MiB ahead.
 void bench_fourbit_steps() {
-  for (const residual_tuning& tuning :
-       {residual_tuning{.used = false}, residual_tuning{}, residual_tuning{118 * 1024},
-        residual_tuning{226 * 1024}, residual_tuning{150 * 1024, 0},
-        residual_tuning{150 * 1024, 32 << 20}}) {
-    tuning_of_residual() = tuning;
-    std::printf("\n%s, %u KiB a block, %u MiB ahead", tuning.used ? "fused norms" : "norms apart",
-                tuning.shared_bytes >> 10, tuning.ahead_bytes >> 20);
-    llama model(false, 512, ":q4");
-    for (const std::uint32_t n : {1u, 8u}) model.decode(n, 1024);
+  single_tuning with;
+  std::vector<single_tuning> all{{.used = false}, with};
+  for (const std::uint32_t stages : {2u, 16u}) {
+    all.push_back(with);
+    all.back().first_stages = stages;
+  }
+  for (const std::uint32_t ahead : {0u, 8u, 12u, 20u, 24u}) {
+    all.push_back(with);
+    all.back().ahead_bytes = ahead << 20;
+  }
+  for (const single_tuning& tuning : all) {
+    tuning_of_single() = tuning;
+    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead",
+                tuning.used ? "kernels of one row" : "kernels of any rows",
+                tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
+                tuning.first_stages, tuning.ahead_bytes >> 20);
+    llama(false, 512, ":q4").decode(1, 1024);
     std::fflush(stdout);
   }
-  tuning_of_residual() = {};
+  tuning_of_single() = {};
 }
 
 // E4M3 products of many rows, with and without the quantization of their activations; then whole steps.
@@ -553,10 +585,8 @@ int main(int argc, char** argv) {
     for (const std::uint32_t n : {512u, 8192u}) model.prefill(n);
   }
   if (wants("fp8")) bench_fp8();
-  if (wants("fourbit")) {
-    bench_fourbit_products();
-    bench_fourbit_steps();
-  }
+  if (wants("fourbit")) bench_fourbit_products();
+  if (wants("onerow")) bench_fourbit_steps();
   if (wants("exact")) {
     llama model(true, 2048);
     for (const std::uint32_t n : {1u, 8u, 64u, 256u}) model.decode(n, 1024);

@@ -6,7 +6,7 @@
 # (default: tests figures). The KV phases, in order of worth: kv (fences, copies), kill (an owner killed while it is read),
 # disaggregated (a prefill and a decode process answer as one does), pulls (every way to copy, then decode steps beside the
 # best two; WAYS="fused:16x256 batched" chooses), staged, decode (the latter alone). With two GPUs the owner or prefill node
-# is on the second, or on the first with SHARE=1. 4-bit weights: packed (tests), fourbit (figures of every ring). fp8: tests, figures. sampling: what
+# is on the second, or on the first with SHARE=1. 4-bit weights: packed (tests), fourbit (figures of every ring, and of steps of one row). fp8: tests, figures. sampling: what
 # choosing tokens costs, and how long the GPU idles between an engine's steps.
 # Each test suite is a process of its own with a time limit, so that one broken kernel does not hide the others.
 set -u
@@ -24,7 +24,7 @@ same=${SHARE:+same}
 for phase in "$@"; do
   case $phase in
     tests)
-      for suite in step_plan gemm_test attention_test rows_test sampling_test engine_test cuda_status cuda_device dequantize_test packed_test runner_test fp8_test model_test; do
+      for suite in step_plan gemm_test attention_test rows_test sampling_test engine_test cuda_status cuda_device dequantize_test packed_test single_test runner_test fp8_test model_test; do
         timeout 100 "$here/test_gpu_cuda" --gtest_filter="$suite.*" >"$out/$suite.log" 2>&1
         code=$?
         grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/$suite.log" | sed "s/^/$suite: /" | head -20
@@ -63,7 +63,7 @@ PY
       grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/kv.log" | head -20
       [ $code = 0 ] || { failed=1; echo "kv: exit code $code"; grep -A8 Failure "$out/kv.log" | head -60; } ;;
     packed)
-      timeout 60 "$here/test_gpu_cuda" --gtest_filter='packed_test.*:runner_test.*' >"$out/packed.log" 2>&1
+      timeout 60 "$here/test_gpu_cuda" --gtest_filter='packed_test.*:single_test.*:runner_test.*' >"$out/packed.log" 2>&1
       code=$?
       grep -E '^\[  (PASSED|FAILED|SKIPPED) |Failure' "$out/packed.log" | head -20
       [ $code = 0 ] || { failed=1; echo "packed: exit code $code"; grep -A8 Failure "$out/packed.log" | head -60; } ;;
@@ -76,7 +76,7 @@ PY
       code=${PIPESTATUS[0]}
       [ "$code" = 0 ] || { failed=1; echo "fp8: exit code $code" | tee -a "$out/fp8.txt"; } ;;
     fourbit)
-      timeout "${LIMIT:-60}" "$here/bench_gpu_cuda" fourbit 2>&1 | tee "$out/fourbit.txt"
+      timeout "${LIMIT:-60}" "$here/bench_gpu_cuda" fourbit onerow 2>&1 | tee "$out/fourbit.txt"
       code=${PIPESTATUS[0]}
       [ "$code" = 0 ] || { failed=1; echo "fourbit: exit code $code" | tee -a "$out/fourbit.txt"; } ;;
     kill|pulls|staged|decode)
