@@ -172,7 +172,7 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
 // stages, fits in them. first_stages: of the latter, that are asked for before the row is there. ahead_bytes: of gate and up that come
 // to L2 while o waits for attention.
 struct single_tuning {
-  std::uint32_t residual_shared_bytes = 150 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 3,
+  std::uint32_t residual_shared_bytes = 150 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 2,
                 ahead_bytes = 24 << 20;
   bool used = true;
 };
