@@ -1,4 +1,5 @@
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -103,9 +104,18 @@ result<std::uint64_t> read_prompt(const cache_config& c, const std::string& mode
              : std::uint64_t{0};
 }
 
+// A prompt in the place of its file is told by its beginning.
+result<std::ifstream> open_file(const std::filesystem::path& file, const char* what) {
+  std::ifstream in(file, std::ios::binary);
+  if (in) return in;
+  constexpr std::size_t most = 60;
+  std::string name = file.string();
+  if (name.size() > most) name = name.substr(0, most) + "...";
+  return fail(ec::not_found, "there is no file '" + name + "' to read; FILE is " + what);
+}
+
 result<void> warm(const cache_config& c) {
-  std::ifstream in(c.file);
-  if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
+  TROUPE_TRY(std::ifstream in, open_file(c.file, "a text file, one prompt a line"));
   TROUPE_TRY(const std::string model, model_of(c));
   std::uint64_t prompts = 0, tokens = 0;
   for (std::string line; std::getline(in, line);) {
@@ -146,8 +156,7 @@ result<void> pin(const cache_config& c) {
   } else {
     if (c.file.empty())
       return fail(ec::invalid_argument, "a FILE with the prompt, or --hash, is needed");
-    std::ifstream in(c.file, std::ios::binary);
-    if (!in) return fail(ec::not_found, c.file.string() + " cannot be read");
+    TROUPE_TRY(std::ifstream in, open_file(c.file, "a text file that is the prompt"));
     const std::string prompt{std::istreambuf_iterator<char>(in), {}};
     request["prompt"] = prompt;
     if (c.action == "pin") {

@@ -181,6 +181,9 @@ def test_cache_commands(tmp_path):
         wait_working(server)
         warm = run("cache", "warm", prompts, "--url", server.url, seconds=120)
         assert warm.returncode == 0 and warm.stdout.startswith("3 prompts"), warm.stdout + warm.stderr
+        mistaken = run("cache", "warm", PROMPT, "--url", server.url)
+        assert mistaken.returncode != 0 and "FILE is a text file, one prompt a line" in mistaken.stderr, mistaken.stderr
+        assert len(mistaken.stderr) < 250, mistaken.stderr
         wait_stored(server, 30)
         status = run("cache", "status", "--url", server.url)
         assert "kv-store-0" in status.stdout and "memory" in status.stdout, status.stdout + status.stderr
