@@ -74,6 +74,16 @@ struct split_integers {
   }
 };
 
+// What products with a sub-block need besides: sums of the integers of its 16 columns, and of the next ones.
+__device__ __forceinline__ void store_sums(block_pair& to, std::uint32_t half, float largest,
+                                           std::int32_t first, std::int32_t second) {
+  const float scale = largest * (1.0f / largest_integer);
+  to.scales[half] = scale;
+  to.sums[half] = scale * static_cast<float>(first + second);
+  *reinterpret_cast<float2*>(to.of_16 + half * 2) =
+      make_float2(scale * static_cast<float>(first), scale * static_cast<float>(second));
+}
+
 // Of a group, by a warp: four lanes have a sub-block, columns 16 i + 2 (lane % 4), the next, and both 8 columns on. What is not finite
 // stays so, in the scale.
 __device__ __forceinline__ void make_integers(std::uint8_t* values, block_pair* pairs) {
@@ -101,14 +111,7 @@ __device__ __forceinline__ void make_integers(std::uint8_t* values, block_pair* 
     sums[0] += __shfl_xor_sync(~0u, sums[0], i);
     sums[1] += __shfl_xor_sync(~0u, sums[1], i);
   }
-  if (lane % 4 == 0) {
-    const float scale = largest * (1.0f / largest_integer);
-    block_pair& to = pairs[block % 4];
-    to.scales[block / 4] = scale;
-    to.sums[block / 4] = scale * static_cast<float>(sums[0] + sums[1]);
-    *reinterpret_cast<float2*>(to.of_16 + block / 4 * 2) =
-        make_float2(scale * static_cast<float>(sums[0]), scale * static_cast<float>(sums[1]));
-  }
+  if (lane % 4 == 0) store_sums(pairs[block % 4], block / 4, largest, sums[0], sums[1]);
 }
 
 // Sub-block `index` of a row of `groups` groups, in memory as in an integer_row, without the zeros: by a warp that has its values, a
@@ -126,13 +129,8 @@ __device__ __forceinline__ void store_integers(float value, std::uint32_t index,
   const int all = __reduce_add_sync(~0u, integer),
             first = __reduce_add_sync(~0u, lane < 16 ? integer : 0);
   if (lane != 0) return;
-  const float scale = largest * (1.0f / largest_integer);
-  block_pair& pair =
-      reinterpret_cast<block_pair*>(row + groups * group_bytes)[group * 4 + block % 4];
-  pair.scales[block / 4] = scale;
-  pair.sums[block / 4] = scale * static_cast<float>(all);
-  *reinterpret_cast<float2*>(pair.of_16 + block / 4 * 2) =
-      make_float2(scale * static_cast<float>(first), scale * static_cast<float>(all - first));
+  auto* pairs = reinterpret_cast<block_pair*>(row + groups * group_bytes);
+  store_sums(pairs[group * 4 + block % 4], block / 4, largest, first, all - first);
 }
 
 // A row's `groups` groups from x on, by `warps` warps of which this is `warp`; each has kAtOnce of them on their way at a time.
