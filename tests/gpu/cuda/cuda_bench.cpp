@@ -1,15 +1,11 @@
 // Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [parts] [attention] [decode] [prefill] [exact]
 // [quantized] [fourbit] [onerow] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without
-// arguments all of them. Runs on synthetic
-// Llama-3-8B shapes in bf16.
+// arguments all of them. Runs on synthetic Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
 
 #include <algorithm>
-#include <array>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <numeric>
 #include <random>
 #include <string>
@@ -22,56 +18,15 @@
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/step_plan.hpp"
 #include "gpu/cuda/synthesize.hpp"
-#include "gpu/cuda/synthetic.hpp"
 #include "gpu/cuda/tensor_map.hpp"
+#include "tests/gpu/cuda/bench_tools.hpp"
+#include "tests/gpu/cuda/fourbit_bench.hpp"
+#include "tests/gpu/cuda/llama_bench.hpp"
 #include "tests/gpu/cuda/need.hpp"
 #include "tests/gpu/cuda/read_bandwidth.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
-
-using clock = std::chrono::steady_clock;
-
-double read_bandwidth = 0;  // bytes a second
-
-struct layer_shape {
-  const char* name;
-  std::uint32_t features, depth;
-};
-constexpr layer_shape llama_layers[] = {{"qkv", 6144, 4096},
-                                        {"o", 4096, 4096},
-                                        {"gate_up", 28672, 4096},
-                                        {"down", 4096, 14336},
-                                        {"lm_head", 128256, 4096}};
-
-// Median of the mean time of `batch` calls, microseconds.
-double time_us(const std::function<void()>& call, int batch = 10, int repeats = 7) {
-  cudaEvent_t start = nullptr, stop = nullptr;
-  cudaEventCreate(&start);
-  cudaEventCreate(&stop);
-  for (int i = 0; i < batch; ++i) call();
-  std::vector<float> times;
-  for (int r = 0; r < repeats; ++r) {
-    cudaEventRecord(start, cudaStreamPerThread);
-    for (int i = 0; i < batch; ++i) call();
-    cudaEventRecord(stop, cudaStreamPerThread);
-    cudaEventSynchronize(stop);
-    float ms = 0;
-    cudaEventElapsedTime(&ms, start, stop);
-    times.push_back(ms * 1e3f / static_cast<float>(batch));
-  }
-  cudaEventDestroy(start);
-  cudaEventDestroy(stop);
-  need(checked(cudaGetLastError(), "timing"));
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-device_buffer<__nv_bfloat16> random_bf16(std::size_t count, float deviation) {
-  auto made = need(device_buffer<__nv_bfloat16>::make(count, "bench"));
-  need(fill_random(made.data(), count, 7, deviation, cudaStreamPerThread));
-  return made;
-}
 
 void bench_limits() {
   read_bandwidth = need(measure_read_bandwidth());
@@ -190,83 +145,6 @@ void bench_parts() {
 }
 
 // Products over 4-bit weights of random bits, by bytes of the ring and splits: us, and the best's share of the read bandwidth.
-void bench_fourbit_products() {
-  need(prepare_gemm());
-  const auto x = random_bf16(std::size_t{128} * 14336, 1);
-  const auto gated = random_bf16(std::size_t{128} * 14336, 1);
-  const auto partial = need(device_buffer<float>::make(std::size_t{8} * 16 * 28672, "bench"));
-  std::printf("\n4-bit products: us by KiB of ring and splits\n");
-  for (const auto& l : llama_layers) {
-    const bool head = l.features > 100000, gates = l.features == 28672;
-    const packed_format format = head ? packed_format::q6_k : packed_format::q4_k;
-    const std::size_t bytes =
-                          std::size_t{l.features} / 64 * (l.depth / 64) * packed_tile_bytes(format),
-                      copies = (std::size_t{256} << 20) / bytes + 2;
-    const auto memory = random_bf16(bytes * copies / 2, 0.02f);
-    std::vector<weight_matrix> weights;
-    for (std::size_t i = 0; i < copies; ++i) {
-      weight_matrix w{};
-      w.rows = l.features;
-      w.columns = l.depth;
-      w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
-      w.packed.format[0] = format;
-      w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
-      weights.push_back(w);
-    }
-    const auto input = need(make_activation_matrix(x.data(), 128, l.depth));
-    for (const std::uint32_t rows : {1u, 8u, 16u}) {
-      std::string line;
-      double best = 1e9;
-      std::size_t next = 0;
-      const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
-      const single_output of_one{y.partial,
-                                 gates ? reinterpret_cast<std::uint8_t*>(gated.data()) : nullptr};
-      const auto measure = [&](const char* what, std::uint32_t number, const auto& multiply) {
-        const double us = time_us([&] { need(multiply(weights[next++ % copies])); }, 20, 5);
-        char text[64];
-        std::snprintf(text, sizeof text, "%s %u:%.1f", what, number, us);
-        line += text;
-        best = std::min(best, us);
-      };
-      for (const std::uint32_t ring : {40u, 56u, 75u, 112u}) {
-        if (rows > 1 && ring == 112) continue;
-        tuning_of_packed().ring_bytes = std::min(ring, 74u) * 1024;
-        tuning_of_single().ring_shared_bytes = ring * 1024;
-        line += " | " + std::to_string(ring);
-        for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
-          if ((gates || head) && splits > 1) continue;
-          measure("", splits, [&](const weight_matrix& w) {
-            return rows == 1
-                       ? multiply_single(reinterpret_cast<const std::uint8_t*>(x.data()), w, of_one,
-                                         {splits}, cudaStreamPerThread)
-                       : multiply_narrow(input, rows, w, y, {splits, 1, true}, cudaStreamPerThread);
-          });
-        }
-      }
-      if (rows == 1 && l.features == 4096) {
-        line += " | to the residual";
-        for (const std::uint32_t shared : {118u, 150u, 226u}) {
-          tuning_of_single().residual_shared_bytes = shared * 1024;
-          measure("", shared, [&](const weight_matrix& w) {
-            return multiply_into_residual({x.data()}, w,
-                                          {partial.data(),
-                                           partial.data() + 8192,
-                                           reinterpret_cast<std::uint8_t*>(gated.data()),
-                                           partial.data() + 16384,
-                                           {}},
-                                          132, cudaStreamPerThread);
-          });
-        }
-      }
-      std::printf("%-8s rows %3u best %6.1f us %5.1f %%%s\n", l.name, rows, best,
-                  100 * static_cast<double>(bytes) / best * 1e6 / read_bandwidth, line.c_str());
-      std::fflush(stdout);
-    }
-  }
-  tuning_of_single() = {};
-  tuning_of_packed() = {};
-}
-
 // One layer's attention over `sequences` of (first position, count).
 void bench_one_attention(const char* what,
                          const std::vector<std::pair<std::uint32_t, std::uint32_t>>& sequences) {
@@ -359,139 +237,6 @@ void bench_attention() {
   bench_one_attention("decode 1 x 8k", {{8192, 1}});
   bench_one_attention("decode 64 x 8k",
                       std::vector<std::pair<std::uint32_t, std::uint32_t>>(64, {8192, 1}));
-}
-
-constexpr double bf16_bytes =
-    2.0 *
-    (32 * (4096.0 * 6144 + 4096.0 * 4096 + 4096.0 * 28672 + 4096.0 * 14336) + 128256.0 * 4096);
-
-class llama {
- public:
-  // weights: "", ":q4" or ":fp8".
-  llama(bool exact, std::uint32_t max_tokens, const std::string& weights = "") {
-    // What a file of 4-bit weights holds: 4.5 bits a value (Q4_K) and 6.5625 in the LM head (Q6_K).
-    const double head = 128256.0 * 4096;
-    if (weights == ":q4") weight_bytes_ = (bf16_bytes / 2 - head) * 4.5 / 8 + head * 6.5625 / 8;
-    if (weights == ":fp8") weight_bytes_ = bf16_bytes / 2 - head + head * 2;
-    const auto begin = clock::now();
-    runner_options options;
-    options.exact = exact;
-    options.max_batch_tokens = max_tokens;
-    runner_ = need(make_synthetic_runner("llama-3-8b" + weights, options));
-    std::size_t free = 0, total = 0;
-    cudaMemGetInfo(&free, &total);
-    num_blocks_ = static_cast<std::uint32_t>((free - (std::size_t{400} << 20)) /
-                                             runner_->layout().block_bytes());
-    if (max_tokens < 4096) num_blocks_ = std::min(num_blocks_, 40'000u);
-    const auto arena = need(runner_->allocate_kv(num_blocks_));
-    need(runner_->attach_kv(arena, num_blocks_));
-    const std::chrono::duration<double> taken = clock::now() - begin;
-    std::printf("\nstart to ready: %.2f s (%s, %u KV blocks of %zu bytes, %.1f GB beside them)\n",
-                taken.count(), runner_->description().c_str(), num_blocks_,
-                runner_->layout().block_bytes(), runner_->weight_bytes() / 1e9);
-    std::vector<__half> some(std::size_t{16} << 20);
-    std::mt19937 random(5);
-    std::normal_distribution<float> normal;
-    for (auto& v : some) v = __float2half(normal(random));
-    for (std::size_t at = 0; at < arena.size(); at += some.size() * 2) {
-      const std::size_t bytes = std::min(some.size() * 2, arena.size() - at);
-      if (at == 0)
-        cudaMemcpy(arena.data(), some.data(), bytes, cudaMemcpyHostToDevice);
-      else
-        cudaMemcpy(arena.data() + at, arena.data(), bytes, cudaMemcpyDeviceToDevice);
-    }
-    ids_.resize(num_blocks_);
-    std::iota(ids_.begin(), ids_.end(), 0);
-    std::shuffle(ids_.begin(), ids_.end(), random);
-  }
-
-  void decode(std::uint32_t sequences, std::uint32_t context, const row_sampling& how = {},
-              const char* what = "decode") {
-    // The first steps after a pause are slower; why is not known, clocks are up.
-    const std::uint32_t steps = fresh_ ? 136 : 40;
-    fresh_ = false;
-    while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_)
-      context -= 128;  // as fits the card
-    const std::uint32_t blocks = runner_->layout().blocks_for(context + steps + 8);
-    std::vector<token_id> tokens(sequences);
-    for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = i * 331 % 128256;
-    std::vector<double> times, of_gpu;
-    std::vector<sequence_rows> rows(sequences);
-    std::vector<row_sampling> sampling(sequences, how);
-    std::mt19937_64 draws(1);
-    for (std::uint32_t step = 0; step < steps; ++step) {
-      const auto begin = clock::now();
-      for (std::uint32_t i = 0; i < sequences; ++i) {
-        rows[i] = {std::span(tokens).subspan(i, 1), context + step,
-                   std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
-      }
-      for (auto& r : sampling) r.random = draws();
-      const auto out = need(runner_->forward({rows, sampling}));
-      for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = out.samples[i].token;
-      times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
-      of_gpu.push_back(out.device_seconds * 1e3);
-    }
-    for (auto* t : {&times, &of_gpu}) {
-      t->erase(t->begin(), t->end() - 32);
-      std::sort(t->begin(), t->end());
-    }
-    const double kv = static_cast<double>(sequences) * context * 131072,
-                 limit = (weight_bytes_ + kv) / read_bandwidth * 1e3;
-    std::printf("%s %3u x %5u: %7.3f ms a step (p99 %7.3f, GPU %7.3f), limit %7.3f, ratio %.3f\n",
-                what, sequences, context, times[times.size() / 2], times[times.size() * 99 / 100],
-                of_gpu[of_gpu.size() / 2], limit, times[times.size() / 2] / limit);
-  }
-
-  void prefill(std::uint32_t count) {
-    std::vector<token_id> tokens(count);
-    for (std::uint32_t i = 0; i < count; ++i) tokens[i] = (i * 7919 + 13) % 128256;
-    const sequence_rows rows{tokens, 0, std::span(ids_).first(runner_->layout().blocks_for(count)),
-                             1};
-    std::vector<double> times;
-    const row_sampling greedy;
-    for (int i = 0; i < 6; ++i) {
-      const auto begin = clock::now();
-      need(runner_->forward({{&rows, 1}, {&greedy, 1}}));
-      times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
-    }
-    times.erase(times.begin());
-    std::sort(times.begin(), times.end());
-    const double flops =
-        2.0 * count * (bf16_bytes / 2 - 128256.0 * 4096) + 2.0 * count * count * 4096 * 32;
-    std::printf("prefill %5u: %8.2f ms, %6.1f TFLOP/s in all, limit at 741 TFLOP/s %7.2f\n", count,
-                times[times.size() / 2], flops / times[times.size() / 2] / 1e9, flops / 741e9);
-  }
-
- private:
-  std::unique_ptr<model_runner> runner_;
-  std::uint32_t num_blocks_ = 0;
-  double weight_bytes_ = bf16_bytes;
-  bool fresh_ = true;
-  std::vector<block_id> ids_;
-};
-
-// Whole decode steps of 4-bit weights: one row as others, and by kernels of its own, by KiB of blocks and MiB ahead.
-void bench_fourbit_steps() {
-  single_tuning with;
-  std::vector<single_tuning> all{{.used = false}, with};
-  for (const std::uint32_t stages : {2u, 16u}) {
-    all.push_back(with);
-    all.back().first_stages = stages;
-  }
-  for (const std::uint32_t ahead : {0u, 8u, 12u, 20u, 24u}) {
-    all.push_back(with);
-    all.back().ahead_bytes = ahead << 20;
-  }
-  for (const single_tuning& tuning : all) {
-    tuning_of_single() = tuning;
-    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead",
-                tuning.used ? "kernels of one row" : "kernels of any rows",
-                tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
-                tuning.first_stages, tuning.ahead_bytes >> 20);
-    llama(false, 512, ":q4").decode(1, 1024);
-    std::fflush(stdout);
-  }
-  tuning_of_single() = {};
 }
 
 // E4M3 products of many rows, with and without the quantization of their activations; then whole steps.

@@ -1,0 +1,116 @@
+#include "tests/gpu/cuda/fourbit_bench.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gpu/cuda/gemm.hpp"
+#include "tests/gpu/cuda/bench_tools.hpp"
+#include "tests/gpu/cuda/llama_bench.hpp"
+#include "tests/gpu/cuda/need.hpp"
+
+namespace troupe::gpu::cuda {
+
+void bench_fourbit_products() {
+  need(prepare_gemm());
+  const auto x = random_bf16(std::size_t{128} * 14336, 1);
+  const auto gated = random_bf16(std::size_t{128} * 14336, 1);
+  const auto partial = need(device_buffer<float>::make(std::size_t{8} * 16 * 28672, "bench"));
+  std::printf("\n4-bit products: us by KiB of ring and splits\n");
+  for (const auto& l : llama_layers) {
+    const bool head = l.features > 100000, gates = l.features == 28672;
+    const packed_format format = head ? packed_format::q6_k : packed_format::q4_k;
+    const std::size_t bytes =
+                          std::size_t{l.features} / 64 * (l.depth / 64) * packed_tile_bytes(format),
+                      copies = (std::size_t{256} << 20) / bytes + 2;
+    const auto memory = random_bf16(bytes * copies / 2, 0.02f);
+    std::vector<weight_matrix> weights;
+    for (std::size_t i = 0; i < copies; ++i) {
+      weight_matrix w{};
+      w.rows = l.features;
+      w.columns = l.depth;
+      w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
+      w.packed.format[0] = format;
+      w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
+      weights.push_back(w);
+    }
+    const auto input = need(make_activation_matrix(x.data(), 128, l.depth));
+    for (const std::uint32_t rows : {1u, 8u, 16u}) {
+      std::string line;
+      double best = 1e9;
+      std::size_t next = 0;
+      const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
+      const single_output of_one{y.partial,
+                                 gates ? reinterpret_cast<std::uint8_t*>(gated.data()) : nullptr};
+      const auto measure = [&](const char* what, std::uint32_t number, const auto& multiply) {
+        const double us = time_us([&] { need(multiply(weights[next++ % copies])); }, 20, 5);
+        char text[64];
+        std::snprintf(text, sizeof text, "%s %u:%.1f", what, number, us);
+        line += text;
+        best = std::min(best, us);
+      };
+      for (const std::uint32_t ring : {40u, 56u, 75u, 112u}) {
+        if (rows > 1 && ring == 112) continue;
+        tuning_of_packed().ring_bytes = std::min(ring, 74u) * 1024;
+        tuning_of_single().ring_shared_bytes = ring * 1024;
+        line += " | " + std::to_string(ring);
+        for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
+          if ((gates || head) && splits > 1) continue;
+          measure("", splits, [&](const weight_matrix& w) {
+            return rows == 1
+                       ? multiply_single(reinterpret_cast<const std::uint8_t*>(x.data()), w, of_one,
+                                         {splits}, cudaStreamPerThread)
+                       : multiply_narrow(input, rows, w, y, {splits, 1, true}, cudaStreamPerThread);
+          });
+        }
+      }
+      if (rows == 1 && l.features == 4096) {
+        line += " | to the residual";
+        for (const std::uint32_t shared : {118u, 150u, 226u}) {
+          tuning_of_single().residual_shared_bytes = shared * 1024;
+          measure("", shared, [&](const weight_matrix& w) {
+            return multiply_into_residual({x.data()}, w,
+                                          {partial.data(),
+                                           partial.data() + 8192,
+                                           reinterpret_cast<std::uint8_t*>(gated.data()),
+                                           partial.data() + 16384,
+                                           {}},
+                                          132, cudaStreamPerThread);
+          });
+        }
+      }
+      std::printf("%-8s rows %3u best %6.1f us %5.1f %%%s\n", l.name, rows, best,
+                  100 * static_cast<double>(bytes) / best * 1e6 / read_bandwidth, line.c_str());
+      std::fflush(stdout);
+    }
+  }
+  tuning_of_single() = {};
+  tuning_of_packed() = {};
+}
+
+void bench_fourbit_steps() {
+  single_tuning with;
+  std::vector<single_tuning> all{{.used = false}, with};
+  for (const std::uint32_t stages : {2u, 16u}) {
+    all.push_back(with);
+    all.back().first_stages = stages;
+  }
+  for (const std::uint32_t ahead : {0u, 8u, 12u, 20u, 24u}) {
+    all.push_back(with);
+    all.back().ahead_bytes = ahead << 20;
+  }
+  for (const single_tuning& tuning : all) {
+    tuning_of_single() = tuning;
+    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead",
+                tuning.used ? "kernels of one row" : "kernels of any rows",
+                tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
+                tuning.first_stages, tuning.ahead_bytes >> 20);
+    llama(false, 512, ":q4").decode(1, 1024);
+    std::fflush(stdout);
+  }
+  tuning_of_single() = {};
+}
+
+}  // namespace troupe::gpu::cuda
