@@ -44,10 +44,10 @@ void bench_fourbit_products() {
       const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
       const single_output of_one{y.partial,
                                  gates ? reinterpret_cast<std::uint8_t*>(gated.data()) : nullptr};
-      const auto measure = [&](const char* what, std::uint32_t number, const auto& multiply) {
+      const auto measure = [&](std::uint32_t number, const auto& multiply) {
         const double us = time_us([&] { need(multiply(weights[next++ % copies])); }, 20, 5);
         char text[64];
-        std::snprintf(text, sizeof text, "%s %u:%.1f", what, number, us);
+        std::snprintf(text, sizeof text, " %u:%.1f", number, us);
         line += text;
         best = std::min(best, us);
       };
@@ -58,7 +58,7 @@ void bench_fourbit_products() {
         line += " | " + std::to_string(ring);
         for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
           if ((gates || head) && splits > 1) continue;
-          measure("", splits, [&](const weight_matrix& w) {
+          measure(splits, [&](const weight_matrix& w) {
             return rows == 1
                        ? multiply_single(reinterpret_cast<const std::uint8_t*>(x.data()), w, of_one,
                                          {splits}, cudaStreamPerThread)
@@ -70,7 +70,7 @@ void bench_fourbit_products() {
         line += " | to the residual";
         for (const std::uint32_t shared : {118u, 150u, 226u}) {
           tuning_of_single().residual_shared_bytes = shared * 1024;
-          measure("", shared, [&](const weight_matrix& w) {
+          measure(shared, [&](const weight_matrix& w) {
             return multiply_into_residual({x.data()}, w,
                                           {partial.data(),
                                            partial.data() + 8192,
@@ -93,11 +93,11 @@ void bench_fourbit_products() {
 void bench_fourbit_steps() {
   single_tuning with;
   std::vector<single_tuning> all{{.used = false}, with};
-  for (const std::uint32_t stages : {2u, 16u}) {
+  for (const std::uint32_t stages : {1u, 3u, 16u}) {
     all.push_back(with);
     all.back().first_stages = stages;
   }
-  for (const std::uint32_t ahead : {0u, 8u, 12u, 20u, 24u}) {
+  for (const std::uint32_t ahead : {0u, 8u, 12u, 16u, 32u}) {
     all.push_back(with);
     all.back().ahead_bytes = ahead << 20;
   }

@@ -80,7 +80,7 @@ struct integer_row_in_memory {
       }
     }
   }
-  // That it holds these values, `relative` of which they may be off besides.
+  // That it holds these values, which may be off by so much, rounded to its integers.
   void expect(const std::vector<double>& values, const std::vector<double>& errors) {
     for (std::size_t first = 0; first < values.size(); first += 32) {
       double largest = 0, sums[2] = {};
