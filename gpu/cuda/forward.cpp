@@ -13,6 +13,11 @@ std::uint32_t round_up(std::uint32_t value, std::uint32_t step) {
   return (value + step - 1) / step * step;
 }
 
+// A row of integers is less than two rows in bf16, and there is room for more.
+std::uint8_t* integers_in(const activation_matrix& m) {
+  return reinterpret_cast<std::uint8_t*>(m.data);
+}
+
 template <class T>
 void copy_to(const std::vector<T>& from, T* to, std::uint32_t padded, T pad) {
   std::copy(from.begin(), from.end(), to);
@@ -87,7 +92,7 @@ result<void> forward_pass::allocate_activations() {
   const auto adds = [&](const weight_matrix& w) {
     return can_multiply_into_residual(w, limits_.multiprocessors);
   };
-  fuses_norms_ = !limits_.exact && config_.intermediate_size % 256 == 0 &&
+  fuses_norms_ = !limits_.exact &&
                  std::all_of(weights_.layers.begin(), weights_.layers.end(), [&](const auto& l) {
                    return can_multiply_single(l.qkv) && can_multiply_single(l.gate_up) &&
                           adds(l.o) && adds(l.down);
@@ -388,9 +393,7 @@ row_norm forward_pass::norm_after_residual() const {
 result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t index,
                                        cudaStream_t stream) const {
   const device_layer& w = weights_.layers[index];
-  // A row of integers is less than the two rows in bf16 that there is room for.
-  auto* normed = reinterpret_cast<std::uint8_t*>(normed_.data);
-  auto* gated = reinterpret_cast<std::uint8_t*>(gated_.data);
+  std::uint8_t *normed = integers_in(normed_), *gated = integers_in(gated_);
   const auto add = [&](const single_input& x, const weight_matrix& by, const float* weight,
                        const weights_ahead& next) {
     return multiply_into_residual(x, by, {residual_.data(), weight, normed, squares_.data(), next},
@@ -461,9 +464,8 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
   // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
   if (!single) TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
   if (single) {
-    TROUPE_CHECK(multiply_single(reinterpret_cast<const std::uint8_t*>(normed_.data),
-                                 weights_.lm_head, {logits_.data()}, {1, norm_after_residual()},
-                                 stream));
+    TROUPE_CHECK(multiply_single(integers_in(normed_), weights_.lm_head, {logits_.data()},
+                                 {1, norm_after_residual()}, stream));
   } else if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
     TROUPE_CHECK(multiply_wide(normed_, count, weights_.lm_head, {nullptr, false, logits_.data()},
                                {{}, true, true}, stream));

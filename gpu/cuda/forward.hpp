@@ -103,7 +103,8 @@ class forward_pass {
                              const layer_output& qkv) const;
   result<layer_output> layer(const forward_shape& shape, std::uint32_t index,
                              const layer_output& before, cudaStream_t stream) const;
-  // REQUIRES: fuses_norms. normed_ is what the layer before left, and so it leaves it for the next one.
+  // REQUIRES: fuses_norms. normed_ is what the layer before left, a row of integers, and so it leaves it for the next one; before
+  // the first it is add_and_normalize's.
   result<void> fused_layer(const forward_shape& shape, std::uint32_t index,
                            cudaStream_t stream) const;
   // Of normed_ behind multiply_into_residual.

@@ -115,8 +115,7 @@ result<void> multiply_fp8(const quantized_rows& x, std::uint32_t rows, const wei
 
 // --- One row over K-quants: its activations are integers of 16 bits there (integer_units.cuh) ---
 
-// Whether these weights are K-quants, in whole groups of 256 columns.
-inline constexpr std::uint32_t most_single_columns = 65536;
+// Whether these weights are K-quants, in whole groups of 256 columns, and not too many.
 bool can_multiply_single(const weight_matrix& w);
 
 // RMSNorm as a part of the products around it. Who adds to the residual (multiply_into_residual) stores it times the norm's weight, and
@@ -137,7 +136,6 @@ struct weights_ahead {
 struct single_options {
   std::uint32_t splits = 1;  // as of narrow_options
   row_norm norm{};
-  bool early = true;  // launch.hpp
 };
 // A row of integers takes so many bytes for each 256 values.
 inline constexpr std::uint32_t integer_group_bytes = 640;

@@ -257,6 +257,11 @@ __global__ void __launch_bounds__(threads, 2)
   }
 }
 
+// One a multiprocessor, each with a sub-block at least.
+std::uint32_t blocks_of(const weight_matrix& w, std::uint32_t multiprocessors) {
+  return std::min(w.rows / (2 * band_rows), multiprocessors);
+}
+
 // slots: as many as `shared_bytes` hold, of those a warp has any use for.
 residual_parameters parameters_of(const weight_matrix& w, std::uint32_t blocks,
                                   std::uint32_t shared_bytes) {
@@ -279,14 +284,14 @@ residual_parameters parameters_of(const weight_matrix& w, std::uint32_t blocks,
 
 bool can_multiply_into_residual(const weight_matrix& w, std::uint32_t multiprocessors) {
   if (!can_multiply_single(w) || w.rows % group_columns != 0) return false;
-  return parameters_of(w, std::min(w.rows / 32, multiprocessors), most_shared_bytes).slots > 0;
+  return parameters_of(w, blocks_of(w, multiprocessors), most_shared_bytes).slots > 0;
 }
 
 result<void> multiply_into_residual(const single_input& x, const weight_matrix& w,
                                     const residual_update& y, std::uint32_t multiprocessors,
                                     cudaStream_t stream) {
   TROUPE_ASSERT(can_multiply_into_residual(w, multiprocessors));
-  const std::uint32_t blocks = std::min(w.rows / 32, multiprocessors);
+  const std::uint32_t blocks = blocks_of(w, multiprocessors);
   residual_parameters p = parameters_of(w, blocks, tuning_of_single().residual_shared_bytes);
   if (p.slots < 2) p = parameters_of(w, blocks, most_shared_bytes);
   p.x = x;

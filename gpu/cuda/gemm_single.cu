@@ -12,6 +12,8 @@ namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t most_stages = 16, most_shared_bytes = 226 * 1024;
+// A row of so many, in integers, leaves room for two stages.
+constexpr std::uint32_t most_columns = 65536;
 // Barriers, four sums of squares, and 32 outputs.
 constexpr std::uint32_t barrier_bytes = (2 * most_stages + 2) * sizeof(std::uint64_t) + 16 + 128;
 
@@ -195,8 +197,7 @@ single_tuning& tuning_of_single() {
 }
 
 bool can_multiply_single(const weight_matrix& w) {
-  if (!w.is_packed() || w.columns % group_columns != 0 || w.columns > most_single_columns)
-    return false;
+  if (!w.is_packed() || w.columns % group_columns != 0 || w.columns > most_columns) return false;
   return std::all_of(std::begin(w.packed.format), std::end(w.packed.format), [](packed_format f) {
     return f == packed_format::none || f == packed_format::q4_k || f == packed_format::q6_k;
   });
@@ -232,7 +233,7 @@ result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, cons
   TROUPE_ASSERT(p.ring_bytes + fixed <= most_shared_bytes);
   return launch("multiply_single", single_kernel,
                 {dim3((w.rows + 63) / 64 * p.splits), dim3(160), p.ring_bytes + fixed}, stream,
-                options.early, w.packed, p);
+                true, w.packed, p);
 }
 
 result<void> prepare_single() {
