@@ -43,10 +43,10 @@ struct attention_shape {
   std::uint32_t group() const { return num_heads / num_kv_heads; }
 };
 
-// wide: 128 packed rows, KV tiles of 128; narrow: 64 and 64. Exactness needs one of them for every row.
-enum class attention_tile : std::uint8_t { narrow, wide };
+// wide: 128 packed rows, KV tiles of 128; narrow: 64 and 64; thin: 8 and 64. Exactness needs one of them for every row.
+enum class attention_tile : std::uint8_t { thin, narrow, wide };
 constexpr std::uint32_t tile_rows(attention_tile t) {
-  return t == attention_tile::wide ? 128 : 64;
+  return t == attention_tile::wide ? 128 : t == attention_tile::narrow ? 64 : 8;
 }
 constexpr std::uint32_t tile_keys(attention_tile t) {
   return t == attention_tile::wide ? 128 : 64;
@@ -63,8 +63,10 @@ struct attention_arguments {
   std::uint32_t* counters;            // zero before and after
   std::uint32_t layer = 0;
   // If every item is one token: its q, k and v are taken from here, and K and V stored, instead of from `queries` and the
-  // arena. A row's slot must be there. Only the narrow tile does it.
+  // arena. A row's slot must be there. The wide tile does not do it.
   const rotary_arguments* rotary = nullptr;
+  // The next kernel's blocks should find room beside this one's: less of the KV is on its way at a time. Of the thin tile.
+  bool makes_room = false;
 };
 
 // `arena`: make_arena_map over [blocks][rows][head_dim] with boxes of 16 rows.

@@ -316,6 +316,7 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.counters = counters_.data();
     a.layer = layer;
     a.rotary = shape.single ? &rotary : nullptr;
+    a.makes_room = fuses_norms(shape.rows) && tuning_of_single().attention_makes_room;
     TROUPE_CHECK(
         attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
   }

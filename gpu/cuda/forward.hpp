@@ -31,7 +31,7 @@ struct forward_limits {
 struct forward_shape {
   std::uint32_t rows = 0, logits = 0;
   bool gather = false;  // logits rows are not simply all rows
-  bool single = false;  // every row is one token of its sequence, in narrow tiles
+  bool single = false;  // every row is one token of its sequence, and no tile is wide
   std::span<const attention_round> rounds;
 };
 

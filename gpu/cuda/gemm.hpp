@@ -171,8 +171,8 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
 // to L2 while o waits for attention.
 struct single_tuning {
   std::uint32_t residual_shared_bytes = 150 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 2,
-                ahead_bytes = 24 << 20;
-  bool used = true;
+                ahead_bytes = 8 << 20;
+  bool used = true, attention_makes_room = true;
 };
 single_tuning& tuning_of_single();
 

@@ -303,6 +303,7 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
 }
 
 result<void> prepare_residual() {
+  TROUPE_CHECK(leave_shared_memory(residual_kernel, "preparing multiply_into_residual"));
   return allow_shared_memory(residual_kernel, most_shared_bytes,
                              "preparing multiply_into_residual");
 }

@@ -237,6 +237,7 @@ result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, cons
 }
 
 result<void> prepare_single() {
+  TROUPE_CHECK(leave_shared_memory(single_kernel, "preparing multiply_single"));
   return allow_shared_memory(single_kernel, most_shared_bytes, "preparing multiply_single");
 }
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "gpu/cuda/packed.cuh"
+#include "gpu/cuda/warp_products.cuh"
 #include "gpu/cuda/wgmma.cuh"
 
 namespace troupe::gpu::cuda {
@@ -37,26 +38,11 @@ __device__ __forceinline__ void start_tile(float (&sum)[kCount], const std::uint
   }
 }
 
-// Four 8 x 8 matrices in shared memory: of each the two values that the thread's row and columns want. at: of row lane % 8 of
-// matrix lane / 8 (PTX ISA, "ldmatrix").
-__device__ __forceinline__ void load_matrices(std::uint32_t at, std::uint32_t (&b)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(at));
-}
-// Those of the activations' tile, 32 columns from chunk `first` of 8 on; the swizzle is the copy engine's.
+// Of the activations' tile, 32 columns from chunk `first` of 8 on; the swizzle is the copy engine's.
 __device__ __forceinline__ void load_input(const std::uint8_t* tile, std::uint32_t first,
                                            std::uint32_t (&b)[4]) {
   const std::uint32_t row = threadIdx.x % 8, chunk = first + threadIdx.x % 32 / 8;
   load_matrices(shared_address(tile) + row * 128 + ((chunk ^ row) * 16), b);
-}
-__device__ __forceinline__ void multiply_warp(float* d, const std::uint32_t* a, std::uint32_t b0,
-                                              std::uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // How packed weights come to shared memory: so many tiles a stage, the stages' activations first, then their weights. Over few

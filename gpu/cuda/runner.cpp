@@ -78,7 +78,8 @@ class cuda_runner final : public model_runner {
   }
 
  private:
-  using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool>;  // rows, items, single
+  // Rows, items, single.
+  using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool, attention_tile>;
   static constexpr std::size_t max_graphs = 128;
 
   result<void> run_graph(const forward_shape& shape);
@@ -169,7 +170,7 @@ result<void> cuda_runner::submit(const batch& b) {
   plan_.build(b, pass_->planning());
   forward_shape shape{rows, logits, !plan_.every_row_has_logits, plan_.single, plan_.rounds};
   const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&
-                      plan_.rounds.size() == 1 && plan_.rounds[0].tile == attention_tile::narrow &&
+                      plan_.rounds.size() == 1 && plan_.rounds[0].tile != attention_tile::wide &&
                       padded_rows(rows) <= limits_.logits && padded_rows(rows) <= limits_.rows;
   if (decode) shape.rows = shape.logits = padded_rows(rows);
   TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
@@ -206,7 +207,7 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
   round.items = std::bit_ceil(round.items);
   forward_shape padded = shape;
   padded.rounds = {&round, 1};
-  const graph_key key{shape.rows, round.items, shape.single};
+  const graph_key key{shape.rows, round.items, shape.single, round.tile};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     if (graphs_.size() >= max_graphs) drop_graphs();
@@ -219,10 +220,11 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
 // The steps of any number of sequences whose contexts need not be split; others are captured when they come.
 result<void> cuda_runner::capture_common() {
   const std::uint32_t most = std::min({forward_pass::small_rows, limits_.rows, limits_.logits});
+  const attention_tile tile = tile_for(pass_->planning(), pass_->planning().shape.group());
   for (std::uint32_t rows = 1; rows <= most; rows = padded_rows(rows + 1)) {
-    const attention_round round{attention_tile::narrow, 0, std::bit_ceil(rows)};
+    const attention_round round{tile, 0, std::bit_ceil(rows)};
     TROUPE_TRY(const cudaGraphExec_t graph, capture({rows, rows, false, true, {&round, 1}}));
-    graphs_.emplace(graph_key{rows, round.items, true}, graph);
+    graphs_.emplace(graph_key{rows, round.items, true, tile}, graph);
   }
   return {};
 }

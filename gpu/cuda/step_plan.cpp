@@ -9,7 +9,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 // Parts shorter than this cost more to merge than they gain.
-constexpr std::uint32_t min_split_narrow = 128, min_split_wide = 2048;
+constexpr std::uint32_t min_split = 128, min_split_wide = 2048;
 constexpr std::uint32_t max_parts = 64;  // bounds the partials of one piece
 
 std::uint32_t round_up(std::uint64_t value, std::uint32_t step) {
@@ -17,6 +17,13 @@ std::uint32_t round_up(std::uint64_t value, std::uint32_t step) {
 }
 
 }  // namespace
+
+attention_tile tile_for(const plan_options& options, std::uint32_t packed_rows) {
+  if (options.exact) return attention_tile::narrow;
+  if (packed_rows <= tile_rows(attention_tile::thin)) return attention_tile::thin;
+  return packed_rows <= tile_rows(attention_tile::narrow) ? attention_tile::narrow
+                                                          : attention_tile::wide;
+}
 
 void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& round,
                           std::uint32_t& partial_row) {
@@ -54,10 +61,10 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
       keys += std::uint64_t{p.position + p.tokens} * options.shape.num_kv_heads;
       longest = std::max(longest, std::uint64_t{p.position + p.tokens});
     }
-    const std::uint32_t places = options.multiprocessors * (tile == attention_tile::narrow ? 2 : 1);
+    const std::uint32_t places = options.multiprocessors * (tile == attention_tile::wide ? 1 : 2);
     const std::uint64_t fair =
         std::max({(keys + places - 1) / places,
-                  std::uint64_t{tile == attention_tile::narrow ? min_split_narrow : min_split_wide},
+                  std::uint64_t{tile == attention_tile::wide ? min_split_wide : min_split},
                   longest / max_parts});
     split = round_up(fair, tile_keys(tile));
     // Rounded up for each piece, parts may need a few places more than there are: a second turn for all.
@@ -132,7 +139,7 @@ void step_plan::build(const batch& b, const plan_options& options) {
                       position % options.block_tokens);
       if (i + sequence.num_logits >= count) gather.push_back(first_row + i);
     }
-    const bool narrow = options.exact || count * group <= tile_rows(attention_tile::narrow);
+    const bool narrow = tile_for(options, count * group) != attention_tile::wide;
     const std::uint32_t step =
         tile_rows(narrow ? attention_tile::narrow : attention_tile::wide) / group;
     for (std::uint32_t i = 0; i < count; i += step) {
@@ -144,7 +151,9 @@ void step_plan::build(const batch& b, const plan_options& options) {
   every_row_has_logits = gather.size() == rows;
   single = rows == b.sequences.size() && wide_.empty();
   add_round(wide_, attention_tile::wide, options);
-  add_round(narrow_, attention_tile::narrow, options);
+  std::uint32_t most = 0;
+  for (const piece& p : narrow_) most = std::max(most, p.tokens);
+  add_round(narrow_, tile_for(options, most * group), options);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -19,9 +19,12 @@ struct plan_options {
   std::uint32_t max_partial_rows = 8192;  // a round's partials fit in this many rows
 };
 
+// The smallest tile for items of so many rows, each a token and a head of the group that shares a KV head.
+attention_tile tile_for(const plan_options& options, std::uint32_t packed_rows);
+
 // One launch of attend over items [first_item, + items).
 struct attention_round {
-  attention_tile tile = attention_tile::narrow;
+  attention_tile tile = attention_tile::thin;
   std::uint32_t first_item = 0, items = 0;
 };
 
@@ -35,7 +38,7 @@ struct step_plan {
   std::vector<attention_round> rounds;
   std::vector<std::uint32_t> block_tables;
   bool every_row_has_logits = false;  // gather[i] == i
-  bool single = false;                // every row is one token of its sequence, in narrow tiles
+  bool single = false;                // every row is one token of its sequence, and no tile is wide
 
   // Refills, keeping capacity: no allocation once sizes have been seen.
   void build(const batch& b, const plan_options& options);

@@ -65,6 +65,7 @@ class attention_test : public gpu_test {
     }
     step_plan plan;
     plan.build({rows}, options);
+    tile = plan.rounds.back().tile;
     const device_array<__half> arena(s.arena), queries(s.queries);
     const device_array<attention_item> items(plan.items);
     const device_array<std::uint32_t> tables(plan.block_tables);
@@ -101,6 +102,8 @@ class attention_test : public gpu_test {
     for (const std::uint32_t c : counters.fetch())
       ASSERT_EQ(c, 0u) << "a counter was not cleared for the next layer";
   }
+
+  attention_tile tile{};  // of the last run's last round
 
   static std::vector<double> reference(const scene& s, std::size_t row, std::uint32_t head) {
     const auto [sequence, position] = s.rows[row];
@@ -178,6 +181,30 @@ TEST_F(attention_test, long_contexts_are_split_and_merged) {
   scene s = make_scene(options.shape, sequences);
   run(s, sequences, options, true);
   EXPECT_LT(error_of(s, 48), 4e-3);
+}
+
+TEST_F(attention_test, few_rows_of_every_sequence_equal_double_reference) {
+  for (const attention_shape& shape : shapes) {
+    // 130 sequences of 300 are not split; the others are.
+    for (const std::size_t more : {0, 130}) {
+      std::vector<sequence_case> sequences = {{0, 1},   {1, 1},   {62, 2},   {63, 1},   {64, 1},
+                                              {127, 1}, {128, 1}, {1000, 1}, {1023, 2}, {5000, 1}};
+      if (2 * shape.group() > 8) {
+        for (auto& s : sequences) s.count = 1;
+      }
+      sequences.insert(sequences.end(), more, {300, 1});
+      plan_options options;
+      options.shape = shape;
+      scene s = make_scene(shape, sequences);
+      run(s, sequences, options, true);
+      ASSERT_EQ(tile, attention_tile::thin);
+      for (const auto v : s.output)
+        ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
+      EXPECT_LT(error_of(s, 150), 4e-3)
+          << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
+          << shape.head_dim << ", " << sequences.size() << " sequences";
+    }
+  }
 }
 
 TEST_F(attention_test, exact_rows_do_not_depend_on_chunk_or_batch) {

@@ -92,21 +92,23 @@ void bench_fourbit_products() {
 
 void bench_fourbit_steps() {
   single_tuning with;
-  std::vector<single_tuning> all{{.used = false}, with};
+  std::vector<single_tuning> all{{.used = false}, with, {.ahead_bytes = 0, .attention_makes_room = false},
+                                 {.ahead_bytes = 8 << 20, .attention_makes_room = false}};
   for (const std::uint32_t stages : {1u, 3u, 16u}) {
     all.push_back(with);
     all.back().first_stages = stages;
   }
-  for (const std::uint32_t ahead : {0u, 8u, 12u, 16u, 32u}) {
+  for (const std::uint32_t ahead : {0u, 4u, 12u, 24u}) {
     all.push_back(with);
     all.back().ahead_bytes = ahead << 20;
   }
   for (const single_tuning& tuning : all) {
     tuning_of_single() = tuning;
-    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead",
+    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead%s",
                 tuning.used ? "kernels of one row" : "kernels of any rows",
                 tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
-                tuning.first_stages, tuning.ahead_bytes >> 20);
+                tuning.first_stages, tuning.ahead_bytes >> 20,
+                tuning.attention_makes_room ? "" : ", no room beside attention");
     llama(false, 512, ":q4").decode(1, 1024);
     std::fflush(stdout);
   }
