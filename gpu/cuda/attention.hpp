@@ -65,8 +65,6 @@ struct attention_arguments {
   // If every item is one token: its q, k and v are taken from here, and K and V stored, instead of from `queries` and the
   // arena. A row's slot must be there. The wide tile does not do it.
   const rotary_arguments* rotary = nullptr;
-  // The next kernel's blocks should find room beside this one's: less of the KV is on its way at a time. Of the thin tile.
-  bool makes_room = false;
 };
 
 // `arena`: make_arena_map over [blocks][rows][head_dim] with boxes of 16 rows.

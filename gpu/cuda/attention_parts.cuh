@@ -193,14 +193,15 @@ __device__ inline void load_queries(const attention_parameters& p, const attenti
   }
 }
 
-// The same from what the product of q, k and v left: without a kernel between. By the block that reads them the token's K and V
-// to the arena and to `fresh`, [2][kHead].
+// The same, once the kernel before is complete, from what it left, the product of q, k and v: without a kernel between. By the
+// block that reads them the token's K and V to the arena and to `fresh`, [2][kHead].
 template <int kHead, int kRows>
 __device__ inline void rotate_token(const attention_parameters& p, const attention_item& item,
                                     std::uint32_t kv_head, std::uint8_t* to, __half* fresh) {
   constexpr std::uint32_t chunks = kHead / 8;
   const rotary_arguments& r = p.rotary;
   const bool stores = item.kv_end > item.first_new;
+  const std::uint32_t slot = r.slots[item.row];
   const std::uint32_t heads = p.group + (stores ? 2 : 0);
   const auto head_of = [&](std::uint32_t h) {
     return h < p.group ? kv_head * p.group + h
@@ -210,12 +211,15 @@ __device__ inline void rotate_token(const attention_parameters& p, const attenti
     return swizzled(to, kRows, h, c);
   };
   const auto new_place = [&](std::uint32_t h) {
-    return kv_place(r, r.slots[item.row], head_of(h) - r.num_heads);
+    return kv_place(r, slot, head_of(h) - r.num_heads);
   };
   if (rotates_eight(r)) {
+    static_assert(128 % chunks == 0);  // a thread's values have the same place in every head
+    const eight_angles angles(r, item.row, threadIdx.x % chunks * 8);
+    wait_for_previous_kernel();
     for (std::uint32_t i = threadIdx.x % 128; i < heads * chunks; i += 128) {
       const std::uint32_t h = i / chunks, c = i % chunks;
-      const uint4 value = rotate_eight(r, item.row, head_of(h), c * 8);
+      const uint4 value = rotate_eight<8>(r, item.row, head_of(h), c * 8, angles);
       if (h < p.group)
         *reinterpret_cast<uint4*>(query_place(h, c)) = value;
       else {
@@ -224,6 +228,7 @@ __device__ inline void rotate_token(const attention_parameters& p, const attenti
       }
     }
   } else {
+    wait_for_previous_kernel();
     for (std::uint32_t h = threadIdx.x % 128 / 32; h < heads; h += 4) {
       rotate_head(r, item.row, head_of(h), [&](int at, __half value) {
         if (h < p.group)
@@ -268,11 +273,11 @@ __device__ inline void add_part(float4& value, const float4& x, float weight) {
   value.w = fmaf(x.w, weight, value.w);
 }
 
-// By a warp a row: eight parts are on their way at a time, and the weights with the first of them.
+// By a warp a row: sixteen parts are on their way at a time, and the weights with the first of them.
 template <int kHead>
 __device__ inline void merge_row(const attention_parameters& p, const attention_item& item,
                                  std::uint32_t kv_head, std::uint32_t row) {
-  constexpr std::uint32_t kAtOnce = 8, kLanes = kHead / 4;
+  constexpr std::uint32_t kAtOnce = 16, kLanes = kHead / 4;
   const std::uint32_t lane = threadIdx.x % 32;
   const part_places place(p, item, kv_head, row);
   float2 softmax[2];  // of parts `lane` and lane + 32

@@ -163,7 +163,6 @@ __global__ void __launch_bounds__(fed_threads, 2)
     for (std::uint32_t i = threadIdx.x; i < shape::query_bytes / 16; i += warps * 32)
       reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
     sync_threads(1, warps * 32);
-    wait_for_previous_kernel();
     rotate_token<kHead, rows>(p, item, kv_head, queries, fresh);
   } else {
     wait_for_previous_kernel();
@@ -234,16 +233,13 @@ result<void> run(const CUtensorMap& arena, std::uint32_t blocks, const attention
 
 result<void> prepare_thin_attention() {
   TROUPE_CHECK(prepare<64, 3>());
-  TROUPE_CHECK(prepare<128, 2>());
-  TROUPE_CHECK(leave_shared_memory(thin_kernel<128, 2>, "preparing attend"));
   return prepare<128, 3>();
 }
 
 result<void> attend_thin(std::uint32_t head_dim, const CUtensorMap& arena, std::uint32_t blocks,
                          const attention_parameters& p, bool early, cudaStream_t stream) {
   if (head_dim == 64) return run<64, 3>(arena, blocks, p, early, stream);
-  return p.a.makes_room ? run<128, 2>(arena, blocks, p, early, stream)
-                        : run<128, 3>(arena, blocks, p, early, stream);
+  return run<128, 3>(arena, blocks, p, early, stream);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -316,7 +316,6 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.counters = counters_.data();
     a.layer = layer;
     a.rotary = shape.single ? &rotary : nullptr;
-    a.makes_room = fuses_norms(shape.rows) && tuning_of_single().attention_makes_room;
     TROUPE_CHECK(
         attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));
   }
@@ -395,18 +394,10 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
                                        cudaStream_t stream) const {
   const device_layer& w = weights_.layers[index];
   std::uint8_t *normed = integers_in(normed_), *gated = integers_in(gated_);
-  const auto add = [&](const single_input& x, const weight_matrix& by, const float* weight,
-                       const weights_ahead& next) {
-    return multiply_into_residual(x, by, {residual_.data(), weight, normed, squares_.data(), next},
+  const auto add = [&](const single_input& x, const weight_matrix& by, const float* weight) {
+    return multiply_into_residual(x, by, {residual_.data(), weight, normed, squares_.data()},
                                   limits_.multiprocessors, stream);
   };
-  const std::uint64_t gate_up_bytes = std::uint64_t{w.gate_up.rows} / 64 *
-                                      (w.gate_up.columns / 64) *
-                                      packed_tile_bytes(w.gate_up.packed.format[0]);
-  const weights_ahead ahead{w.gate_up.packed.data,
-                            static_cast<std::uint32_t>(std::min<std::uint64_t>(
-                                tuning_of_single().ahead_bytes, gate_up_bytes)),
-                            on_device(1).num_items, config_.num_key_value_heads};
   layer_output qkv{partial_.data(), nullptr, splits(w.qkv)};
   TROUPE_ASSERT(std::size_t{qkv.splits} * w.qkv.rows <= partial_.size());
   if (index == 0) {
@@ -416,12 +407,12 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
                                  {qkv.splits, norm_after_residual()}, stream));
   }
   TROUPE_CHECK(attention(shape, index, rotary_of(index, 1, qkv), stream));
-  TROUPE_CHECK(add({attended_.data}, w.o, w.ffn_norm, ahead));
+  TROUPE_CHECK(add({attended_.data}, w.o, w.ffn_norm));
   TROUPE_CHECK(
       multiply_single(normed, w.gate_up, {nullptr, gated}, {1, norm_after_residual()}, stream));
   const bool is_last = index + 1 == config_.num_hidden_layers;
   return add({nullptr, gated}, w.down,
-             is_last ? weights_.norm : weights_.layers[index + 1].attn_norm, {});
+             is_last ? weights_.norm : weights_.layers[index + 1].attn_norm);
 }
 
 result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,

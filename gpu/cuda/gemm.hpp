@@ -125,14 +125,6 @@ struct row_norm {
   std::uint32_t parts = 0;
   float epsilon = 0;
 };
-// Weights of a later kernel that come to L2 once a product has its own and still waits, while memory would idle.
-struct weights_ahead {
-  const std::byte* data = nullptr;
-  std::uint32_t bytes = 0;  // a multiple of 16
-  // The kernel before has so many thread blocks for each of so many items, known on the device: what it leaves idle brings them.
-  const std::uint32_t* items = nullptr;
-  std::uint32_t blocks_an_item = 0;
-};
 struct single_options {
   std::uint32_t splits = 1;  // as of narrow_options
   row_norm norm{};
@@ -154,7 +146,6 @@ struct residual_update {
   const float* weight = nullptr;   // [features], the next norm's
   std::uint8_t* normed = nullptr;  // a row of integers: the residual times the weight
   float* squares = nullptr;        // [features / residual_band]: sums of the residual's squares
-  weights_ahead ahead{};
 };
 inline constexpr std::uint32_t residual_band = 16;
 bool can_multiply_into_residual(const weight_matrix& w, std::uint32_t multiprocessors);
@@ -167,12 +158,10 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
                                     const residual_update& y, std::uint32_t multiprocessors,
                                     cudaStream_t stream);
 // As packed_tuning, of steps of one row. residual_shared_bytes, ring_shared_bytes: of a block, if a ring of two slots a warp, or of two
-// stages, fits in them. first_stages: of the latter, that are asked for before the row is there. ahead_bytes: of gate and up that come
-// to L2 while o waits for attention.
+// stages, fits in them. first_stages: of the latter, that are asked for before the row is there.
 struct single_tuning {
-  std::uint32_t residual_shared_bytes = 150 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 2,
-                ahead_bytes = 8 << 20;
-  bool used = true, attention_makes_room = true;
+  std::uint32_t residual_shared_bytes = 155 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 2;
+  bool used = true;
 };
 single_tuning& tuning_of_single();
 

@@ -17,7 +17,7 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t warps = 16, threads = warps * 32, most_slots = 8;
+constexpr std::uint32_t warps = 8, threads = warps * 32, most_slots = 8;
 constexpr std::uint32_t band_rows = residual_band;
 // Bands whose sums wait to be added: of two turns, so that one barrier a turn is enough.
 constexpr std::uint32_t bands_a_turn = 4;
@@ -52,31 +52,15 @@ __host__ __device__ inline residual_memory memory_of(const residual_parameters& 
   return m;
 }
 
-// Brings a block's share of a later kernel's weights to L2. By copies to shared memory that nobody reads, not prefetches: what these
-// brought is read half as fast from L2 as what an SM read before (H100, 18.6 MB: 10.5, 6.1 and, from memory, 13.6 thousand
-// cycles). to: 16 bytes a thread; wait_for_copies before they are used.
-__device__ inline void read_ahead(const weights_ahead& ahead, std::uint8_t* to) {
-  // Blocks come in order, so that the first ones are where nothing else is.
-  const std::uint32_t idle = gridDim.x - min(gridDim.x, *ahead.items * ahead.blocks_an_item);
-  if (blockIdx.x >= idle) return;
-  const std::uint32_t own = shared_address(to) + threadIdx.x * 16;
-  for (std::uint32_t i = blockIdx.x * threads + threadIdx.x; i < ahead.bytes / 16;
-       i += idle * threads) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(own),
-                 "l"(reinterpret_cast<const uint4*>(ahead.data) + i)
-                 : "memory");
-  }
-}
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
+// Two bands, which have the same part of the row, and whose instructions take turns: a unit.
+constexpr std::uint32_t unit_bands = 2;
 
 // The units of a block that a warp takes, one after the other: where they are, and how large.
 struct unit_cursor {
-  std::uint32_t band, group;              // of the block's
+  std::uint32_t band, group;              // of the block's; the first band
   std::uint32_t run_end;                  // the first band of another tensor
   std::uint32_t group_bytes, scales_at;   // scales_at: of band 0 in a group
-  std::uint32_t pair_bytes, scale_bytes;  // of a unit: its integers are two pairs of tiles
+  std::uint32_t pair_bytes, scale_bytes;  // of a band: its integers are two pairs of tiles
   const std::uint8_t* row;                // the first group of the band's 64 rows
 
   __device__ unit_cursor(const packed_matrix& weights, const residual_parameters& p,
@@ -109,7 +93,7 @@ struct unit_cursor {
                          std::uint32_t first_band) {
     while (group >= p.groups) {
       group -= p.groups;
-      ++band;
+      band += unit_bands;
       if (band == run_end)
         find(weights, p, first_band);
       else if ((first_band + band) % bands_a_tile == 0)
@@ -148,18 +132,17 @@ __global__ void __launch_bounds__(threads, 2)
       const std::uint32_t of_tile = (first + next.band) % bands_a_tile, pair = next.pair_bytes;
       const std::uint8_t* from = next.row + std::size_t{next.group} * next.group_bytes;
       std::uint8_t* to = ring + slot * p.slot_bytes;
-      barrier_expect(full + slot, 2 * pair + next.scale_bytes);
-      copy_bulk(to, from + of_tile * pair, pair, full + slot, policy);
-      copy_bulk(to + pair, from + (bands_a_tile + of_tile) * pair, pair, full + slot, policy);
-      copy_bulk(to + 2 * pair, from + next.scales_at + of_tile * next.scale_bytes, next.scale_bytes,
+      const std::uint32_t bytes = unit_bands * pair, scales = unit_bands * next.scale_bytes;
+      barrier_expect(full + slot, 2 * bytes + scales);
+      copy_bulk(to, from + of_tile * pair, bytes, full + slot, policy);
+      copy_bulk(to + bytes, from + (bands_a_tile + of_tile) * pair, bytes, full + slot, policy);
+      copy_bulk(to + 2 * bytes, from + next.scales_at + of_tile * next.scale_bytes, scales,
                 full + slot, policy);
     }
     next.group += warps;
     next.settle(weights, p, first);
   };
   for (std::uint32_t s = 0; s < p.slots; ++s) fetch(s);
-  static_assert(sum_bytes >= threads * 16);
-  if (p.y.ahead.bytes > 0) read_ahead(p.y.ahead, shared + at.sums);
   wait_for_previous_kernel();
 
   // What the kernel before left, and what this one adds to.
@@ -179,7 +162,6 @@ __global__ void __launch_bounds__(threads, 2)
   if (threadIdx.x < 2 * features) own[threadIdx.x] = first_own;
   for (std::uint32_t i = threadIdx.x + threads; i < 2 * features; i += threads)
     own[i] = load_own(i);
-  wait_for_copies();
   __syncthreads();
   if (p.x.integers != nullptr) barrier_wait(landed, 0);
   // Not before: its weights would come first, and what this one waits for after them.
@@ -191,15 +173,22 @@ __global__ void __launch_bounds__(threads, 2)
   for (std::uint32_t begin = 0, turn = 0; begin < count; begin += bands_a_turn, turn ^= 1) {
     const std::uint32_t end = min(begin + bands_a_turn, count);
     float* to = sums + turn * bands_a_turn * warps * band_rows;
-    for (std::uint32_t band = begin; band < end; ++band) {
-      float sum[2] = {};
+    for (std::uint32_t band = begin; band < end; band += unit_bands) {
+      float sum[unit_bands][2] = {};
       const packed_format format = format_of_band(band);
       for (; group < p.groups; group += warps) {
         barrier_wait(full + slot, phase);
         const std::uint8_t* from = ring + slot * p.slot_bytes;
+        const group_operands operands(row, group, scales);
         const auto multiply = [&]<packed_format kFormat>() {
-          constexpr std::uint32_t kBytes = band_quant_bytes(kFormat);
-          multiply_unit<kFormat, 2 * kBytes>(sum, from, from + 4 * kBytes, row, group, scales);
+          constexpr std::uint32_t kPair = 2 * band_quant_bytes(kFormat),
+                                  kBytes = unit_bands * kPair;
+#pragma unroll
+          for (std::uint32_t b = 0; b < unit_bands; ++b) {
+            multiply_unit<kFormat, kBytes>(sum[b], from + b * kPair,
+                                           from + 2 * kBytes + b * band_scale_bytes(kFormat),
+                                           operands, scales);
+          }
         };
         if (format == packed_format::q4_k)
           multiply.template operator()<packed_format::q4_k>();
@@ -213,11 +202,13 @@ __global__ void __launch_bounds__(threads, 2)
         }
       }
       group -= p.groups;
-      add_lanes_of_row(sum);
-      if (lane % 4 == 0) {
-        float* mine = to + ((band - begin) * warps + warp) * band_rows + lane / 4;
-        mine[0] = sum[0];
-        mine[8] = sum[1];
+#pragma unroll
+      for (std::uint32_t b = 0; b < unit_bands; ++b) {
+        add_lanes_of_row(sum[b]);
+        if (lane % 4 != 0) continue;
+        float* mine = to + ((band + b - begin) * warps + warp) * band_rows + lane / 4;
+        mine[0] = sum[b][0];
+        mine[8] = sum[b][1];
       }
     }
     __syncthreads();
@@ -270,10 +261,11 @@ residual_parameters parameters_of(const weight_matrix& w, std::uint32_t blocks,
   p.groups = w.columns / group_columns;
   for (const packed_format f : w.packed.format) {
     if (f != packed_format::none)
-      p.slot_bytes = std::max(p.slot_bytes, 4 * band_quant_bytes(f) + band_scale_bytes(f));
+      p.slot_bytes =
+          std::max(p.slot_bytes, unit_bands * (4 * band_quant_bytes(f) + band_scale_bytes(f)));
   }
   const std::uint32_t fixed = memory_of(p, blocks).bytes;
-  const std::uint32_t units = most_bands(p, blocks) * p.groups;
+  const std::uint32_t units = most_bands(p, blocks) / unit_bands * p.groups;
   const std::uint32_t room = shared_bytes > fixed ? shared_bytes - fixed : 0;
   p.slots =
       std::min({most_slots, (units + warps - 1) / warps, room / (warps * (p.slot_bytes + 8))});
@@ -303,7 +295,6 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
 }
 
 result<void> prepare_residual() {
-  TROUPE_CHECK(leave_shared_memory(residual_kernel, "preparing multiply_into_residual"));
   return allow_shared_memory(residual_kernel, most_shared_bytes,
                              "preparing multiply_into_residual");
 }

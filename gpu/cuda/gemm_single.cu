@@ -109,7 +109,8 @@ __device__ __forceinline__ void consume(float (&sum)[2], const single_ring& ring
     const std::uint8_t* stage = ring.stages + at.stage * stage_bytes(kFormat);
     barrier_wait(ring.full + at.stage, at.phase);
     multiply_unit<kFormat, kPairStep>(sum, stage + band_quants_at(kFormat, 0, band),
-                                      stage + band_scales_at(kFormat, band), row, g, scales);
+                                      stage + band_scales_at(kFormat, band),
+                                      group_operands(row, g, scales), scales);
     __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + at.stage);
   }
@@ -237,7 +238,6 @@ result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, cons
 }
 
 result<void> prepare_single() {
-  TROUPE_CHECK(leave_shared_memory(single_kernel, "preparing multiply_single"));
   return allow_shared_memory(single_kernel, most_shared_bytes, "preparing multiply_single");
 }
 

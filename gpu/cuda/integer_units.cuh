@@ -191,27 +191,39 @@ struct scale_finder {
         rest_mask(thread < 2 ? 0 : 0x000F000Fu) {}
 };
 
+// A lane's part of a group of the row: operands of the tensor cores, zeros where other lanes have their sub-blocks.
+struct group_operands {
+  std::uint32_t x[4][4];
+  const block_pair& of_lane;
+
+  __device__ __forceinline__ group_operands(const integer_row& row, std::uint32_t group,
+                                            const scale_finder& lane_scales)
+      : of_lane(row.pairs[group * 4 + lane_scales.thread]) {
+    const std::uint32_t lane = threadIdx.x % 32,
+                        input = shared_address(row.integers) + group * group_bytes + lane * 16,
+                        zeros = shared_address(row.zeros);
+#pragma unroll
+    for (std::uint32_t i = 0; i < 4; ++i) {
+      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                   : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
+                   : "r"(lane / 8 == i ? input : zeros));
+    }
+  }
+};
+
 // sum[0] and sum[1] += this lane's sub-blocks of the unit in the rows lane / 4 and 8 below; of the four lanes of a row together,
 // the product. pairs: the unit's integers, two tiles together and the other two kPairStep bytes on; scales: the band's.
 template <packed_format kFormat, std::uint32_t kPairStep>
 __device__ __forceinline__ void multiply_unit(float (&sum)[2], const std::uint8_t* pairs,
-                                              const std::uint8_t* scales, const integer_row& row,
-                                              std::uint32_t group_index,
+                                              const std::uint8_t* scales,
+                                              const group_operands& group,
                                               const scale_finder& lane_scales) {
-  const std::uint32_t lane = threadIdx.x % 32,
-                      input = shared_address(row.integers) + group_index * group_bytes + lane * 16,
-                      zeros = shared_address(row.zeros);
-  const block_pair& of_lane = row.pairs[group_index * 4 + lane_scales.thread];
+  const std::uint32_t lane = threadIdx.x % 32;
+  const auto& x = group.x;
+  const block_pair& of_lane = group.of_lane;
   const auto tile = [&](int t) {
     return pairs + t / 2 * kPairStep + t % 2 * band_quant_bytes(kFormat);
   };
-  std::uint32_t x[4][4];
-#pragma unroll
-  for (std::uint32_t i = 0; i < 4; ++i) {
-    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(x[i][0]), "=r"(x[i][1]), "=r"(x[i][2]), "=r"(x[i][3])
-                 : "r"(lane / 8 == i ? input : zeros));
-  }
   if constexpr (kFormat == packed_format::q4_k) {
     constexpr std::uint32_t kUpper = 0x0F0F0F0F, kLower = 0xF0F0F0F0;
     std::int32_t dots[2][4] = {};  // of sub-blocks t, and 4 + t

@@ -40,12 +40,4 @@ result<void> allow_shared_memory(Kernel* kernel, std::size_t bytes, const char* 
                  name);
 }
 
-// That blocks of the next kernel find shared memory beside this one's: its multiprocessors give all they have, not what it needs.
-template <class Kernel>
-result<void> leave_shared_memory(Kernel* kernel, const char* name) {
-  return checked(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                      cudaSharedmemCarveoutMaxShared),
-                 name);
-}
-
 }  // namespace troupe::gpu::cuda

@@ -90,8 +90,21 @@ __host__ __device__ inline bool rotates_eight(const rotary_arguments& a) {
   return a.interleaved && a.q_norm == nullptr && a.k_norm == nullptr &&
          a.dimensions == a.head_dim && a.head_dim % 8 == 0;
 }
+// The angles of these values' pairs: of the model, not of a kernel before.
+struct eight_angles {
+  float4 of[2];
+  __device__ eight_angles(const rotary_arguments& a, std::uint32_t row, std::uint32_t within) {
+    const auto* from = reinterpret_cast<const float4*>(
+        a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) + within / 2);
+    of[0] = from[0];
+    of[1] = from[1];
+  }
+};
+// kAtOnce: splits that are on their way at a time.
+template <std::uint32_t kAtOnce>
 __device__ inline uint4 rotate_eight(const rotary_arguments& a, std::uint32_t row,
-                                     std::uint32_t head, std::uint32_t within) {
+                                     std::uint32_t head, std::uint32_t within,
+                                     const eight_angles& angles) {
   const std::uint32_t width = (a.num_heads + 2 * a.num_kv_heads) * a.head_dim,
                       at = head * a.head_dim + within;
   const std::size_t from = std::size_t{row} * width + at;
@@ -100,13 +113,12 @@ __device__ inline uint4 rotate_eight(const rotary_arguments& a, std::uint32_t ro
     v[0] = load_bf16x4(a.qkv.values + from);
     v[1] = load_bf16x4(a.qkv.values + from + 4);
   }
-  add_splits<6>(v, a.qkv, from, 4, std::size_t{a.rows} * width, 2);
+  add_splits<kAtOnce>(v, a.qkv, from, 4, std::size_t{a.rows} * width, 2);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (a.bias != nullptr) v[i] = add(v[i], *reinterpret_cast<const float4*>(a.bias + at + 4 * i));
     if (head >= a.num_heads + a.num_kv_heads) continue;
-    const float4 angle = *reinterpret_cast<const float4*>(
-        a.angles + std::size_t{a.positions[row]} * (a.head_dim / 2) + within / 2 + 2 * i);
+    const float4 angle = angles.of[i];
     v[i] = make_float4(v[i].x * angle.x - v[i].y * angle.y, v[i].x * angle.y + v[i].y * angle.x,
                        v[i].z * angle.z - v[i].w * angle.w, v[i].z * angle.w + v[i].w * angle.z);
   }

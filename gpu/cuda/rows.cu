@@ -175,7 +175,9 @@ __global__ void __launch_bounds__(128) rotary_interleaved_kernel(const rotary_ar
                       head = at / a.head_dim, within = at % a.head_dim;
   if (head >= a.num_heads + 2 * a.num_kv_heads) return;
   __half* to = row_place(a, row, head);
-  if (to != nullptr) *reinterpret_cast<uint4*>(to + within) = rotate_eight(a, row, head, within);
+  if (to != nullptr)
+    *reinterpret_cast<uint4*>(to + within) =
+        rotate_eight<6>(a, row, head, within, eight_angles(a, row, within));
 }
 
 __global__ void angles_kernel(const float* inv_freq, float factor, std::uint32_t positions,

@@ -71,13 +71,11 @@ void bench_fourbit_products() {
         for (const std::uint32_t shared : {118u, 150u, 226u}) {
           tuning_of_single().residual_shared_bytes = shared * 1024;
           measure(shared, [&](const weight_matrix& w) {
-            return multiply_into_residual({x.data()}, w,
-                                          {partial.data(),
-                                           partial.data() + 8192,
-                                           reinterpret_cast<std::uint8_t*>(gated.data()),
-                                           partial.data() + 16384,
-                                           {}},
-                                          132, cudaStreamPerThread);
+            return multiply_into_residual(
+                {x.data()}, w,
+                {partial.data(), partial.data() + 8192,
+                 reinterpret_cast<std::uint8_t*>(gated.data()), partial.data() + 16384},
+                132, cudaStreamPerThread);
           });
         }
       }
@@ -91,24 +89,22 @@ void bench_fourbit_products() {
 }
 
 void bench_fourbit_steps() {
-  single_tuning with;
-  std::vector<single_tuning> all{{.used = false}, with, {.ahead_bytes = 0, .attention_makes_room = false},
-                                 {.ahead_bytes = 8 << 20, .attention_makes_room = false}};
+  const single_tuning with;
+  std::vector<single_tuning> all{{.used = false}, with};
   for (const std::uint32_t stages : {1u, 3u, 16u}) {
     all.push_back(with);
     all.back().first_stages = stages;
   }
-  for (const std::uint32_t ahead : {0u, 4u, 12u, 24u}) {
+  for (const std::uint32_t shared : {118u, 130u, 190u, 226u}) {
     all.push_back(with);
-    all.back().ahead_bytes = ahead << 20;
+    all.back().residual_shared_bytes = shared * 1024;
   }
   for (const single_tuning& tuning : all) {
     tuning_of_single() = tuning;
-    std::printf("\n%s, %u and %u KiB a block, %u stages first, %u MiB ahead%s",
+    std::printf("\n%s, %u and %u KiB a block, %u stages first",
                 tuning.used ? "kernels of one row" : "kernels of any rows",
                 tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
-                tuning.first_stages, tuning.ahead_bytes >> 20,
-                tuning.attention_makes_room ? "" : ", no room beside attention");
+                tuning.first_stages);
     llama(false, 512, ":q4").decode(1, 1024);
     std::fflush(stdout);
   }

@@ -171,7 +171,7 @@ TEST_F(single_test, rows_of_any_magnitude_are_multiplied) {
     const device_array<float> sums(features / residual_band);
     const device_array<std::uint8_t> normed(features / 256 * integer_group_bytes);
     require(multiply_into_residual({x.data()}, w.packed,
-                                   {residual.data(), weight.data(), normed.data(), sums.data(), {}},
+                                   {residual.data(), weight.data(), normed.data(), sums.data()},
                                    132, stream));
     return residual.fetch();
   };
@@ -206,7 +206,6 @@ TEST_F(single_test, products_add_to_the_residual_and_leave_what_its_norm_needs) 
     const device_array<std::uint8_t> integers(integer_row_in_memory(wanted.x_values).bytes);
     const auto before = random_values<float>(features, random),
                weights = random_values<float>(features, random);
-    const device_array<std::uint32_t> items(std::vector{1u});
     // Of 132 multiprocessors some have no sub-block; 13 have different numbers, 3 several turns of them.
     for (const std::uint32_t multiprocessors : {132u, 13u, 3u}) {
       ASSERT_TRUE(can_multiply_into_residual(w.packed, multiprocessors));
@@ -223,14 +222,9 @@ TEST_F(single_test, products_add_to_the_residual_and_leave_what_its_norm_needs) 
           sums.poison();
           const single_input input = in_integers ? single_input{nullptr, integers.data()}
                                                  : single_input{x.data(), nullptr};
-          // What comes to L2 meanwhile changes nothing.
-          require(multiply_into_residual(input, w.packed,
-                                         {residual.data(),
-                                          weight.data(),
-                                          normed.data(),
-                                          sums.data(),
-                                          {w.packed.packed.data, 10'000, items.data(), 2}},
-                                         multiprocessors, stream));
+          require(multiply_into_residual(
+              input, w.packed, {residual.data(), weight.data(), normed.data(), sums.data()},
+              multiprocessors, stream));
           const auto got = residual.fetch();
           const auto got_sums = sums.fetch();
           row.bytes = normed.fetch();
