@@ -234,12 +234,10 @@ class uploader {
       TROUPE_TRY(const std::byte* raw,
                  stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
       if (to.is_packed()) {
-        std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
-        if (to.packed.format[run] == packed_format::f8) {
-          TROUPE_CHECK(quantize(t, raw, rows, to, part, run, tiles));
-          continue;
-        }
-        TROUPE_CHECK(pack(t.type, raw, rows, t.columns, tiles, part, stream_));
+        TROUPE_CHECK(to.packed.format[run] == packed_format::f8
+                         ? quantize_to_f8(t.type, raw, rows, t.columns, tiles_of(to, run),
+                                          scales_of(to, run), part, stream_)
+                         : pack(t.type, raw, rows, t.columns, tiles_of(to, run), part, stream_));
       } else {
         TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns,
                                         const_cast<__nv_bfloat16*>(to.data), part, stream_));
@@ -266,6 +264,13 @@ class uploader {
   };
   uploader() = default;
 
+  // Of a packed matrix's part `run`.
+  static std::byte* tiles_of(const weight_matrix& m, std::uint32_t run) {
+    return const_cast<std::byte*>(m.packed.data) + m.packed.offset[run];
+  }
+  static float* scales_of(const weight_matrix& m, std::uint32_t run) {
+    return const_cast<float*>(m.packed.row_scales) + m.packed.first_tile[run] * 64;
+  }
   // Where the rows from `row` on go. In a packed matrix each tensor is a run of its own, which begins at 0.
   static row_placement from_row(row_placement placement, std::uint64_t row, bool is_packed) {
     if (placement.interleaved)
@@ -285,8 +290,6 @@ class uploader {
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
       const row_placement part = from_row(placement, row, to.is_packed());
-      std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
-      float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
       if (to.is_packed() && !t.scales.by_blocks()) {
         const auto from = t.data.subspan(row * t.columns, rows * t.columns);
         bytes.assign(from.begin(), from.end());
@@ -296,7 +299,8 @@ class uploader {
           bytes.insert(bytes.end(), raw, raw + sizeof scale);
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
-        TROUPE_CHECK(place_f8(raw, rows, t.columns, tiles, scales, part, stream_));
+        TROUPE_CHECK(
+            place_f8(raw, rows, t.columns, tiles_of(to, run), scales_of(to, run), part, stream_));
       } else {
         bytes.resize(rows * t.columns * sizeof(__nv_bfloat16));
         auto* half = reinterpret_cast<__nv_bfloat16*>(bytes.data());
@@ -306,29 +310,14 @@ class uploader {
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
         TROUPE_CHECK(to.is_packed()
-                         ? quantize_to_f8(reinterpret_cast<const __nv_bfloat16*>(raw), rows,
-                                          t.columns, tiles, scales, part, stream_)
+                         ? quantize_to_f8(model::tensor_type::bf16, raw, rows, t.columns,
+                                          tiles_of(to, run), scales_of(to, run), part, stream_)
                          : dequantize_to_bf16(model::tensor_type::bf16, raw, rows, t.columns,
                                               const_cast<__nv_bfloat16*>(to.data), part, stream_));
       }
       TROUPE_CHECK(release());
     }
     return {};
-  }
-
-  // By way of bf16, which holds bf16 exactly and f16 to within half of E4M3's last bit by far.
-  result<void> quantize(const model::tensor& t, const std::byte* raw, std::uint64_t rows,
-                        const weight_matrix& to, row_placement part, std::uint32_t run,
-                        std::byte* tiles) {
-    const std::size_t count = rows * t.columns;
-    if (plain_.size() < count) {
-      TROUPE_CHECK(finish(stream_, "uploading weights"));
-      TROUPE_TRY(plain_, device_buffer<__nv_bfloat16>::make(count, "uploading weights"));
-    }
-    TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, plain_.data(), {}, stream_));
-    TROUPE_CHECK(release());
-    float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
-    return quantize_to_f8(plain_.data(), rows, t.columns, tiles, scales, part, stream_);
   }
 
   result<const std::byte*> stage(std::span<const std::byte> bytes) {
@@ -348,7 +337,6 @@ class uploader {
 
   cudaStream_t stream_ = nullptr;
   std::array<slot, 2> slots_;
-  device_buffer<__nv_bfloat16> plain_;
   std::size_t next_ = 0;
 };
 
@@ -433,7 +421,8 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
     if (format == packed_format::f8) {
       TROUPE_CHECK(fill_random(w.scratch.data(), std::size_t{m.rows} * m.columns, tensor_seed,
                                deviation, stream));
-      return quantize_to_f8(w.scratch.data(), m.rows, m.columns,
+      return quantize_to_f8(model::tensor_type::bf16,
+                            reinterpret_cast<const std::byte*>(w.scratch.data()), m.rows, m.columns,
                             const_cast<std::byte*>(m.packed.data),
                             const_cast<float*>(m.packed.row_scales), {}, stream);
     }

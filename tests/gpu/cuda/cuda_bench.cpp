@@ -254,8 +254,9 @@ void bench_fp8() {
       const auto plain = random_bf16(size, 0.02f);
       const auto tiles = need(device_buffer<std::byte>::make(size, "bench"));
       const auto feature_scales = need(device_buffer<float>::make(l.features, "bench"));
-      need(quantize_to_f8(plain.data(), l.features, l.depth, tiles.data(), feature_scales.data(),
-                          {}, cudaStreamPerThread));
+      need(quantize_to_f8(model::tensor_type::bf16,
+                          reinterpret_cast<const std::byte*>(plain.data()), l.features, l.depth,
+                          tiles.data(), feature_scales.data(), {}, cudaStreamPerThread));
       weight_matrix w{};
       w.rows = l.features;
       w.columns = l.depth;

@@ -70,8 +70,8 @@ struct f8_matrix {
     packed.row_scales = scales.data();
     packed.format[0] = packed_format::f8;
     packed.first_tile[1] = packed.first_tile[2] = ~0u;
-    require(quantize_to_f8(plain.data(), rows, columns, tiles.data(), scales.data(), placement,
-                           stream));
+    require(quantize_to_f8(tensor_type::bf16, reinterpret_cast<const std::byte*>(plain.data()),
+                           rows, columns, tiles.data(), scales.data(), placement, stream));
     EXPECT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
   }
 };
