@@ -3,7 +3,6 @@
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_wide.cuh"
 #include "gpu/cuda/launch.hpp"
-#include "gpu/cuda/tensor_map.hpp"
 
 namespace troupe::gpu::cuda {
 
@@ -31,7 +30,6 @@ struct wide_tile {
   static constexpr int stages =
       std::min(6, static_cast<int>((226 * 1024 - output_bytes) / stage_bytes));
   static constexpr std::size_t shared_bytes = stages * stage_bytes + output_bytes + 256;
-  static constexpr int box_rows = kWidth % 64 == 0 ? 64 : kWidth / 2;  // of weights, a copy
 };
 
 struct product_parameters {
@@ -44,10 +42,11 @@ struct product_parameters {
 
 // By one thread.
 template <stored kStored, int kWidth>
-__device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
+__device__ inline void feed(const CUtensorMap& rows, const bf16_tiles& weights,
                             const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
                             std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
+  const std::uint64_t policy = evict_normal_policy();
   const auto copy_rows = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
     for (int g = 0; g < groups; ++g) {
       copy_tile_2d(tiles + stage * shape::stage_bytes + g * panel_bytes, &rows, full + stage,
@@ -57,10 +56,13 @@ __device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
   };
   const auto copy_weights = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
     barrier_expect(full + stage, shape::stage_bytes);
-    for (int f = 0; f < kWidth; f += shape::box_rows) {
-      copy_tile_2d(tiles + stage * shape::stage_bytes + row_bytes + f * 128, &weights, full + stage,
-                   static_cast<int>(s * depth_step),
-                   static_cast<int>(work.tile.feature_tile * kWidth + f));
+    std::uint8_t* to = tiles + stage * shape::stage_bytes + row_bytes;
+    const std::uint32_t feature = work.tile.feature_tile * kWidth;
+    // Of a width that is not whole tiles, each second begins in the middle of one and the others end there.
+    for (std::uint32_t f = 0, height; f < kWidth; f += height) {
+      height = kWidth % 64 == 0 ? 64 : min(64 - (feature + f) % 64, kWidth - f);
+      copy_bulk(to + f * bf16_row_bytes, weights.at(feature + f, s), height * bf16_row_bytes,
+                full + stage, policy);
     }
   };
   const wide_work first = find_work(blockIdx.x, p.shape);
@@ -87,8 +89,8 @@ __device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
 template <stored kStored, int kWidth>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     wide_kernel(const __grid_constant__ CUtensorMap rows,
-                const __grid_constant__ CUtensorMap weights,
-                const __grid_constant__ CUtensorMap output, const product_parameters p) {
+                const __grid_constant__ CUtensorMap output, const bf16_tiles weights,
+                const product_parameters p) {
   using shape = wide_tile<kStored, kWidth>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
@@ -177,15 +179,11 @@ result<void> run(const product& r, cudaStream_t stream) {
   p.ahead = r.options.ahead ? std::min<std::uint32_t>(stages_ahead, tile::stages) : 0;
   p.partial = r.y.partial;
   p.gated = partial ? nullptr : r.y.values->data;
-  CUtensorMap weights = r.w.map;
-  if constexpr (tile::box_rows != 64) {
-    TROUPE_TRY(weights, make_matrix_map(r.w.data, half_type::bf16, r.w.rows, r.w.columns,
-                                        static_cast<std::uint32_t>(tile::box_rows)));
-  }
   const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
                            dim3(groups * 128 + 32), tile::shared_bytes};
   return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
-                r.x.box(64), weights, partial ? r.x.box(64) : r.y.values->box(64), p);
+                r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64),
+                bf16_tiles::of(r.w.data, r.w.rows, r.w.columns), p);
 }
 
 template <stored kStored, int... kWidths>

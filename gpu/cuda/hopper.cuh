@@ -71,20 +71,21 @@ __device__ inline std::uint64_t evict_normal_policy() {
   asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
+// One piece of memory, multiples of 16 bytes.
+__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
+                                 std::uint64_t* bar, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
+      : "memory");
+}
 __device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4}], [%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y)
-      : "memory");
-}
-__device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
-                                    int y, std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "l"(policy)
       : "memory");
 }
 __device__ inline void copy_tile_3d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,

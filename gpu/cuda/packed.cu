@@ -1,5 +1,6 @@
 #include "gpu/cuda/packed.cuh"
 
+#include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/dequantize.cuh"
 #include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
@@ -139,8 +140,8 @@ __global__ void __launch_bounds__(256)
 }
 
 // Block: a tile; a warp turns its 16 rows around in shared memory, so that rows leave it in whole 128 bytes.
-__global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std::uint32_t rows,
-                                                     std::uint32_t columns, __nv_bfloat16* to) {
+__global__ void __launch_bounds__(128)
+    unpack_kernel(const packed_matrix m, std::uint32_t columns, __nv_bfloat16* to) {
   __shared__ __align__(16)
       std::uint32_t turned[4][16][36];  // 32 words a row, and 4 against bank conflicts
   let_next_kernel_start();
@@ -162,11 +163,10 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
   wait_for_previous_kernel();  // it may still read what this overwrites
 #pragma unroll
   for (std::uint32_t i = 0; i < 4; ++i) {
-    const std::uint32_t r = i * 4 + lane / 8, row = tile * 64 + warp * 16 + r;
-    if (row < rows) {
-      reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64)[lane % 8] =
-          *reinterpret_cast<const uint4*>(&turned[warp][r][lane % 8 * 4]);
-    }
+    const std::uint32_t r = i * 4 + lane / 8, chunk = lane % 8;
+    *reinterpret_cast<uint4*>(
+        to + bf16_place(tile * 64 + warp * 16 + r, step * 64 + chunk * 8, columns)) =
+        *reinterpret_cast<const uint4*>(&turned[warp][r][chunk * 4]);
   }
 }
 
@@ -277,7 +277,7 @@ result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t co
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
                     __nv_bfloat16* to, bool early, cudaStream_t stream) {
   return launch("unpack", unpack_kernel, {dim3(columns / 64, (rows + 63) / 64), dim3(128), 0},
-                stream, early, m, rows, columns, to);
+                stream, early, m, columns, to);
 }
 
 }  // namespace troupe::gpu::cuda

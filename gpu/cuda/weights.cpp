@@ -107,15 +107,15 @@ class placer {
  public:
   placer(std::byte* arena, __nv_bfloat16* scratch) : arena_(arena), scratch_(scratch) {}
 
-  result<void> model(const model::model_config& c, const model_layout& layout, device_weights& w) {
+  void model(const model::model_config& c, const model_layout& layout, device_weights& w) {
     const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim,
                       kv = std::size_t{c.num_key_value_heads} * c.head_dim;
     const std::size_t hidden = c.hidden_size, inner = c.intermediate_size;
-    TROUPE_CHECK(matrix(w.embed, c.vocab_size, hidden, layout.embed, false));
+    matrix(w.embed, c.vocab_size, hidden, layout.embed, false);
     if (c.tie_word_embeddings) {
       w.lm_head = w.embed;
     } else {
-      TROUPE_CHECK(matrix(w.lm_head, c.vocab_size, hidden, layout.lm_head, false));
+      matrix(w.lm_head, c.vocab_size, hidden, layout.lm_head, false);
     }
     w.norm = arena_.take<float>(hidden);
     w.layers.resize(c.num_hidden_layers);
@@ -129,23 +129,23 @@ class placer {
         layer.q_norm = arena_.take<float>(c.head_dim);
         layer.k_norm = arena_.take<float>(c.head_dim);
       }
-      TROUPE_CHECK(matrix(layer.qkv, q + 2 * kv, hidden, parts.qkv, true));
-      TROUPE_CHECK(matrix(layer.o, hidden, q, parts.o, true));
-      TROUPE_CHECK(matrix(layer.gate_up, 2 * inner, hidden, parts.gate_up, true));
-      TROUPE_CHECK(matrix(layer.down, hidden, inner, parts.down, true));
+      matrix(layer.qkv, q + 2 * kv, hidden, parts.qkv, true);
+      matrix(layer.o, hidden, q, parts.o, true);
+      matrix(layer.gate_up, 2 * inner, hidden, parts.gate_up, true);
+      matrix(layer.down, hidden, inner, parts.down, true);
     }
-    return {};
   }
   std::size_t arena_bytes() const { return arena_.used(); }
   std::size_t scratch_values() const { return scratch_values_; }
 
  private:
-  result<void> matrix(weight_matrix& to, std::size_t rows, std::size_t columns,
-                      const matrix_parts& parts, bool unpackable) {
+  void matrix(weight_matrix& to, std::size_t rows, std::size_t columns, const matrix_parts& parts,
+              bool unpackable) {
     to.rows = static_cast<std::uint32_t>(rows);
     to.columns = static_cast<std::uint32_t>(columns);
+    const std::size_t values = count_bf16_values(to.rows, to.columns);
     if (parts.empty()) {
-      to.data = arena_.take<__nv_bfloat16>(rows * columns);
+      to.data = arena_.take<__nv_bfloat16>(values);
     } else {
       std::uint64_t tile = 0, offset = 0;
       for (std::uint32_t i = 0; i < packed_matrix::max_runs; ++i) {
@@ -165,13 +165,9 @@ class placer {
                       [](const matrix_part& p) { return p.format == packed_format::f8; })) {
         to.packed.row_scales = arena_.take<float>(tile * 64);
       }
-      if (unpackable) scratch_values_ = std::max(scratch_values_, rows * columns);
+      if (unpackable) scratch_values_ = std::max(scratch_values_, values);
       to.data = unpackable ? scratch_ : nullptr;
     }
-    if (to.data == nullptr) return {};
-    TROUPE_TRY(const weight_matrix mapped, make_weight_matrix(to.data, to.rows, to.columns));
-    to.map = mapped.map;
-    return {};
   }
 
   arena_cursor arena_;
@@ -182,14 +178,14 @@ class placer {
 result<device_weights> allocate(const model::model_config& config, const model_layout& layout) {
   placer sizes(nullptr, nullptr);
   device_weights nowhere, w;
-  TROUPE_CHECK(sizes.model(config, layout, nowhere));
+  sizes.model(config, layout, nowhere);
   TROUPE_TRY(w.arena, device_buffer<std::byte>::make(sizes.arena_bytes(), "weights"));
   if (sizes.scratch_values() > 0) {
     TROUPE_TRY(w.scratch,
                device_buffer<__nv_bfloat16>::make(sizes.scratch_values(), "unpacking weights"));
   }
   placer places(w.arena.data(), w.scratch.data());
-  TROUPE_CHECK(places.model(config, layout, w));
+  places.model(config, layout, w);
   TROUPE_ASSERT(places.arena_bytes() == w.arena.bytes());
   return w;
 }
@@ -414,7 +410,7 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
     const float deviation = gain / std::sqrt(static_cast<float>(m.columns));
     const std::uint64_t tensor_seed = seed++ << 40;
     if (!m.is_packed()) {
-      return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns,
+      return fill_random(const_cast<__nv_bfloat16*>(m.data), count_bf16_values(m.rows, m.columns),
                          tensor_seed, deviation, stream);
     }
     const packed_format format = m.packed.format[0];

@@ -47,7 +47,7 @@ void bench_gemm() {
     const auto memory = random_bf16(size * copies, 0.02f);
     std::vector<weight_matrix> weights;
     for (std::size_t i = 0; i < copies; ++i)
-      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+      weights.push_back({memory.data() + i * size, l.features, l.depth, {}});
     const auto input = need(make_activation_matrix(x.data(), capacity, l.depth));
     for (const std::uint32_t rows : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) {
       std::string line;
@@ -105,7 +105,7 @@ void bench_parts() {
     const auto memory = random_bf16(size * copies, 0.02f);
     std::vector<weight_matrix> weights;
     for (std::size_t i = 0; i < copies; ++i)
-      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+      weights.push_back({memory.data() + i * size, l.features, l.depth, {}});
     const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
     const auto output = need(make_activation_matrix(y.data(), 256, l.features / 2));
     const bool gated = l.features == 28672;
