@@ -50,7 +50,7 @@ struct bf16_tiles {
   __host__ __device__ const std::uint8_t* at(std::uint32_t row, std::uint32_t step) const {
     const std::uint32_t wanted = row / bf16_tile_side,
                         row_tile = wanted < row_tiles ? wanted : row_tiles - 1;
-    return data + std::size_t{row_tile * column_tiles + step} * bf16_tile_bytes +
+    return data + (std::size_t{row_tile} * column_tiles + step) * bf16_tile_bytes +
            row % bf16_tile_side * bf16_row_bytes;
   }
 };

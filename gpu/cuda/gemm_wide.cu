@@ -40,30 +40,30 @@ struct product_parameters {
   __nv_bfloat16* gated;
 };
 
-// By a warp, whose lanes have a copy each and work out where from side by side (gemm_fp8.cu).
+// By one thread.
 template <stored kStored, int kWidth>
 __device__ inline void feed(const CUtensorMap& rows, const bf16_tiles& weights,
                             const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
                             std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
   const std::uint64_t policy = evict_normal_policy();
-  const std::uint32_t lane = threadIdx.x % 32;
   const auto copy_rows = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
-    if (lane >= groups) return;
-    copy_tile_2d(tiles + stage * shape::stage_bytes + lane * panel_bytes, &rows, full + stage,
-                 static_cast<int>(s * depth_step),
-                 static_cast<int>(work.tile.row_tile * 128 + lane * 64));
+    for (int g = 0; g < groups; ++g) {
+      copy_tile_2d(tiles + stage * shape::stage_bytes + g * panel_bytes, &rows, full + stage,
+                   static_cast<int>(s * depth_step),
+                   static_cast<int>(work.tile.row_tile * 128 + g * 64));
+    }
   };
-  // A lane copies what there is of one tile: a width that is not whole tiles begins or ends in the middle of one.
   const auto copy_weights = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
-    if (lane == 0) barrier_expect(full + stage, shape::stage_bytes);
-    __syncwarp();
-    const std::uint32_t first = work.tile.feature_tile * kWidth,
-                        tile = (first / bf16_tile_side + lane) * bf16_tile_side;
-    const std::uint32_t begin = max(tile, first), end = min(tile + bf16_tile_side, first + kWidth);
-    if (begin >= end) return;
-    copy_bulk(tiles + stage * shape::stage_bytes + row_bytes + (begin - first) * bf16_row_bytes,
-              weights.at(begin, s), (end - begin) * bf16_row_bytes, full + stage, policy);
+    barrier_expect(full + stage, shape::stage_bytes);
+    std::uint8_t* to = tiles + stage * shape::stage_bytes + row_bytes;
+    const std::uint32_t feature = work.tile.feature_tile * kWidth;
+    // Of a width that is not whole tiles, each second begins in the middle of one and the others end there.
+    for (std::uint32_t f = 0, height; f < kWidth; f += height) {
+      height = kWidth % 64 == 0 ? 64 : min(64 - (feature + f) % 64, kWidth - f);
+      copy_bulk(to + f * bf16_row_bytes, weights.at(feature + f, s), height * bf16_row_bytes,
+                full + stage, policy);
+    }
   };
   const wide_work first = find_work(blockIdx.x, p.shape);
   const std::uint32_t ahead = min(p.ahead, first.end - first.begin);
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   let_next_kernel_start();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp == groups * 4) {
-    feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
+    if (threadIdx.x % 32 == 0) feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
     return;
   }
 
