@@ -128,6 +128,18 @@ __device__ inline void let_next_kernel_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
+// One lane of a warp that is here as a whole. The assembler knows that it is one, which it does not of `lane == 0`: there it
+// puts a loop over the lanes around each copy, five instructions and a branch.
+__device__ inline bool elect_lane() {
+  std::uint32_t elected;
+  asm volatile(
+      "{\n.reg .pred chosen;\n"
+      "elect.sync _|chosen, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, chosen;\n}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 __device__ inline void sync_threads(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
