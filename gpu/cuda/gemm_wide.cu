@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_wide.cuh"
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/tensor_map.hpp"
 
 namespace troupe::gpu::cuda {
 
@@ -40,6 +42,12 @@ struct product_parameters {
   __nv_bfloat16* gated;
 };
 
+// What a kernel copies weights from: of whole tiles a map, whose boxes are as many as a tile of `kWidth` features has.
+template <int kWidth>
+inline constexpr bool by_map = kWidth % bf16_tile_side == 0;
+template <int kWidth>
+using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles>;
+
 // The weights of some work, a stage after the other: a piece of memory for each of the tiles that hold its features. A width that
 // is not whole tiles begins or ends in the middle of one.
 template <int kWidth>
@@ -71,16 +79,34 @@ class weight_pieces {
   std::uint32_t skipped_;  // bytes of the first tile
 };
 
+template <int kWidth>
+class weight_boxes {
+ public:
+  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work)
+      : map_(&map),
+        row_tile_(static_cast<int>(work.tile.feature_tile * (kWidth / bf16_tile_side))),
+        next_(static_cast<int>(work.begin)) {}
+  __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t) {
+    copy_tile_4d(to, map_, bar, 0, 0, row_tile_, next_++);
+  }
+
+ private:
+  const CUtensorMap* map_;
+  int row_tile_, next_;
+};
+
 // By one thread.
 template <stored kStored, int kWidth>
-__device__ inline void feed(const CUtensorMap& rows, const bf16_tiles& weights,
+__device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>& weights,
                             const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
                             std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
   static_assert(shape::stages > stages_ahead);
   const std::uint64_t policy = evict_normal_policy();
   wide_work work = find_work(blockIdx.x, p.shape);
-  weight_pieces<kWidth> pieces(weights, work);
+  using weights_of =
+      std::conditional_t<by_map<kWidth>, weight_boxes<kWidth>, weight_pieces<kWidth>>;
+  weights_of pieces(weights, work);
   const auto copy_rows = [&](std::uint32_t s, std::uint32_t stage) {
 #pragma unroll
     for (int g = 0; g < groups; ++g) {
@@ -111,7 +137,7 @@ __device__ inline void feed(const CUtensorMap& rows, const bf16_tiles& weights,
     t += gridDim.x;
     if (t >= count_work(p.shape)) return;
     work = find_work(t, p.shape);
-    pieces = {weights, work};
+    pieces = weights_of(weights, work);
     s = work.begin;
   }
 }
@@ -119,8 +145,8 @@ __device__ inline void feed(const CUtensorMap& rows, const bf16_tiles& weights,
 template <stored kStored, int kWidth>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     wide_kernel(const __grid_constant__ CUtensorMap rows,
-                const __grid_constant__ CUtensorMap output, const bf16_tiles weights,
-                const product_parameters p) {
+                const __grid_constant__ CUtensorMap output,
+                const __grid_constant__ weight_source<kWidth> weights, const product_parameters p) {
   using shape = wide_tile<kStored, kWidth>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
@@ -209,11 +235,17 @@ result<void> run(const product& r, cudaStream_t stream) {
   p.ahead = r.options.ahead ? stages_ahead : 0;
   p.partial = r.y.partial;
   p.gated = partial ? nullptr : r.y.values->data;
+  weight_source<kWidth> weights;
+  const auto tiles = bf16_tiles::of(r.w.data, r.w.rows, r.w.columns);
+  if constexpr (by_map<kWidth>) {
+    TROUPE_TRY(weights, make_tile_map(tiles, kWidth / bf16_tile_side));
+  } else {
+    weights = tiles;
+  }
   const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
                            dim3(groups * 128 + 32), tile::shared_bytes};
   return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
-                r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64),
-                bf16_tiles::of(r.w.data, r.w.rows, r.w.columns), p);
+                r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64), weights, p);
 }
 
 template <stored kStored, int... kWidths>

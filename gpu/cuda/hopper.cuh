@@ -96,6 +96,14 @@ __device__ inline void copy_tile_3d(void* to, const CUtensorMap* map, std::uint6
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
+__device__ inline void copy_tile_4d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
+                                    int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
 __device__ inline void store_tile_2d(const CUtensorMap* map, const void* from, int x, int y) {
   asm volatile(
       "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
