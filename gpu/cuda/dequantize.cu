@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/dequantize.cuh"
 #include "gpu/cuda/launch.hpp"
 
@@ -11,15 +12,15 @@ namespace {
 // Block x: a row; a thread makes a value at a time.
 template <model::tensor_type kType>
 __global__ void __launch_bounds__(256)
-    dequantize_kernel(const std::uint8_t* raw, std::uint64_t columns, std::uint32_t block_size,
+    dequantize_kernel(const std::uint8_t* raw, std::uint32_t columns, std::uint32_t block_size,
                       std::uint32_t block_bytes, __nv_bfloat16* to, row_placement placement) {
   const std::uint64_t row = blockIdx.x;
-  const std::uint64_t target = placement.target(row);
+  const std::uint32_t target = placement.target(row);
   const std::uint8_t* from = raw + row * (columns / block_size * block_bytes);
-  for (std::uint64_t i = threadIdx.x; i < columns; i += blockDim.x) {
+  for (std::uint32_t i = threadIdx.x; i < columns; i += blockDim.x) {
     const float value =
         block_value<kType>(from + i / block_size * block_bytes, static_cast<int>(i % block_size));
-    to[target * columns + i] = __float2bfloat16(value);
+    to[bf16_place(target, i, columns)] = __float2bfloat16(value);
   }
 }
 
@@ -29,8 +30,8 @@ result<void> run(const std::byte* raw, std::uint64_t rows, std::uint64_t columns
   const model::tensor_type_info& info = model::info(kType);
   return launch("dequantize", dequantize_kernel<kType>,
                 {dim3(static_cast<unsigned>(rows)), dim3(256), 0}, stream, false,
-                reinterpret_cast<const std::uint8_t*>(raw), columns, info.block_size,
-                info.block_bytes, to, placement);
+                reinterpret_cast<const std::uint8_t*>(raw), static_cast<std::uint32_t>(columns),
+                info.block_size, info.block_bytes, to, placement);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Quantized tensors to bf16 matrices on the device. Stateless; the thread that owns the stream.
+// Tensors of any type to bf16 matrices on the device. Stateless; the thread that owns the stream.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -22,7 +22,7 @@ struct row_placement {
   }
 };
 
-// raw: the tensor's bytes on the device. to: [..][columns].
+// raw: the tensor's bytes on the device. to: a matrix of `columns` in tiles (bf16_tiles.hpp).
 result<void> dequantize_to_bf16(model::tensor_type type, const std::byte* raw, std::uint64_t rows,
                                 std::uint64_t columns, __nv_bfloat16* to, row_placement placement,
                                 cudaStream_t stream);

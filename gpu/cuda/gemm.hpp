@@ -19,21 +19,19 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/packed.hpp"
 
 namespace troupe::gpu::cuda {
 
-// Weights [rows][columns], in bf16 or packed. Packed ones are multiplied as they are by multiply_narrow
+// Weights [rows][columns], in tiles of bf16 or packed. Packed ones are multiplied as they are by multiply_narrow
 // and, in E4M3, by multiply_fp8; over many rows they are unpacked first, to `data`, which many matrices share.
 struct weight_matrix {
-  const __nv_bfloat16* data = nullptr;
+  const __nv_bfloat16* data = nullptr;  // bf16_tiles.hpp
   std::uint32_t rows = 0, columns = 0;
-  CUtensorMap map{};  // of data; boxes of 64 rows
   packed_matrix packed{};
   bool is_packed() const { return packed.data != nullptr; }
 };
-result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows,
-                                         std::uint32_t columns);
 
 // Activations [capacity][columns] in bf16; capacity is a multiple of 128, so that whole tiles may be stored.
 struct activation_matrix {

@@ -9,7 +9,7 @@
 namespace troupe::gpu::cuda {
 namespace {
 
-constexpr std::uint32_t group_bytes = 64 * 128;  // 64 rows of a stage
+constexpr std::uint32_t group_bytes = bf16_tile_bytes;  // 64 rows of a stage
 
 __host__ __device__ constexpr int stages_for(int groups, int width) {
   if (width == 256) return 4;
@@ -29,8 +29,8 @@ __host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width
 
 template <int kGroups, int kWidth>
 __global__ void __launch_bounds__(kGroups * 128 + 64)
-    narrow_kernel(const __grid_constant__ CUtensorMap weights,
-                  const __grid_constant__ CUtensorMap activations, const narrow_parameters p) {
+    narrow_kernel(const bf16_tiles weights, const __grid_constant__ CUtensorMap activations,
+                  const narrow_parameters p) {
   constexpr int kStages = stages_for(kGroups, kWidth);
   constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
   constexpr std::uint32_t kWeightBytes = kGroups * group_bytes,
@@ -63,12 +63,15 @@ __global__ void __launch_bounds__(kGroups * 128 + 64)
   if (warp == kGroups * 4) {  // feeds weights
     if (threadIdx.x % 32 != 0) return;
     const std::uint64_t policy = evict_first_policy();
+    const std::uint8_t* from[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) from[g] = weights.at(feature0 + g * 64, first_step);
     const auto load = [&](std::uint32_t step, std::uint32_t stage, std::uint64_t* bar) {
       barrier_expect(bar, kWeightBytes);
+#pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        copy_tile_2d(tiles + stage * kStageBytes + g * group_bytes, &weights, bar,
-                     static_cast<int>((first_step + step) * depth_step),
-                     static_cast<int>(feature0 + g * 64), policy);
+        copy_bulk(tiles + stage * kStageBytes + g * group_bytes,
+                  from[g] + std::size_t{step} * bf16_tile_bytes, group_bytes, bar, policy);
       }
     };
     // Weights do not depend on the kernel before: they fill the ring while it still runs.
@@ -122,8 +125,8 @@ result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_para
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 64),
                            shared_bytes_for(kGroups, kWidth)};
-  return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early, w.map,
-                x.box(p.box_rows), p);
+  return launch("multiply_narrow", narrow_kernel<kGroups, kWidth>, shape, stream, early,
+                bf16_tiles::of(w.data, w.rows, w.columns), x.box(p.box_rows), p);
 }
 
 template <int kGroups>
@@ -179,12 +182,6 @@ result<void> multiply_narrow(const activation_matrix& x, std::uint32_t rows, con
     return multiply_packed(x, w.packed, p, options.early, stream);
   return options.tile_groups == 1 ? run_width<1>(x, w, p, options.early, stream)
                                   : run_width<2>(x, w, p, options.early, stream);
-}
-
-result<weight_matrix> make_weight_matrix(const __nv_bfloat16* data, std::uint32_t rows,
-                                         std::uint32_t columns) {
-  TROUPE_TRY(const CUtensorMap map, make_matrix_map(data, half_type::bf16, rows, columns, 64));
-  return weight_matrix{data, rows, columns, map, {}};
 }
 
 result<quantized_rows> make_quantized_rows(std::uint8_t* data, float* scales,

@@ -10,15 +10,6 @@
 
 namespace troupe::gpu::cuda {
 
-__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
-                                 std::uint64_t* bar, std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
-      : "memory");
-}
-
 // A ring of stages in shared memory: first weights, `slot_bytes`, then activations.
 struct ring_memory {
   std::uint8_t* stages;

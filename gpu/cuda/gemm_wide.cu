@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_wide.cuh"
@@ -31,7 +32,6 @@ struct wide_tile {
   static constexpr int stages =
       std::min(6, static_cast<int>((226 * 1024 - output_bytes) / stage_bytes));
   static constexpr std::size_t shared_bytes = stages * stage_bytes + output_bytes + 256;
-  static constexpr int box_rows = kWidth % 64 == 0 ? 64 : kWidth / 2;  // of weights, a copy
 };
 
 struct product_parameters {
@@ -42,53 +42,111 @@ struct product_parameters {
   __nv_bfloat16* gated;
 };
 
+// What a kernel copies weights from: of whole tiles a map, whose boxes are as many as a tile of `kWidth` features has.
+template <int kWidth>
+inline constexpr bool by_map = kWidth % bf16_tile_side == 0;
+template <int kWidth>
+using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles>;
+
+// The weights of some work, a stage after the other: a piece of memory for each of the tiles that hold its features. A width that
+// is not whole tiles begins or ends in the middle of one.
+template <int kWidth>
+class weight_pieces {
+ public:
+  __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work) {
+    const std::uint32_t feature = work.tile.feature_tile * kWidth,
+                        within = kWidth % bf16_tile_side == 0 ? 0 : feature % bf16_tile_side;
+    skipped_ = within * bf16_row_bytes;
+#pragma unroll
+    for (std::uint32_t i = 0; i < count; ++i)
+      next_[i] = weights.at(feature + i * bf16_tile_side - (i == 0 ? 0 : within), work.begin);
+  }
+  __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t policy) {
+#pragma unroll
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::uint32_t bytes = i == 0          ? bf16_tile_bytes - skipped_
+                                  : i + 1 < count ? bf16_tile_bytes
+                                                  : of_last + skipped_;
+      copy_bulk(to + i * bf16_tile_bytes - (i == 0 ? 0 : skipped_), next_[i], bytes, bar, policy);
+      next_[i] += bf16_tile_bytes;
+    }
+  }
+
+ private:
+  static constexpr std::uint32_t count = count_bf16_tiles(kWidth),
+                                 of_last = kWidth * bf16_row_bytes - (count - 1) * bf16_tile_bytes;
+  const std::uint8_t* next_[count];
+  std::uint32_t skipped_;  // bytes of the first tile
+};
+
+template <int kWidth>
+class weight_boxes {
+ public:
+  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work)
+      : map_(&map),
+        row_tile_(static_cast<int>(work.tile.feature_tile * (kWidth / bf16_tile_side))),
+        next_(static_cast<int>(work.begin)) {}
+  __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t) {
+    copy_tile_4d(to, map_, bar, 0, 0, row_tile_, next_++);
+  }
+
+ private:
+  const CUtensorMap* map_;
+  int row_tile_, next_;
+};
+
 // By one thread.
 template <stored kStored, int kWidth>
-__device__ inline void feed(const CUtensorMap& rows, const CUtensorMap& weights,
+__device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>& weights,
                             const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
                             std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
-  const auto copy_rows = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
+  static_assert(shape::stages > stages_ahead);
+  const std::uint64_t policy = evict_normal_policy();
+  wide_work work = find_work(blockIdx.x, p.shape);
+  using weights_of =
+      std::conditional_t<by_map<kWidth>, weight_boxes<kWidth>, weight_pieces<kWidth>>;
+  weights_of pieces(weights, work);
+  const auto copy_rows = [&](std::uint32_t s, std::uint32_t stage) {
+#pragma unroll
     for (int g = 0; g < groups; ++g) {
       copy_tile_2d(tiles + stage * shape::stage_bytes + g * panel_bytes, &rows, full + stage,
                    static_cast<int>(s * depth_step),
                    static_cast<int>(work.tile.row_tile * 128 + g * 64));
     }
   };
-  const auto copy_weights = [&](const wide_work& work, std::uint32_t s, std::uint32_t stage) {
+  const auto copy_weights = [&](std::uint32_t stage) {
     barrier_expect(full + stage, shape::stage_bytes);
-    for (int f = 0; f < kWidth; f += shape::box_rows) {
-      copy_tile_2d(tiles + stage * shape::stage_bytes + row_bytes + f * 128, &weights, full + stage,
-                   static_cast<int>(s * depth_step),
-                   static_cast<int>(work.tile.feature_tile * kWidth + f));
-    }
+    pieces.copy(tiles + stage * shape::stage_bytes + row_bytes, full + stage, policy);
   };
-  const wide_work first = find_work(blockIdx.x, p.shape);
-  const std::uint32_t ahead = min(p.ahead, first.end - first.begin);
-  for (std::uint32_t s = 0; s < ahead; ++s) copy_weights(first, first.begin + s, s);
+  const std::uint32_t ahead = min(p.ahead, work.end - work.begin);
+#pragma unroll 1
+  for (std::uint32_t s = 0; s < ahead; ++s) copy_weights(s);
   wait_for_previous_kernel();
-  for (std::uint32_t s = 0; s < ahead; ++s) copy_rows(first, first.begin + s, s);
-  ring_position<shape::stages> at;
-  std::uint32_t fetched = ahead;
-  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
-    const wide_work work = find_work(t, p.shape);
-    for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
-      if (fetched > 0) {
-        --fetched;
-        continue;
-      }
+#pragma unroll 1
+  for (std::uint32_t s = 0; s < ahead; ++s) copy_rows(work.begin + s, s);
+  ring_position<shape::stages> at{ahead};
+  std::uint32_t s = work.begin + ahead;
+  for (std::uint32_t t = blockIdx.x;;) {
+#pragma unroll 1
+    for (; s < work.end; ++s, at.advance()) {
       barrier_wait(empty + at.stage, at.phase ^ 1);
-      copy_weights(work, s, at.stage);
-      copy_rows(work, s, at.stage);
+      copy_weights(at.stage);
+      copy_rows(s, at.stage);
     }
+    t += gridDim.x;
+    if (t >= count_work(p.shape)) return;
+    work = find_work(t, p.shape);
+    pieces = weights_of(weights, work);
+    s = work.begin;
   }
 }
 
 template <stored kStored, int kWidth>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     wide_kernel(const __grid_constant__ CUtensorMap rows,
-                const __grid_constant__ CUtensorMap weights,
-                const __grid_constant__ CUtensorMap output, const product_parameters p) {
+                const __grid_constant__ CUtensorMap output,
+                const __grid_constant__ weight_source<kWidth> weights, const product_parameters p) {
   using shape = wide_tile<kStored, kWidth>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
@@ -106,7 +164,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   let_next_kernel_start();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   if (warp == groups * 4) {
-    if (threadIdx.x % 32 == 0) feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
+    if (elect_lane()) feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
     return;
   }
 
@@ -174,18 +232,20 @@ result<void> run(const product& r, cudaStream_t stream) {
              (r.w.columns + depth_step - 1) / depth_step, partial ? r.options.shape.splits : 1};
   p.rows = r.rows;
   p.features = r.y.gated ? r.w.rows / 2 : r.w.rows;
-  p.ahead = r.options.ahead ? std::min<std::uint32_t>(stages_ahead, tile::stages) : 0;
+  p.ahead = r.options.ahead ? stages_ahead : 0;
   p.partial = r.y.partial;
   p.gated = partial ? nullptr : r.y.values->data;
-  CUtensorMap weights = r.w.map;
-  if constexpr (tile::box_rows != 64) {
-    TROUPE_TRY(weights, make_matrix_map(r.w.data, half_type::bf16, r.w.rows, r.w.columns,
-                                        static_cast<std::uint32_t>(tile::box_rows)));
+  weight_source<kWidth> weights;
+  const auto tiles = bf16_tiles::of(r.w.data, r.w.rows, r.w.columns);
+  if constexpr (by_map<kWidth>) {
+    TROUPE_TRY(weights, make_tile_map(tiles, kWidth / bf16_tile_side));
+  } else {
+    weights = tiles;
   }
   const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
                            dim3(groups * 128 + 32), tile::shared_bytes};
   return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
-                r.x.box(64), weights, partial ? r.x.box(64) : r.y.values->box(64), p);
+                r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64), weights, p);
 }
 
 template <stored kStored, int... kWidths>

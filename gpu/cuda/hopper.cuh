@@ -71,6 +71,15 @@ __device__ inline std::uint64_t evict_normal_policy() {
   asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
   return policy;
 }
+// One piece of memory, multiples of 16 bytes.
+__device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes,
+                                 std::uint64_t* bar, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
+      : "memory");
+}
 __device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y) {
   asm volatile(
@@ -79,20 +88,20 @@ __device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint6
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y)
       : "memory");
 }
-__device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
-                                    int y, std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "l"(policy)
-      : "memory");
-}
 __device__ inline void copy_tile_3d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y, int z) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4, %5}], [%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+__device__ inline void copy_tile_4d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
+                                    int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2];" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
 __device__ inline void store_tile_2d(const CUtensorMap* map, const void* from, int x, int y) {
@@ -125,6 +134,18 @@ __device__ inline void wait_for_previous_kernel() {
 }
 __device__ inline void let_next_kernel_start() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// One lane of a warp that is here as a whole. The assembler knows that it is one, which it does not of `lane == 0`: there it
+// puts a loop over the lanes around each copy, five instructions and a branch.
+__device__ inline bool elect_lane() {
+  std::uint32_t elected;
+  asm volatile(
+      "{\n.reg .pred chosen;\n"
+      "elect.sync _|chosen, 0xffffffff;\n"
+      "selp.u32 %0, 1, 0, chosen;\n}\n"
+      : "=r"(elected));
+  return elected != 0;
 }
 
 __device__ inline void sync_threads(int barrier, int threads) {

@@ -1,5 +1,6 @@
 #include "gpu/cuda/packed.cuh"
 
+#include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/dequantize.cuh"
 #include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
@@ -139,8 +140,8 @@ __global__ void __launch_bounds__(256)
 }
 
 // Block: a tile; a warp turns its 16 rows around in shared memory, so that rows leave it in whole 128 bytes.
-__global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std::uint32_t rows,
-                                                     std::uint32_t columns, __nv_bfloat16* to) {
+__global__ void __launch_bounds__(128)
+    unpack_kernel(const packed_matrix m, std::uint32_t columns, __nv_bfloat16* to) {
   __shared__ __align__(16)
       std::uint32_t turned[4][16][36];  // 32 words a row, and 4 against bank conflicts
   let_next_kernel_start();
@@ -162,25 +163,30 @@ __global__ void __launch_bounds__(128) unpack_kernel(const packed_matrix m, std:
   wait_for_previous_kernel();  // it may still read what this overwrites
 #pragma unroll
   for (std::uint32_t i = 0; i < 4; ++i) {
-    const std::uint32_t r = i * 4 + lane / 8, row = tile * 64 + warp * 16 + r;
-    if (row < rows) {
-      reinterpret_cast<uint4*>(to + std::size_t{row} * columns + step * 64)[lane % 8] =
-          *reinterpret_cast<const uint4*>(&turned[warp][r][lane % 8 * 4]);
-    }
+    const std::uint32_t r = i * 4 + lane / 8, chunk = lane % 8;
+    *reinterpret_cast<uint4*>(
+        to + bf16_place(tile * 64 + warp * 16 + r, step * 64 + chunk * 8, columns)) =
+        *reinterpret_cast<const uint4*>(&turned[warp][r][chunk * 4]);
   }
 }
 
-// Block: a row. Its largest value becomes E4M3's largest.
+// Block: a row. Its largest value becomes E4M3's largest. By way of bf16, which holds bf16 exactly and f16 to within half of
+// E4M3's last bit by far.
+template <tensor_type kType>
 __global__ void __launch_bounds__(256)
-    quantize_kernel(const __nv_bfloat16* from, std::uint32_t columns, std::uint8_t* to,
-                    float* scales, row_placement placement) {
+    quantize_kernel(const std::uint8_t* raw, std::uint32_t columns, std::uint8_t* to, float* scales,
+                    row_placement placement) {
+  constexpr std::uint32_t kBytes = kType == tensor_type::f32 ? 4 : 2;
   __shared__ float highest[8];
   const std::uint32_t row = blockIdx.x;
   const std::uint32_t target = placement.target(row);
-  const __nv_bfloat16* values = from + std::size_t{row} * columns;
+  const std::uint8_t* values = raw + std::size_t{row} * columns * kBytes;
+  const auto value = [&](std::uint32_t i) {
+    return __bfloat162float(__float2bfloat16(block_value<kType>(values + i * kBytes, 0)));
+  };
   float largest = 0.0f;
   for (std::uint32_t i = threadIdx.x; i < columns; i += 256)
-    largest = fmaxf(largest, fabsf(__bfloat162float(values[i])));
+    largest = fmaxf(largest, fabsf(value(i)));
   largest = most_of_block<8>(largest, highest);
   const float scale = f8_scale(largest);
   if (threadIdx.x == 0) scales[target] = scale;
@@ -188,7 +194,7 @@ __global__ void __launch_bounds__(256)
       to + std::size_t{target / 64} * (columns / 64) * packed_tile_bytes(packed_format::f8);
   for (std::uint32_t i = threadIdx.x; i < columns; i += 256) {
     tiles[i / 64 * packed_tile_bytes(packed_format::f8) + f8_place(target % 64, i % 64)] =
-        __nv_cvt_float_to_fp8(__bfloat162float(values[i]) / scale, __NV_SATFINITE, __NV_E4M3);
+        __nv_cvt_float_to_fp8(value(i) / scale, __NV_SATFINITE, __NV_E4M3);
   }
 }
 
@@ -246,13 +252,17 @@ result<void> pack(tensor_type type, const std::byte* raw, std::uint64_t rows, st
   }
 }
 
-result<void> quantize_to_f8(const __nv_bfloat16* from, std::uint64_t rows, std::uint64_t columns,
-                            std::byte* to, float* scales, row_placement placement,
-                            cudaStream_t stream) {
-  return launch("quantize_to_f8", quantize_kernel,
-                {dim3(static_cast<unsigned>(rows)), dim3(256), 0}, stream, false, from,
-                static_cast<std::uint32_t>(columns), reinterpret_cast<std::uint8_t*>(to), scales,
-                placement);
+result<void> quantize_to_f8(tensor_type type, const std::byte* raw, std::uint64_t rows,
+                            std::uint64_t columns, std::byte* to, float* scales,
+                            row_placement placement, cudaStream_t stream) {
+  TROUPE_ASSERT(type == tensor_type::bf16 || type == tensor_type::f16 || type == tensor_type::f32);
+  return launch("quantize_to_f8",
+                type == tensor_type::bf16  ? quantize_kernel<tensor_type::bf16>
+                : type == tensor_type::f16 ? quantize_kernel<tensor_type::f16>
+                                           : quantize_kernel<tensor_type::f32>,
+                {dim3(static_cast<unsigned>(rows)), dim3(256), 0}, stream, false,
+                reinterpret_cast<const std::uint8_t*>(raw), static_cast<std::uint32_t>(columns),
+                reinterpret_cast<std::uint8_t*>(to), scales, placement);
 }
 
 result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t columns,
@@ -267,7 +277,7 @@ result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t co
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
                     __nv_bfloat16* to, bool early, cudaStream_t stream) {
   return launch("unpack", unpack_kernel, {dim3(columns / 64, (rows + 63) / 64), dim3(128), 0},
-                stream, early, m, rows, columns, to);
+                stream, early, m, columns, to);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -127,14 +127,14 @@ __host__ __device__ inline packed_row find_row(const packed_matrix& m, std::uint
 result<void> pack(model::tensor_type type, const std::byte* raw, std::uint64_t rows,
                   std::uint64_t columns, std::byte* to, row_placement placement,
                   cudaStream_t stream);
-// The same from bf16 [rows][columns] to f8 tiles; scales: of the run's rows.
-result<void> quantize_to_f8(const __nv_bfloat16* from, std::uint64_t rows, std::uint64_t columns,
-                            std::byte* to, float* scales, row_placement placement,
-                            cudaStream_t stream);
+// The same from bf16, f16 or f32 to f8 tiles; scales: of the run's rows.
+result<void> quantize_to_f8(model::tensor_type type, const std::byte* raw, std::uint64_t rows,
+                            std::uint64_t columns, std::byte* to, float* scales,
+                            row_placement placement, cudaStream_t stream);
 // The same of rows of E4M3 and then, behind the last one, a scale of each in f32: both stay as they are.
 result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t columns,
                       std::byte* to, float* scales, row_placement placement, cudaStream_t stream);
-// The whole matrix in bf16 [rows][columns], bit for bit what the fused kernel multiplies with: without row_scales.
+// The whole matrix in tiles of bf16 (bf16_tiles.hpp), bit for bit what the fused kernel multiplies with: without row_scales.
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
                     __nv_bfloat16* to, bool early, cudaStream_t stream);
 

@@ -1,5 +1,6 @@
 #include "gpu/cuda/rows.hpp"
 
+#include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
 #include "gpu/cuda/launch.hpp"
@@ -131,10 +132,9 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
     }
     return;
   }
-  const __nv_bfloat16* from = a.table + std::size_t{token} * a.hidden;
   for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
     *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) =
-        load_bf16x4(from + i);
+        load_bf16x4(a.table + bf16_place(token, i, a.hidden));
   }
 }
 

@@ -23,9 +23,9 @@ struct layer_output {
   std::uint32_t splits = 0;
 };
 
-// residual[rows][hidden] = table[tokens[row]]; clears argmax[rows] for find_argmax.
+// residual[rows][hidden] = table[tokens[row]]; clears argmax[rows] for find_argmax. hidden: a multiple of 4.
 struct embed_arguments {
-  const __nv_bfloat16* table;  // or, nullptr:
+  const __nv_bfloat16* table;  // bf16_tiles.hpp; or, nullptr:
   packed_matrix packed;
   const std::uint32_t* tokens;
   float* residual;

@@ -31,14 +31,15 @@ CUtensorMapDataType driver_type(half_type type) {
 
 result<CUtensorMap> encode(const void* data, CUtensorMapDataType type, std::uint32_t rank,
                            const std::uint64_t* sizes, const std::uint64_t* strides,
-                           const std::uint32_t* box) {
+                           const std::uint32_t* box,
+                           CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   TROUPE_TRY(const auto encode_tiled, encoder());
-  const std::uint32_t steps[3] = {1, 1, 1};
+  const std::uint32_t steps[4] = {1, 1, 1, 1};
   CUtensorMap map{};
   const CUresult code =
       encode_tiled(&map, type, rank, const_cast<void*>(data), sizes, strides, box, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                   CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS) {
     return fail(ec::internal, "cuTensorMapEncodeTiled: code " + std::to_string(code) + " for " +
                                   std::to_string(sizes[0]) + " x " + std::to_string(sizes[1]));
@@ -73,6 +74,16 @@ result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64
   const std::uint64_t strides[] = {columns * 2, depth_bytes};
   const std::uint32_t box[] = {box_columns, box_rows, 1};
   return encode(data, driver_type(type), 3, sizes, strides, box);
+}
+
+result<CUtensorMap> make_tile_map(const bf16_tiles& tiles, std::uint32_t box_tiles) {
+  const std::uint64_t sizes[] = {bf16_tile_side, bf16_tile_side, tiles.row_tiles,
+                                 tiles.column_tiles};
+  const std::uint64_t strides[] = {
+      bf16_row_bytes, std::uint64_t{tiles.column_tiles} * bf16_tile_bytes, bf16_tile_bytes};
+  const std::uint32_t box[] = {bf16_tile_side, bf16_tile_side, box_tiles, 1};
+  return encode(tiles.data, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, sizes, strides, box,
+                CU_TENSOR_MAP_SWIZZLE_NONE);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/result.hpp"
+#include "gpu/cuda/bf16_tiles.hpp"
 
 namespace troupe::gpu::cuda {
 
@@ -26,5 +27,8 @@ result<CUtensorMap> make_byte_map(const void* data, std::uint64_t rows, std::uin
 result<CUtensorMap> make_arena_map(const void* data, half_type type, std::uint64_t depth,
                                    std::uint64_t depth_bytes, std::uint64_t rows,
                                    std::uint64_t columns, std::uint32_t box_rows);
+
+// Of tiles: rows of a tile, row tiles, column tiles. A box is as they are in memory, `box_tiles` of a column.
+result<CUtensorMap> make_tile_map(const bf16_tiles& tiles, std::uint32_t box_tiles);
 
 }  // namespace troupe::gpu::cuda

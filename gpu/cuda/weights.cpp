@@ -107,15 +107,15 @@ class placer {
  public:
   placer(std::byte* arena, __nv_bfloat16* scratch) : arena_(arena), scratch_(scratch) {}
 
-  result<void> model(const model::model_config& c, const model_layout& layout, device_weights& w) {
+  void model(const model::model_config& c, const model_layout& layout, device_weights& w) {
     const std::size_t q = std::size_t{c.num_attention_heads} * c.head_dim,
                       kv = std::size_t{c.num_key_value_heads} * c.head_dim;
     const std::size_t hidden = c.hidden_size, inner = c.intermediate_size;
-    TROUPE_CHECK(matrix(w.embed, c.vocab_size, hidden, layout.embed, false));
+    matrix(w.embed, c.vocab_size, hidden, layout.embed, false);
     if (c.tie_word_embeddings) {
       w.lm_head = w.embed;
     } else {
-      TROUPE_CHECK(matrix(w.lm_head, c.vocab_size, hidden, layout.lm_head, false));
+      matrix(w.lm_head, c.vocab_size, hidden, layout.lm_head, false);
     }
     w.norm = arena_.take<float>(hidden);
     w.layers.resize(c.num_hidden_layers);
@@ -129,23 +129,23 @@ class placer {
         layer.q_norm = arena_.take<float>(c.head_dim);
         layer.k_norm = arena_.take<float>(c.head_dim);
       }
-      TROUPE_CHECK(matrix(layer.qkv, q + 2 * kv, hidden, parts.qkv, true));
-      TROUPE_CHECK(matrix(layer.o, hidden, q, parts.o, true));
-      TROUPE_CHECK(matrix(layer.gate_up, 2 * inner, hidden, parts.gate_up, true));
-      TROUPE_CHECK(matrix(layer.down, hidden, inner, parts.down, true));
+      matrix(layer.qkv, q + 2 * kv, hidden, parts.qkv, true);
+      matrix(layer.o, hidden, q, parts.o, true);
+      matrix(layer.gate_up, 2 * inner, hidden, parts.gate_up, true);
+      matrix(layer.down, hidden, inner, parts.down, true);
     }
-    return {};
   }
   std::size_t arena_bytes() const { return arena_.used(); }
   std::size_t scratch_values() const { return scratch_values_; }
 
  private:
-  result<void> matrix(weight_matrix& to, std::size_t rows, std::size_t columns,
-                      const matrix_parts& parts, bool unpackable) {
+  void matrix(weight_matrix& to, std::size_t rows, std::size_t columns, const matrix_parts& parts,
+              bool unpackable) {
     to.rows = static_cast<std::uint32_t>(rows);
     to.columns = static_cast<std::uint32_t>(columns);
+    const std::size_t values = count_bf16_values(to.rows, to.columns);
     if (parts.empty()) {
-      to.data = arena_.take<__nv_bfloat16>(rows * columns);
+      to.data = arena_.take<__nv_bfloat16>(values);
     } else {
       std::uint64_t tile = 0, offset = 0;
       for (std::uint32_t i = 0; i < packed_matrix::max_runs; ++i) {
@@ -165,13 +165,9 @@ class placer {
                       [](const matrix_part& p) { return p.format == packed_format::f8; })) {
         to.packed.row_scales = arena_.take<float>(tile * 64);
       }
-      if (unpackable) scratch_values_ = std::max(scratch_values_, rows * columns);
+      if (unpackable) scratch_values_ = std::max(scratch_values_, values);
       to.data = unpackable ? scratch_ : nullptr;
     }
-    if (to.data == nullptr) return {};
-    TROUPE_TRY(const weight_matrix mapped, make_weight_matrix(to.data, to.rows, to.columns));
-    to.map = mapped.map;
-    return {};
   }
 
   arena_cursor arena_;
@@ -182,14 +178,14 @@ class placer {
 result<device_weights> allocate(const model::model_config& config, const model_layout& layout) {
   placer sizes(nullptr, nullptr);
   device_weights nowhere, w;
-  TROUPE_CHECK(sizes.model(config, layout, nowhere));
+  sizes.model(config, layout, nowhere);
   TROUPE_TRY(w.arena, device_buffer<std::byte>::make(sizes.arena_bytes(), "weights"));
   if (sizes.scratch_values() > 0) {
     TROUPE_TRY(w.scratch,
                device_buffer<__nv_bfloat16>::make(sizes.scratch_values(), "unpacking weights"));
   }
   placer places(w.arena.data(), w.scratch.data());
-  TROUPE_CHECK(places.model(config, layout, w));
+  places.model(config, layout, w);
   TROUPE_ASSERT(places.arena_bytes() == w.arena.bytes());
   return w;
 }
@@ -234,12 +230,10 @@ class uploader {
       TROUPE_TRY(const std::byte* raw,
                  stage(t.data.subspan(row * t.row_bytes(), rows * t.row_bytes())));
       if (to.is_packed()) {
-        std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
-        if (to.packed.format[run] == packed_format::f8) {
-          TROUPE_CHECK(quantize(t, raw, rows, to, part, run, tiles));
-          continue;
-        }
-        TROUPE_CHECK(pack(t.type, raw, rows, t.columns, tiles, part, stream_));
+        TROUPE_CHECK(to.packed.format[run] == packed_format::f8
+                         ? quantize_to_f8(t.type, raw, rows, t.columns, tiles_of(to, run),
+                                          scales_of(to, run), part, stream_)
+                         : pack(t.type, raw, rows, t.columns, tiles_of(to, run), part, stream_));
       } else {
         TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns,
                                         const_cast<__nv_bfloat16*>(to.data), part, stream_));
@@ -266,6 +260,13 @@ class uploader {
   };
   uploader() = default;
 
+  // Of a packed matrix's part `run`.
+  static std::byte* tiles_of(const weight_matrix& m, std::uint32_t run) {
+    return const_cast<std::byte*>(m.packed.data) + m.packed.offset[run];
+  }
+  static float* scales_of(const weight_matrix& m, std::uint32_t run) {
+    return const_cast<float*>(m.packed.row_scales) + m.packed.first_tile[run] * 64;
+  }
   // Where the rows from `row` on go. In a packed matrix each tensor is a run of its own, which begins at 0.
   static row_placement from_row(row_placement placement, std::uint64_t row, bool is_packed) {
     if (placement.interleaved)
@@ -285,8 +286,6 @@ class uploader {
     for (std::uint64_t row = 0; row < t.rows; row += step) {
       const std::uint64_t rows = std::min(step, t.rows - row);
       const row_placement part = from_row(placement, row, to.is_packed());
-      std::byte* tiles = const_cast<std::byte*>(to.packed.data) + to.packed.offset[run];
-      float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
       if (to.is_packed() && !t.scales.by_blocks()) {
         const auto from = t.data.subspan(row * t.columns, rows * t.columns);
         bytes.assign(from.begin(), from.end());
@@ -296,7 +295,8 @@ class uploader {
           bytes.insert(bytes.end(), raw, raw + sizeof scale);
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
-        TROUPE_CHECK(place_f8(raw, rows, t.columns, tiles, scales, part, stream_));
+        TROUPE_CHECK(
+            place_f8(raw, rows, t.columns, tiles_of(to, run), scales_of(to, run), part, stream_));
       } else {
         bytes.resize(rows * t.columns * sizeof(__nv_bfloat16));
         auto* half = reinterpret_cast<__nv_bfloat16*>(bytes.data());
@@ -306,29 +306,14 @@ class uploader {
         }
         TROUPE_TRY(const std::byte* raw, stage(bytes));
         TROUPE_CHECK(to.is_packed()
-                         ? quantize_to_f8(reinterpret_cast<const __nv_bfloat16*>(raw), rows,
-                                          t.columns, tiles, scales, part, stream_)
+                         ? quantize_to_f8(model::tensor_type::bf16, raw, rows, t.columns,
+                                          tiles_of(to, run), scales_of(to, run), part, stream_)
                          : dequantize_to_bf16(model::tensor_type::bf16, raw, rows, t.columns,
                                               const_cast<__nv_bfloat16*>(to.data), part, stream_));
       }
       TROUPE_CHECK(release());
     }
     return {};
-  }
-
-  // By way of bf16, which holds bf16 exactly and f16 to within half of E4M3's last bit by far.
-  result<void> quantize(const model::tensor& t, const std::byte* raw, std::uint64_t rows,
-                        const weight_matrix& to, row_placement part, std::uint32_t run,
-                        std::byte* tiles) {
-    const std::size_t count = rows * t.columns;
-    if (plain_.size() < count) {
-      TROUPE_CHECK(finish(stream_, "uploading weights"));
-      TROUPE_TRY(plain_, device_buffer<__nv_bfloat16>::make(count, "uploading weights"));
-    }
-    TROUPE_CHECK(dequantize_to_bf16(t.type, raw, rows, t.columns, plain_.data(), {}, stream_));
-    TROUPE_CHECK(release());
-    float* scales = const_cast<float*>(to.packed.row_scales) + to.packed.first_tile[run] * 64;
-    return quantize_to_f8(plain_.data(), rows, t.columns, tiles, scales, part, stream_);
   }
 
   result<const std::byte*> stage(std::span<const std::byte> bytes) {
@@ -348,7 +333,6 @@ class uploader {
 
   cudaStream_t stream_ = nullptr;
   std::array<slot, 2> slots_;
-  device_buffer<__nv_bfloat16> plain_;
   std::size_t next_ = 0;
 };
 
@@ -426,14 +410,15 @@ result<device_weights> synthesize_weights(const model::model_config& config, syn
     const float deviation = gain / std::sqrt(static_cast<float>(m.columns));
     const std::uint64_t tensor_seed = seed++ << 40;
     if (!m.is_packed()) {
-      return fill_random(const_cast<__nv_bfloat16*>(m.data), std::size_t{m.rows} * m.columns,
+      return fill_random(const_cast<__nv_bfloat16*>(m.data), count_bf16_values(m.rows, m.columns),
                          tensor_seed, deviation, stream);
     }
     const packed_format format = m.packed.format[0];
     if (format == packed_format::f8) {
       TROUPE_CHECK(fill_random(w.scratch.data(), std::size_t{m.rows} * m.columns, tensor_seed,
                                deviation, stream));
-      return quantize_to_f8(w.scratch.data(), m.rows, m.columns,
+      return quantize_to_f8(model::tensor_type::bf16,
+                            reinterpret_cast<const std::byte*>(w.scratch.data()), m.rows, m.columns,
                             const_cast<std::byte*>(m.packed.data),
                             const_cast<float*>(m.packed.row_scales), {}, stream);
     }

@@ -47,7 +47,7 @@ void bench_gemm() {
     const auto memory = random_bf16(size * copies, 0.02f);
     std::vector<weight_matrix> weights;
     for (std::size_t i = 0; i < copies; ++i)
-      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+      weights.push_back({memory.data() + i * size, l.features, l.depth, {}});
     const auto input = need(make_activation_matrix(x.data(), capacity, l.depth));
     for (const std::uint32_t rows : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) {
       std::string line;
@@ -105,7 +105,7 @@ void bench_parts() {
     const auto memory = random_bf16(size * copies, 0.02f);
     std::vector<weight_matrix> weights;
     for (std::size_t i = 0; i < copies; ++i)
-      weights.push_back(need(make_weight_matrix(memory.data() + i * size, l.features, l.depth)));
+      weights.push_back({memory.data() + i * size, l.features, l.depth, {}});
     const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
     const auto output = need(make_activation_matrix(y.data(), 256, l.features / 2));
     const bool gated = l.features == 28672;
@@ -254,8 +254,9 @@ void bench_fp8() {
       const auto plain = random_bf16(size, 0.02f);
       const auto tiles = need(device_buffer<std::byte>::make(size, "bench"));
       const auto feature_scales = need(device_buffer<float>::make(l.features, "bench"));
-      need(quantize_to_f8(plain.data(), l.features, l.depth, tiles.data(), feature_scales.data(),
-                          {}, cudaStreamPerThread));
+      need(quantize_to_f8(model::tensor_type::bf16,
+                          reinterpret_cast<const std::byte*>(plain.data()), l.features, l.depth,
+                          tiles.data(), feature_scales.data(), {}, cudaStreamPerThread));
       weight_matrix w{};
       w.rows = l.features;
       w.columns = l.depth;

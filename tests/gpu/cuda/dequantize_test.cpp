@@ -2,6 +2,7 @@
 
 #include "tests/gpu/cuda/gpu_fixture.hpp"
 #include "tests/gpu/cuda/random_blocks.hpp"
+#include "tests/gpu/cuda/tiled.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -15,16 +16,16 @@ TEST_F(dequantize_test, every_type_equals_the_reference_reader) {
                                  tensor_type::q5_0, tensor_type::q5_1, tensor_type::q8_0,
                                  tensor_type::q4_k, tensor_type::q5_k, tensor_type::q6_k}) {
     const auto& info = model::info(type);
-    const std::uint64_t rows = 24, columns = 512;
+    const std::uint32_t rows = 72, columns = 512;
     const auto data =
         random_blocks(type, rows * columns / info.block_size * info.block_bytes, random);
     const model::tensor t{"t", type, rows, columns, data};
     const device_array<std::byte> raw(data);
     for (const bool interleaved : {false, true}) {
-      device_array<__nv_bfloat16> to(2 * rows * columns);
+      const device_array<__nv_bfloat16> to(count_bf16_values(2 * rows, columns));
       require(
           dequantize_to_bf16(type, raw.data(), rows, columns, to.data(), {8, interleaved}, stream));
-      const auto got = to.fetch();
+      const auto got = from_tiles(to.fetch(), 2 * rows, columns);
       std::vector<float> row(columns);
       for (std::uint64_t r = 0; r < rows; ++r) {
         model::dequantize_row(t, r, row);

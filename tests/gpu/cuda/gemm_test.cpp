@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "tests/gpu/cuda/gpu_fixture.hpp"
+#include "tests/gpu/cuda/tiled.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -36,8 +37,8 @@ class gemm_test : public gpu_test {
 struct random_layer {
   random_layer(layer_case l, std::uint32_t rows, std::mt19937& random)
       : w(random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f)),
-        w_device(w),
-        weights(make_weight_matrix(w_device.data(), l.features, l.depth).value()),
+        w_device(to_tiles(w, l.features, l.depth)),
+        weights{w_device.data(), l.features, l.depth},
         x(random_values<__nv_bfloat16>(std::size_t{rows} * l.depth, random)),
         x_device(x),
         input(make_activation_matrix(x_device.data(), rows, l.depth).value()) {}
@@ -50,10 +51,14 @@ struct random_layer {
   const activation_matrix input;
 };
 
-constexpr layer_case layers[] = {{960, 576}, {576, 1536}, {1024, 192}, {1536, 4096}, {512, 14336}};
+// Some with more than whole tiles of weights, along both sides.
+constexpr layer_case layers[] = {{960, 576},   {576, 1536},  {1024, 192}, {1000, 584},
+                                 {1536, 4096}, {512, 14336}, {200, 328}};
 
 TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
-  for (const layer_case l : layers) {
+  std::vector<layer_case> cases(std::begin(layers), std::end(layers));
+  cases.push_back({3203, 200});  // like a vocabulary
+  for (const layer_case l : cases) {
     const random_layer made(l, 512, random);
     for (const std::uint32_t rows : {1u, 7u, 9u, 31u, 64u, 100u, 200u, 256u, 300u}) {
       for (const std::uint32_t splits : {1u, 3u}) {
@@ -83,8 +88,9 @@ TEST_F(gemm_test, narrow_equals_double_reference_for_every_width_and_split) {
 TEST_F(gemm_test, narrow_rows_do_not_depend_on_their_neighbours) {
   const layer_case l{640, 4096};
   const device_array<__nv_bfloat16> w(
-      random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f));
-  const auto weights = make_weight_matrix(w.data(), l.features, l.depth).value();
+      to_tiles(random_values<__nv_bfloat16>(std::size_t{l.features} * l.depth, random, 0.05f),
+               l.features, l.depth));
+  const weight_matrix weights{w.data(), l.features, l.depth};
   const auto x = random_values<__nv_bfloat16>(std::size_t{512} * l.depth, random);
   const auto run = [&](std::uint32_t first, std::uint32_t rows) {
     std::vector<__nv_bfloat16> some(std::size_t{512} * l.depth, from_float<__nv_bfloat16>(0));
@@ -112,12 +118,12 @@ TEST_F(gemm_test, narrow_rows_do_not_depend_on_their_neighbours) {
 // Of 28,640 features in 130 to 256 rows multiply_wide makes tiles of 224 on a card of 132 multiprocessors, the last one
 // narrower.
 TEST_F(gemm_test, gate_and_up_are_fused_in_both_kernels) {
-  for (const layer_case l : {layer_case{1536, 576}, layer_case{14320, 192}}) {
+  for (const layer_case l : {layer_case{1536, 576}, {14320, 192}, {14312, 200}, {1000, 584}}) {
     const std::uint32_t intermediate = l.features, depth = l.depth;
     const auto w =
         random_values<__nv_bfloat16>(std::size_t{2} * intermediate * depth, random, 0.05f);
-    const device_array<__nv_bfloat16> w_device(w);
-    const auto weights = make_weight_matrix(w_device.data(), 2 * intermediate, depth).value();
+    const device_array<__nv_bfloat16> w_device(to_tiles(w, 2 * intermediate, depth));
+    const weight_matrix weights{w_device.data(), 2 * intermediate, depth};
     const auto x = random_values<__nv_bfloat16>(std::size_t{512} * depth, random);
     const device_array<__nv_bfloat16> x_device(x);
     const auto input = make_activation_matrix(x_device.data(), 512, depth).value();

@@ -17,7 +17,7 @@ namespace troupe::gpu::cuda {
 struct mixed_matrix {
   static constexpr std::uint32_t rows[3] = {640, 128, 192}, features = 960;
   device_array<std::byte> tiles;
-  device_array<__nv_bfloat16> plain;
+  device_array<__nv_bfloat16> plain;  // bf16_tiles.hpp
   std::vector<float> values;
   weight_matrix packed, unpacked;
 
@@ -57,8 +57,7 @@ struct mixed_matrix {
       EXPECT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
     }
     require(unpack(m, features, columns, plain.data(), false, stream));
-    unpacked = make_weight_matrix(plain.data(), features, columns).value();
-    packed = unpacked;
+    packed = unpacked = {plain.data(), features, columns};
     packed.packed = m;
   }
 };

@@ -8,6 +8,7 @@
 #include "tests/gpu/cuda/gpu_fixture.hpp"
 #include "tests/gpu/cuda/mixed_matrix.hpp"
 #include "tests/gpu/cuda/random_blocks.hpp"
+#include "tests/gpu/cuda/tiled.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
@@ -20,7 +21,7 @@ constexpr tensor_type types[] = {tensor_type::q4_0, tensor_type::q4_1, tensor_ty
                                  tensor_type::q5_0, tensor_type::q8_0, tensor_type::q6_k};
 
 TEST_F(packed_test, unpacked_values_equal_the_reference_reader) {
-  const std::uint64_t rows = 96, columns = 512;
+  const std::uint32_t rows = 96, columns = 512;
   for (const tensor_type type : types) {
     const auto& info = model::info(type);
     for (const bool interleaved : {false, true}) {
@@ -28,7 +29,7 @@ TEST_F(packed_test, unpacked_values_equal_the_reference_reader) {
           random_blocks(type, rows * columns / info.block_size * info.block_bytes, random);
       const model::tensor t{"t", type, rows, columns, data};
       const device_array<std::byte> raw(data);
-      const std::uint64_t tall = interleaved ? 2 * rows : rows;
+      const std::uint32_t tall = interleaved ? 2 * rows : rows;
       packed_matrix m;
       m.format[0] = packed_format_of(type);
       m.first_tile[1] = m.first_tile[2] = ~0u;
@@ -37,9 +38,10 @@ TEST_F(packed_test, unpacked_values_equal_the_reference_reader) {
       m.data = tiles.data();
       require(pack(type, raw.data(), rows, columns, tiles.data(),
                    {interleaved ? 8u : 0u, interleaved}, stream));
-      const device_array<__nv_bfloat16> out(tall * columns);
-      require(unpack(m, static_cast<std::uint32_t>(tall), columns, out.data(), false, stream));
-      const auto got = out.fetch();
+      device_array<__nv_bfloat16> out(count_bf16_values(tall, columns));
+      out.poison();
+      require(unpack(m, tall, columns, out.data(), false, stream));
+      const auto got = from_tiles(out.fetch(), tall, columns);
       std::vector<float> row(columns);
       for (std::uint64_t r = 0; r < rows; ++r) {
         model::dequantize_row(t, r, row);
@@ -70,22 +72,22 @@ struct f8_matrix {
     packed.row_scales = scales.data();
     packed.format[0] = packed_format::f8;
     packed.first_tile[1] = packed.first_tile[2] = ~0u;
-    require(quantize_to_f8(plain.data(), rows, columns, tiles.data(), scales.data(), placement,
-                           stream));
+    require(quantize_to_f8(tensor_type::bf16, reinterpret_cast<const std::byte*>(plain.data()),
+                           rows, columns, tiles.data(), scales.data(), placement, stream));
     EXPECT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
   }
 };
 
 TEST_F(packed_test, f8_values_are_within_half_of_the_last_bit) {
-  const std::uint64_t rows = 96, columns = 512;
+  const std::uint32_t rows = 96, columns = 512;
   for (const bool interleaved : {false, true}) {
     auto values = random_values<__nv_bfloat16>(rows * columns, random, 0.03f);
     std::fill_n(values.begin(), columns, from_float<__nv_bfloat16>(0));  // a row of zeros
-    const std::uint64_t tall = interleaved ? 2 * rows : rows;
+    const std::uint32_t tall = interleaved ? 2 * rows : rows;
     const f8_matrix m(values, rows, columns, {interleaved ? 8u : 0u, interleaved}, tall, stream);
-    const device_array<__nv_bfloat16> out(tall * columns);
-    require(unpack(m.packed, static_cast<std::uint32_t>(tall), columns, out.data(), false, stream));
-    const auto got = out.fetch();
+    const device_array<__nv_bfloat16> out(count_bf16_values(tall, columns));
+    require(unpack(m.packed, tall, columns, out.data(), false, stream));
+    const auto got = from_tiles(out.fetch(), tall, columns);
     const auto scales = m.scales.fetch();
     for (std::uint64_t r = 0; r < rows; ++r) {
       const std::uint64_t target = interleaved ? r / 8 * 16 + r % 8 + 8 : r;
@@ -112,12 +114,11 @@ TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
     const auto values =
         random_values<__nv_bfloat16>(std::size_t{features} * columns, random, 0.03f);
     const f8_matrix m(values, features, columns, {}, features, stream);
-    const device_array<__nv_bfloat16> plain(std::size_t{features} * columns);
+    const device_array<__nv_bfloat16> plain(count_bf16_values(features, columns));
     require(unpack(m.packed, features, columns, plain.data(), false, stream));
-    auto w = make_weight_matrix(plain.data(), features, columns).value();
-    w.packed = m.packed;
+    const weight_matrix w{plain.data(), features, columns, m.packed};
     ASSERT_TRUE(is_fp8(w));
-    const auto held = plain.fetch();
+    const auto held = from_tiles(plain.fetch(), features, columns);
     const auto scales = m.scales.fetch();
     const auto x_values = random_values<__nv_bfloat16>(std::size_t{capacity} * columns, random);
     const device_array<__nv_bfloat16> x(x_values);
@@ -225,6 +226,34 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
       }
     }
   }
+}
+
+// Over many rows packed weights are multiplied once they are unpacked.
+TEST_F(packed_test, unpacked_weights_are_multiplied_over_many_rows) {
+  require(prepare_gemm());
+  const std::uint32_t columns = 1024, features = mixed_matrix::features, capacity = 384, rows = 300;
+  const mixed_matrix w({tensor_type::q4_k, tensor_type::q4_1, tensor_type::q6_k}, columns, random,
+                       stream);
+  const auto held = from_tiles(w.plain.fetch(), features, columns);
+  const auto x_values = random_values<__nv_bfloat16>(std::size_t{capacity} * columns, random);
+  const device_array<__nv_bfloat16> x(x_values);
+  const auto input = make_activation_matrix(x.data(), capacity, columns).value();
+  device_array<__nv_bfloat16> y(std::size_t{capacity} * features);
+  y.poison();
+  const auto output = make_activation_matrix(y.data(), capacity, features).value();
+  require(multiply_wide(input, rows, w.packed, {&output}, {{}, false}, stream));
+  const auto got = y.fetch();
+  relative_error error;
+  for (int i = 0; i < 2000; ++i) {
+    const std::uint32_t row = random() % rows, f = random() % features;
+    double sum = 0;
+    for (std::uint32_t k = 0; k < columns; ++k) {
+      sum += static_cast<double>(to_float(x_values[std::size_t{row} * columns + k])) *
+             to_float(held[std::size_t{f} * columns + k]);
+    }
+    error.add(to_float(got[std::size_t{row} * features + f]), sum);
+  }
+  EXPECT_LT(error.value(), 3e-3);
 }
 
 }  // namespace

@@ -3,11 +3,39 @@
 #include <cuda_fp8.h>
 
 #include "tests/gpu/cuda/gpu_fixture.hpp"
+#include "tests/gpu/cuda/tiled.hpp"
 
 namespace troupe::gpu::cuda {
 namespace {
 
 class rows_test : public gpu_test {};
+
+// Of a table that is the LM head too, where embeddings are tied.
+TEST_F(rows_test, embed_reads_rows_of_tiles) {
+  for (const std::uint32_t hidden : {576u, 584u, 4096u}) {
+    const std::uint32_t vocab = 1003, rows = 70;
+    const auto values = random_values<__nv_bfloat16>(vocab * hidden, random);
+    const device_array<__nv_bfloat16> table(to_tiles(values, vocab, hidden));
+    std::vector<std::uint32_t> tokens(rows);
+    for (auto& t : tokens) t = random() % vocab;
+    tokens[0] = vocab - 1;
+    const device_array<std::uint32_t> tokens_device(tokens);
+    device_array<float> residual(rows * hidden);
+    device_array<unsigned long long> argmax(rows);
+    residual.poison();
+    argmax.poison();
+    require(embed(
+        {table.data(), {}, tokens_device.data(), residual.data(), argmax.data(), rows, hidden},
+        false, stream));
+    const auto got = residual.fetch();
+    for (std::uint32_t r = 0; r < rows; ++r) {
+      for (std::uint32_t i = 0; i < hidden; ++i) {
+        ASSERT_EQ(got[r * hidden + i], to_float(values[tokens[r] * hidden + i])) << r << "," << i;
+      }
+    }
+    EXPECT_EQ(argmax.fetch(), std::vector<unsigned long long>(rows));
+  }
+}
 
 TEST_F(rows_test, norm_adds_partials_and_gathers) {
   for (const std::uint32_t hidden : {576u, 4096u, 8192u}) {
