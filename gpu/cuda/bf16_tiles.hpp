@@ -1,6 +1,5 @@
 // Where weight matrices in bf16 have their values: tiles of 64 rows by 64 columns, 8 KiB each, that lie one after the other
-// along the columns, as packed ones do (packed.hpp). A copy of the copy engine is one piece of memory then, and needs no
-// tensor map: a tile is in memory what the tensor cores want in shared memory, rows of 128 bytes under the 128-byte swizzle,
+// along the columns, as packed ones do (packed.hpp). A copy of the copy engine is one piece of memory then: a tile is in memory what the tensor cores want in shared memory, rows of 128 bytes under the 128-byte swizzle,
 // which puts the 16 bytes i of row r at i ^ r % 8.
 //
 // Tiles are whole. Columns that only fill up the last one are zero, or at least finite: they meet zeros of the activations.

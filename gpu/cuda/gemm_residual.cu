@@ -2,8 +2,8 @@
 //
 // With one row a step lasts as long as its kernels take to start, to wait for each other and to end, beside the bytes they read. So
 // here no sums are left for a kernel that adds them up: one block a multiprocessor has a share of the features, in bands of 16
-// (packed.hpp), with all of the reduced dimension. A warp takes every 16th group of 256 columns of the block's bands
-// (integer_units.cuh), keeps copies of the next ones on their way by itself, without a feeder, and adds up a band's products in
+// (packed.hpp), with all of the reduced dimension. A warp takes every eighth group of 256 columns of two of the block's bands at a time
+// (integer_units.cuh), keeps copies of the next ones on their way by itself, without a feeder, and adds up the bands' products in
 // registers. The warps' sums meet in shared memory, where they are added in the order of the warps: no order of additions depends
 // on time. 32 features of a block are a sub-block of the row of integers that it leaves.
 //
