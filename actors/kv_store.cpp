@@ -1,5 +1,7 @@
 #include "actors/kv_store.hpp"
 
+#include <algorithm>
+
 #include "base/log.hpp"
 #include "engine/prefix_index.hpp"
 
@@ -230,13 +232,15 @@ void kv_store_state::end_leases(const std::vector<std::uint64_t>& ended) {
 }
 
 std::uint64_t kv_store_state::clear() {
-  std::uint64_t cleared = store->clear();
+  std::uint64_t of_file_alone = 0;
   if (disk) {
     auto erased = context->file->clear();
-    cleared += erased.size();
+    of_file_alone = static_cast<std::uint64_t>(std::ranges::count_if(erased, [&](const auto r) {
+      return store->find_key(context->file->key(r).hash) == nullptr;
+    }));
     disk->erase(std::move(erased));
   }
-  return cleared;
+  return of_file_alone + store->clear();
 }
 
 std::string kv_store_state::metrics_text() {

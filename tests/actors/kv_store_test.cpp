@@ -232,6 +232,23 @@ TEST_F(kv_store_test, clear_forgets) {
   EXPECT_EQ(s->service().clear_stores(milliseconds(2000)), 0u);
 }
 
+TEST_F(kv_store_test, a_block_in_memory_and_in_the_file_is_cleared_once) {
+  auto o = options(0, 1, 1);
+  o.store.disk = dir / "kv";
+  o.store.disk_bytes = 64 << 20;
+  auto s = start(o);
+  ASSERT_TRUE(s);
+  run(*s, ask(3, 250));
+  const auto blocks = [&](const std::string& tier) {
+    return metric(*s, "troupe_store_blocks", "tier=\"" + tier + "\"");
+  };
+  ASSERT_TRUE(
+      eventually([&] { return blocks("disk") >= 15 && blocks("disk") == blocks("memory"); }));
+  const double both = blocks("memory");
+  EXPECT_EQ(static_cast<double>(s->service().clear_stores(milliseconds(2000))), both);
+  EXPECT_TRUE(eventually([&] { return blocks("disk") + blocks("memory") == 0; }));
+}
+
 TEST_F(kv_store_test, what_is_on_the_disk_is_there_after_a_restart) {
   auto o = options(0, 1, 1);
   o.store.disk = dir / "kv";
