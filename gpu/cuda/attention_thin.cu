@@ -6,19 +6,18 @@ namespace troupe::gpu::cuda {
 namespace {
 
 constexpr int rows = tile_rows(attention_tile::thin), keys = tile_keys(attention_tile::thin);
-constexpr int warps = 4, keys_a_warp = keys / warps;
+constexpr int warps = 4, keys_a_warp = keys / warps, stages = 3;
 constexpr int fed_threads = warps * 32 + 32;  // with the warp that feeds
 
-template <int kHead, int kStages>
+template <int kHead>
 struct tile_shape {
   static constexpr int panels = kHead / 64;  // 64 columns, 128 bytes a row
   static constexpr std::uint32_t kv_bytes = keys * kHead * 2, query_bytes = rows * kHead * 2,
                                  new_bytes = 2 * kHead * 2;  // a token's K and V
-  static constexpr std::size_t shared_bytes =
-      kStages * 2 * kv_bytes + query_bytes + new_bytes + 256;
+  static constexpr std::size_t shared_bytes = stages * 2 * kv_bytes + query_bytes + new_bytes + 256;
   // The warps' results meet in the ring. Rows a little apart: the lanes of a store have different banks.
   static constexpr std::uint32_t result_row = kHead + 4;
-  static_assert(warps * rows * (result_row + 2) * sizeof(float) <= kStages * 2 * kv_bytes);
+  static_assert(warps * rows * (result_row + 2) * sizeof(float) <= stages * 2 * kv_bytes);
 };
 
 // What a warp makes of its keys: transposed, keys or the head's columns as the tensor cores' 16 rows and queries as their 8
@@ -130,20 +129,20 @@ __device__ inline void store_rows(const attention_parameters& p, const attention
   }
 }
 
-template <int kHead, int kStages>
+template <int kHead>
 __global__ void __launch_bounds__(fed_threads, 2)
     thin_kernel(const __grid_constant__ CUtensorMap arena,
                 const __grid_constant__ attention_parameters p) {
-  using shape = tile_shape<kHead, kStages>;
+  using shape = tile_shape<kHead>;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* ring = shared;  // K stages, then V stages
-  std::uint8_t* queries = ring + 2 * kStages * shape::kv_bytes;
+  std::uint8_t* queries = ring + 2 * stages * shape::kv_bytes;
   auto* fresh = reinterpret_cast<__half*>(queries + shape::query_bytes);
   auto* full = reinterpret_cast<std::uint64_t*>(queries + shape::query_bytes + shape::new_bytes);
-  auto* empty = full + 2 * kStages;
-  auto* landed = empty + 2 * kStages;
+  auto* empty = full + 2 * stages;
+  auto* landed = empty + 2 * stages;
   auto* is_last = reinterpret_cast<std::uint32_t*>(landed + 2);
-  if (threadIdx.x == 0) init_barriers<kStages>(full, empty, landed, warps);
+  if (threadIdx.x == 0) init_barriers<stages>(full, empty, landed, warps);
   __syncthreads();
   let_next_kernel_start();
 
@@ -153,8 +152,8 @@ __global__ void __launch_bounds__(fed_threads, 2)
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + keys - 1) / keys;
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == warps) {
-    feed<shape, kHead, keys, kStages>(arena, p, item, kv_head, tiles, ring, fresh, full, empty,
-                                      landed);
+    feed<shape, kHead, keys, stages>(arena, p, item, kv_head, tiles, ring, fresh, full, empty,
+                                     landed);
     return;
   }
 
@@ -182,7 +181,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
   }
   const std::uint32_t unmasked = min(item.position + 1, item.kv_end);
   const std::uint32_t first_key = warp * keys_a_warp;
-  ring_position<kStages> at;
+  ring_position<stages> at;
   for (std::uint32_t t = 0; t < tiles; ++t, at.advance()) {
     float scores[4], rescale[2];
     barrier_wait(full + at.stage, at.phase);
@@ -198,10 +197,10 @@ __global__ void __launch_bounds__(fed_threads, 2)
     }
     results.softmax.update(scores, p.scale_log2, rescale);
     results.rescale(rescale);
-    barrier_wait(full + kStages + at.stage, at.phase);
-    results.multiply_values(ring + (kStages + at.stage) * shape::kv_bytes, first_key, scores, keep);
+    barrier_wait(full + stages + at.stage, at.phase);
+    results.multiply_values(ring + (stages + at.stage) * shape::kv_bytes, first_key, scores, keep);
     __syncwarp();
-    if (lane == 0) barrier_arrive(empty + kStages + at.stage);
+    if (lane == 0) barrier_arrive(empty + stages + at.stage);
   }
   results.softmax.finish();
 
@@ -216,30 +215,30 @@ __global__ void __launch_bounds__(fed_threads, 2)
   if (item.parts > 1) merge_parts<kHead>(p, item, kv_head, 0, 0, is_last);
 }
 
-template <int kHead, int kStages>
+template <int kHead>
 result<void> prepare() {
-  return allow_shared_memory(thin_kernel<kHead, kStages>, tile_shape<kHead, kStages>::shared_bytes,
+  return allow_shared_memory(thin_kernel<kHead>, tile_shape<kHead>::shared_bytes,
                              "preparing attend");
 }
-template <int kHead, int kStages>
+template <int kHead>
 result<void> run(const CUtensorMap& arena, std::uint32_t blocks, const attention_parameters& p,
                  bool early, cudaStream_t stream) {
-  return launch("attend", thin_kernel<kHead, kStages>,
-                {dim3(blocks), dim3(fed_threads), tile_shape<kHead, kStages>::shared_bytes}, stream,
-                early, arena, p);
+  return launch("attend", thin_kernel<kHead>,
+                {dim3(blocks), dim3(fed_threads), tile_shape<kHead>::shared_bytes}, stream, early,
+                arena, p);
 }
 
 }  // namespace
 
 result<void> prepare_thin_attention() {
-  TROUPE_CHECK(prepare<64, 3>());
-  return prepare<128, 3>();
+  TROUPE_CHECK(prepare<64>());
+  return prepare<128>();
 }
 
 result<void> attend_thin(std::uint32_t head_dim, const CUtensorMap& arena, std::uint32_t blocks,
                          const attention_parameters& p, bool early, cudaStream_t stream) {
-  if (head_dim == 64) return run<64, 3>(arena, blocks, p, early, stream);
-  return run<128, 3>(arena, blocks, p, early, stream);
+  return head_dim == 64 ? run<64>(arena, blocks, p, early, stream)
+                        : run<128>(arena, blocks, p, early, stream);
 }
 
 }  // namespace troupe::gpu::cuda
