@@ -106,12 +106,9 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   std::uint8_t* queries = shared;
   std::uint8_t* ring = queries + kGroups * shape::query_bytes;  // K stages, then V stages
   auto* fresh = reinterpret_cast<__half*>(ring + 2 * kStages * shape::kv_bytes);
-  auto* full =
-      reinterpret_cast<std::uint64_t*>(ring + 2 * kStages * shape::kv_bytes + shape::new_bytes);
-  auto* empty = full + 2 * kStages;
-  auto* landed = empty + 2 * kStages;
-  auto* is_last = reinterpret_cast<std::uint32_t*>(landed + 2);
-  if (threadIdx.x == 0) init_barriers<kStages>(full, empty, landed, kGroups);
+  auto& barriers = *reinterpret_cast<ring_barriers<kStages>*>(ring + 2 * kStages * shape::kv_bytes +
+                                                              shape::new_bytes);
+  if (threadIdx.x == 0) barriers.init(kGroups);
   __syncthreads();
   let_next_kernel_start();
 
@@ -124,8 +121,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   if (threadIdx.x >= kGroups * 128) {
     if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     if (threadIdx.x < kGroups * 128 + 32) {
-      feed<shape, kHead, kKeys, kStages>(arena, p, item, kv_head, tiles, ring, fresh, full, empty,
-                                         landed);
+      feed<shape, kHead, kKeys, kStages>(arena, p, item, kv_head, tiles, ring, fresh, barriers);
     }
     return;
   }
@@ -174,12 +170,12 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
     softmax.update(scores, p.scale_log2, rescale);
   };
 
-  barrier_wait(full + at.stage, at.phase);
+  barrier_wait(barriers.full + at.stage, at.phase);
   wgmma_fence();
   start_scores<kHead, kKeys>(scores, my_queries, ring + at.stage * shape::kv_bytes);
   wgmma_commit();
   wgmma_wait<0>();
-  if (leader) barrier_arrive(empty + at.stage);
+  if (leader) barrier_arrive(barriers.empty + at.stage);
   const auto pack = [&] {
     pack_probabilities(scores, probabilities);
     if constexpr (kGroups == 1) {
@@ -195,27 +191,27 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   at.advance();
   // The scores of tile t and the values of tile t - 1 run together; the softmax of t hides behind the latter.
   for (std::uint32_t t = 1; t < tiles; ++t, at.advance(), values.advance()) {
-    barrier_wait(full + at.stage, at.phase);
+    barrier_wait(barriers.full + at.stage, at.phase);
     hold(scores);
     hold(output);
     wgmma_fence();
     start_scores<kHead, kKeys>(scores, my_queries, ring + at.stage * shape::kv_bytes);
     wgmma_commit();
-    barrier_wait(full + kStages + values.stage, values.phase);
+    barrier_wait(barriers.full + kStages + values.stage, values.phase);
     start_values<kHead, kKeys>(output, probabilities,
                                ring + (kStages + values.stage) * shape::kv_bytes, t > 1);
     wgmma_commit();
     wgmma_wait<1>();
-    if (leader) barrier_arrive(empty + at.stage);
+    if (leader) barrier_arrive(barriers.empty + at.stage);
     finish_scores(t);
     wgmma_wait<0>();
     hold(output);
-    if (leader) barrier_arrive(empty + kStages + values.stage);
+    if (leader) barrier_arrive(barriers.empty + kStages + values.stage);
 #pragma unroll
     for (int i = 0; i < kHead / 2; ++i) output[i] *= rescale[i / 2 % 2];
     pack();
   }
-  barrier_wait(full + kStages + values.stage, values.phase);
+  barrier_wait(barriers.full + kStages + values.stage, values.phase);
   wgmma_fence();
   start_values<kHead, kKeys>(output, probabilities,
                              ring + (kStages + values.stage) * shape::kv_bytes, tiles > 1);
@@ -225,7 +221,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   softmax.finish();
   store_rows<kHead>(p, item, kv_head, first_row, output, softmax);
   if (item.parts > 1 && first_row < item.tokens * p.group) {
-    merge_parts<kHead>(p, item, kv_head, first_row, group, is_last);
+    merge_parts<kHead>(p, item, kv_head, first_row, group, barriers.is_last);
   }
 }
 

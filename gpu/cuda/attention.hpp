@@ -1,4 +1,4 @@
-// Attention over paged KV: one kernel for prefill chunks, decode and verification of drafts.
+// Attention over paged KV: prefill chunks, decode and verification of drafts, by tiles of many rows or few.
 //
 // The queries of all heads that share a KV head are packed as rows of one tile (row = token * group + head), so decode
 // reads each KV byte once. KV is read in tiles by the copy engine straight from the blocks; products run on the tensor

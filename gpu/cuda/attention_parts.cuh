@@ -105,26 +105,32 @@ __device__ inline void put_row(const __half* from, std::uint32_t row, std::uint8
   __syncwarp();
 }
 
-// A ring's barriers, before the block's threads meet. readers: who says that a stage may be filled again.
+// In shared memory, behind the ring. Of K's stages, then of V's.
 template <int kStages>
-__device__ inline void init_barriers(std::uint64_t* full, std::uint64_t* empty,
-                                     std::uint64_t* landed, std::uint32_t readers) {
-  barrier_init(landed, 1);
-  barrier_init(landed + 1, 1);
-  for (int s = 0; s < 2 * kStages; ++s) {
-    barrier_init(full + s, 1);
-    barrier_init(empty + s, readers);
+struct ring_barriers {
+  std::uint64_t full[2 * kStages], empty[2 * kStages];
+  std::uint64_t landed[2];   // all of a tile but the new token's K, V
+  std::uint32_t is_last[2];  // of a warpgroup: it merges the parts
+
+  // By one thread, before the block's threads meet. readers: who says that a stage may be filled again.
+  __device__ void init(std::uint32_t readers) {
+    barrier_init(landed, 1);
+    barrier_init(landed + 1, 1);
+    for (int s = 0; s < 2 * kStages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, readers);
+    }
+    barrier_init_fence();
   }
-  barrier_init_fence();
-}
+};
 
 // KV of earlier steps is there already and is fetched while the kernels before still run. fresh: where the block's other threads
 // leave the K and V of a token that is rotated here; it comes to its row once the copy engine has brought the others.
 template <class Shape, int kHead, int kKeys, int kStages>
 __device__ inline void feed(const CUtensorMap& arena, const attention_parameters& p,
                             const attention_item& item, std::uint32_t kv_head, std::uint32_t tiles,
-                            std::uint8_t* ring, const __half* fresh, std::uint64_t* full,
-                            std::uint64_t* empty, std::uint64_t* landed) {
+                            std::uint8_t* ring, const __half* fresh,
+                            ring_barriers<kStages>& barriers) {
   const std::uint32_t lane = threadIdx.x % 32;
   const std::uint32_t last_chunk = (item.kv_end - 1) / copy_rows;
   const std::uint32_t k_row = (p.a.layer * 2 * p.num_kv_heads + kv_head) * p.block_tokens;
@@ -144,11 +150,11 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
         lane < kKeys / copy_rows ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
 #pragma unroll
     for (int value = 0; value < 2; ++value) {
-      std::uint64_t* bar =
-          completes && t + 1 == tiles ? landed + value : full + value * kStages + at.stage;
+      std::uint64_t* bar = completes && t + 1 == tiles ? barriers.landed + value
+                                                       : barriers.full + value * kStages + at.stage;
       std::uint8_t* to =
           ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
-      barrier_wait(empty + value * kStages + at.stage, at.phase ^ 1);
+      barrier_wait(barriers.empty + value * kStages + at.stage, at.phase ^ 1);
       if (lane == 0) barrier_expect(bar, Shape::kv_bytes);
       __syncwarp();
       if (lane < kKeys / copy_rows) {
@@ -164,11 +170,11 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
     const std::uint32_t last = (tiles - 1) % kStages;
     sync_threads(new_token_barrier, 160);
     for (int value = 0; value < 2; ++value) {
-      barrier_wait(landed + value, 0);
+      barrier_wait(barriers.landed + value, 0);
       put_row<kHead, kKeys>(fresh + value * kHead,
                             item.position - item.kv_begin - (tiles - 1) * kKeys,
                             ring + (value * kStages + last) * Shape::kv_bytes);
-      if (lane == 0) barrier_arrive(full + value * kStages + last);
+      if (lane == 0) barrier_arrive(barriers.full + value * kStages + last);
     }
   }
   if (!waited) wait_for_previous_kernel();

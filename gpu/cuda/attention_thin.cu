@@ -138,11 +138,9 @@ __global__ void __launch_bounds__(fed_threads, 2)
   std::uint8_t* ring = shared;  // K stages, then V stages
   std::uint8_t* queries = ring + 2 * stages * shape::kv_bytes;
   auto* fresh = reinterpret_cast<__half*>(queries + shape::query_bytes);
-  auto* full = reinterpret_cast<std::uint64_t*>(queries + shape::query_bytes + shape::new_bytes);
-  auto* empty = full + 2 * stages;
-  auto* landed = empty + 2 * stages;
-  auto* is_last = reinterpret_cast<std::uint32_t*>(landed + 2);
-  if (threadIdx.x == 0) init_barriers<stages>(full, empty, landed, warps);
+  auto& barriers =
+      *reinterpret_cast<ring_barriers<stages>*>(queries + shape::query_bytes + shape::new_bytes);
+  if (threadIdx.x == 0) barriers.init(warps);
   __syncthreads();
   let_next_kernel_start();
 
@@ -152,8 +150,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + keys - 1) / keys;
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == warps) {
-    feed<shape, kHead, keys, stages>(arena, p, item, kv_head, tiles, ring, fresh, full, empty,
-                                     landed);
+    feed<shape, kHead, keys, stages>(arena, p, item, kv_head, tiles, ring, fresh, barriers);
     return;
   }
 
@@ -184,10 +181,10 @@ __global__ void __launch_bounds__(fed_threads, 2)
   ring_position<stages> at;
   for (std::uint32_t t = 0; t < tiles; ++t, at.advance()) {
     float scores[4], rescale[2];
-    barrier_wait(full + at.stage, at.phase);
+    barrier_wait(barriers.full + at.stage, at.phase);
     results.multiply_keys(ring + at.stage * shape::kv_bytes, first_key, scores);
     __syncwarp();
-    if (lane == 0) barrier_arrive(empty + at.stage);
+    if (lane == 0) barrier_arrive(barriers.empty + at.stage);
     const std::uint32_t first = item.kv_begin + t * keys + first_key;
     if (first + keys_a_warp > unmasked) {
 #pragma unroll
@@ -197,10 +194,10 @@ __global__ void __launch_bounds__(fed_threads, 2)
     }
     results.softmax.update(scores, p.scale_log2, rescale);
     results.rescale(rescale);
-    barrier_wait(full + stages + at.stage, at.phase);
+    barrier_wait(barriers.full + stages + at.stage, at.phase);
     results.multiply_values(ring + (stages + at.stage) * shape::kv_bytes, first_key, scores, keep);
     __syncwarp();
-    if (lane == 0) barrier_arrive(empty + stages + at.stage);
+    if (lane == 0) barrier_arrive(barriers.empty + stages + at.stage);
   }
   results.softmax.finish();
 
@@ -212,7 +209,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
                                 states + std::size_t{warp} * rows, used);
   sync_threads(1, warps * 32);
   store_rows<kHead, shape>(p, item, kv_head, used, shared_results, states);
-  if (item.parts > 1) merge_parts<kHead>(p, item, kv_head, 0, 0, is_last);
+  if (item.parts > 1) merge_parts<kHead>(p, item, kv_head, 0, 0, barriers.is_last);
 }
 
 template <int kHead>

@@ -48,14 +48,14 @@ inline constexpr bool by_map = kWidth % bf16_tile_side == 0;
 template <int kWidth>
 using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles>;
 
-// The weights of some work, a stage after the other: a piece of memory for each of the tiles that hold its features. A width that
-// is not whole tiles begins or ends in the middle of one.
+// The weights of some work, a stage after the other, of a width that is not whole tiles: a piece of memory for each of the tiles
+// that hold its features, the first or the last of which it has a part of.
 template <int kWidth>
 class weight_pieces {
  public:
   __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work) {
     const std::uint32_t feature = work.tile.feature_tile * kWidth,
-                        within = kWidth % bf16_tile_side == 0 ? 0 : feature % bf16_tile_side;
+                        within = feature % bf16_tile_side;
     skipped_ = within * bf16_row_bytes;
 #pragma unroll
     for (std::uint32_t i = 0; i < count; ++i)
@@ -79,6 +79,7 @@ class weight_pieces {
   std::uint32_t skipped_;  // bytes of the first tile
 };
 
+// The same of whole tiles.
 template <int kWidth>
 class weight_boxes {
  public:

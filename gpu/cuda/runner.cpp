@@ -78,7 +78,7 @@ class cuda_runner final : public model_runner {
   }
 
  private:
-  // Rows, items, single.
+  // Rows, items, single, the attention's tile.
   using graph_key = std::tuple<std::uint32_t, std::uint32_t, bool, attention_tile>;
   static constexpr std::size_t max_graphs = 128;
 
