@@ -119,13 +119,13 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
   const attention_item item = p.a.items[index];
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + kKeys - 1) / kKeys;
   if (threadIdx.x >= kGroups * 128) {
-    if constexpr (kGroups == 2) asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    if constexpr (kGroups == 2) give_registers<24>();
     if (threadIdx.x < kGroups * 128 + 32) {
       feed<shape, kHead, kKeys, kStages>(arena, p, item, kv_head, tiles, ring, fresh, barriers);
     }
     return;
   }
-  if constexpr (kGroups == 2) asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+  if constexpr (kGroups == 2) take_registers<240>();
 
   const int group = static_cast<int>(threadIdx.x) / 128;
   const bool leader = threadIdx.x % 128 == 0;

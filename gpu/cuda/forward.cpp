@@ -110,7 +110,9 @@ result<void> forward_pass::allocate_activations() {
   for (const auto& layer : weights_.layers) {
     for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
       const std::uint32_t most =
-          limits_.exact ? splits(*w) : std::max({splits(*w), most_fp8_splits, most_wide_splits});
+          limits_.exact ? splits(*w)
+                        : std::max({splits(*w), most_fp8_splits, most_wide_splits,
+                                    w->is_packed() ? tuning_of_packed().most_splits : 1});
       partial = std::max(partial, std::size_t{most} * narrow_rows * w->rows);
     }
   }
@@ -220,6 +222,13 @@ std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   return w.is_packed() ? std::bit_floor(wanted) : wanted;
 }
 
+// The same for so many rows, where their number may matter.
+std::uint32_t forward_pass::splits(const weight_matrix& w, std::uint32_t rows) const {
+  return limits_.exact || !w.is_packed() || rows <= 16
+             ? splits(w)
+             : packed_splits(w, rows, limits_.multiprocessors);
+}
+
 // Packed weights are unpacked once for many rows; true: they are in w.data now.
 result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows,
                                       cudaStream_t stream) const {
@@ -288,7 +297,7 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
     return out;
   }
   narrow_options options;
-  options.splits = splits(w);
+  options.splits = splits(w, rows);
   options.tile_groups = tile_groups(rows);
   options.unpacked = unpacked;
   options.early = !unpacked;  // else weights would be fetched before they are there

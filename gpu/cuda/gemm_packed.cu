@@ -1,6 +1,7 @@
 // multiply_narrow over packed weights: tiles come to shared memory as they are stored, some at a time; each thread unpacks
 // its part of one to registers, from where the tensor cores take it, while they multiply the one before.
 #include <algorithm>
+#include <bit>
 
 #include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_narrow.cuh"
@@ -13,42 +14,66 @@ namespace {
 constexpr std::uint32_t most_stages = 16;
 constexpr std::size_t barrier_bytes = std::size_t{2} * most_stages * sizeof(std::uint64_t);
 
-// Of the ring over more than 16 rows, so that 3, 2, 2, and 1 blocks fit a multiprocessor, with room for what comes next.
-constexpr std::uint32_t ring_bytes_for(int width) {
-  return (width <= 32 ? 74 : width <= 64 ? 104 : width <= 128 ? 84 : 152) * 1024;
+// How more than 16 rows are multiplied: warpgroups of a block that share the activations, the ring's bytes, and blocks that fit a
+// multiprocessor.
+struct block_shape {
+  int groups;
+  std::uint32_t ring_bytes, blocks;
+};
+// groups: as many as the weights allow, at most.
+constexpr block_shape shape_of(int width, int groups) {
+  if (groups == 1) {
+    return {1, (width <= 32 ? 74u : width <= 64 ? 104u : width <= 128 ? 84u : 222u) * 1024,
+            width <= 32 ? 3u : width <= 128 ? 2u : 1u};
+  }
+  if (width <= 32) return {2, 72 * 1024, 2};
+  if (width <= 64) return {groups, (groups == 4 ? 150u : 104u) * 1024, 1};
+  return {2, (width <= 128 ? 150u : 222u) * 1024, 1};
 }
 
-__host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int width,
+__host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int groups, int width,
                                                       std::uint32_t ring_bytes) {
-  const std::uint32_t fit = ring_bytes / packed_stage_bytes(f, width);
+  const std::uint32_t fit = ring_bytes / packed_stage_bytes(f, groups, width);
   return fit < most_stages ? fit : most_stages;
 }
 
-// What one block does of the producer's part: weights and activations of `steps` tiles into the ring.
-template <int kWidth, packed_format kFormat>
+// What one block does of the producer's part: weights and activations of `steps` tiles into the ring. The rows of tiles of its
+// warpgroups follow each other.
+template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
-                                        const CUtensorMap& activations, std::uint32_t box_rows,
-                                        int row0, std::uint32_t first_step, std::uint32_t steps) {
+                                        std::size_t row_bytes, const CUtensorMap& activations,
+                                        std::uint32_t box_rows, int row0, std::uint32_t first_step,
+                                        std::uint32_t steps) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
-  constexpr std::uint32_t kQuantBytes = packed_quant_bytes(kFormat);
+  constexpr std::uint32_t kQuantBytes = packed_quant_bytes(kFormat),
+                          kSlotBytes = packed_slot_bytes(kFormat, kWidth);
   constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
   const std::uint64_t policy = evict_first_policy();
   const auto load_weights = [&](std::uint32_t s, std::uint32_t stage) {
     const std::uint32_t step = first_step + s * kTiles, tiles = min(kTiles, steps - s * kTiles);
     const std::uint32_t input_bytes = tiles * (kWidth > 8 ? kWidth : box_rows) * 128;
-    std::uint8_t* slot = ring.weights + stage * packed_slot_bytes(kFormat, kWidth);
+    std::uint8_t* slot = ring.weights + stage * kGroups * kSlotBytes;
     if constexpr (packed_group(kFormat) > kTiles) {
       constexpr std::uint32_t kScaleBytes = packed_scale_bytes(kFormat);
       const packed_tile from = tile_of(weights, kFormat, step, 0);
-      barrier_expect(ring.full + stage, kTiles * kQuantBytes + kScaleBytes + input_bytes);
-      copy_bulk(slot, from.quants, kTiles * kQuantBytes, ring.full + stage, policy);
-      copy_bulk(slot + kTiles * kQuantBytes, from.scales, kScaleBytes, ring.full + stage,
-                evict_normal_policy());
+      const bool scales = s % 2 == 0;  // a group's come with the first of its two stages
+      barrier_expect(ring.full + stage,
+                     kGroups * (kTiles * kQuantBytes + (scales ? kScaleBytes : 0)) + input_bytes);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        copy_bulk(slot + g * kSlotBytes, from.quants + g * row_bytes, kTiles * kQuantBytes,
+                  ring.full + stage, policy);
+        if (scales)
+          copy_bulk(slot + g * kSlotBytes + kTiles * kQuantBytes, from.scales + g * row_bytes,
+                    kScaleBytes, ring.full + stage, policy);
+      }
     } else {
       const std::uint32_t bytes = tiles * packed_tile_bytes(kFormat);
-      barrier_expect(ring.full + stage, bytes + input_bytes);
-      copy_bulk(slot, weights + std::size_t{step} * packed_tile_bytes(kFormat), bytes,
-                ring.full + stage, policy);
+      const std::uint8_t* from = weights + std::size_t{step} * packed_tile_bytes(kFormat);
+      barrier_expect(ring.full + stage, kGroups * bytes + input_bytes);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+        copy_bulk(slot + g * kSlotBytes, from + g * row_bytes, bytes, ring.full + stage, policy);
     }
   };
   const auto load_activations = [&](std::uint32_t s, std::uint32_t stage) {
@@ -71,85 +96,132 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
   }
 }
 
-// ring_bytes: a multiple of 128; as many stages as fit are used.
-template <int kWidth>
-__global__ void __launch_bounds__(160)
+// Two warpgroups over 256 rows need more registers than three warps of a quarter of a multiprocessor may have: a whole warpgroup
+// feeds them, and leaves them its own.
+__host__ __device__ constexpr bool shifts_registers(int groups, int width) {
+  return groups == 2 && width == 256;
+}
+__host__ __device__ constexpr std::uint32_t threads_of(int groups, int width) {
+  return static_cast<std::uint32_t>(groups) * 128 + (shifts_registers(groups, width) ? 128 : 32);
+}
+
+// kGroups: warpgroups of a block, each of 64 features; tiles that share activations, which then come from L2 once for all of
+// them. All are of one run of the matrix. ring_bytes: a multiple of 128; as many stages as fit are used.
+template <int kGroups, int kWidth>
+__global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
                   const narrow_parameters p, std::uint32_t ring_bytes) {
   extern __shared__ __align__(1024) std::uint8_t shared[];
   auto* full = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
   if (threadIdx.x < most_stages) {
     barrier_init(full + threadIdx.x, 1);
-    barrier_init(full + most_stages + threadIdx.x, 4);
+    barrier_init(full + most_stages + threadIdx.x, kGroups * 4);
     barrier_init_fence();
   }
-  if (threadIdx.x == 128) prefetch_map(&activations);
-  const tile_position tile = locate(blockIdx.x, p, (p.features + 63) / 64);
+  if (threadIdx.x == kGroups * 128) prefetch_map(&activations);
+  const tile_position tile =
+      locate(blockIdx.x, p, (p.features + kGroups * 64 - 1) / (kGroups * 64));
   const std::uint32_t first_step = first_step_of(p, tile.split);
   const std::uint32_t steps = first_step_of(p, tile.split + 1) - first_step;
-  const std::uint32_t row0 = tile.row_tile * kWidth;
-  const packed_row source = find_row(weights, tile.feature_tile, p.depth_steps);
+  const std::uint32_t row0 = tile.row_tile * kWidth, first_tile = tile.feature_tile * kGroups;
+  const packed_row source = find_row(weights, first_tile, p.depth_steps);
   const auto* row = reinterpret_cast<const std::uint8_t*>(weights.data) + source.offset;
   __syncthreads();
   let_next_kernel_start();
 
+  const auto ring_of = [&](packed_format format) {
+    const std::uint32_t stages = stages_of(format, kGroups, kWidth, ring_bytes);
+    return packed_ring_memory{
+        shared, shared + stages * packed_stage_tiles(format, kWidth) * kWidth * 128, full,
+        full + most_stages, stages};
+  };
+  if (threadIdx.x >= kGroups * 128) {
+    if constexpr (shifts_registers(kGroups, kWidth)) give_registers<40>();
+    if (threadIdx.x >= kGroups * 128 + 32 || !elect_lane()) return;
+    with_format(source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
+      produce<kGroups, kWidth, kFormat>(
+          ring_of(kFormat), row, std::size_t{p.depth_steps} * packed_tile_bytes(kFormat),
+          activations, p.box_rows, static_cast<int>(row0), first_step, steps);
+    });
+    return;
+  }
+  if constexpr (shifts_registers(kGroups, kWidth)) take_registers<232>();
   float sum[kWidth / 2];
-  with_format(
-      source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-        const std::uint32_t stages = stages_of(kFormat, kWidth, ring_bytes);
-        const packed_ring_memory ring{
-            shared, shared + stages * packed_stage_tiles(kFormat, kWidth) * kWidth * 128, full,
-            full + most_stages, stages};
-        if (threadIdx.x >= 128) {
-          if (threadIdx.x == 128) {
-            produce<kWidth, kFormat>(ring, row, activations, p.box_rows, static_cast<int>(row0),
-                                     first_step, steps);
-          }
-        } else {
-          consume_packed<kWidth, kFormat>(sum, ring, first_step, steps);
-        }
-      });
-  if (threadIdx.x >= 128) return;
-  store_tile<kWidth>(p, tile.split, tile.feature_tile * 64, row0, sum, packed_gain(source.format));
+  with_format(source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
+    consume_packed<kGroups, kWidth, kFormat>(sum, ring_of(kFormat), steps);
+  });
+  store_tile<kWidth>(p, tile.split, (first_tile + threadIdx.x / 128) * 64, row0, sum,
+                     packed_gain(source.format));
 }
 
 // Whole stages, no more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
-std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, int width) {
-  const std::uint32_t most = width <= 16 ? tuning_of_packed().ring_bytes : ring_bytes_for(width);
+std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, int groups,
+                            int width) {
+  const std::uint32_t many = tuning_of_packed().many_ring;
+  const std::uint32_t most = width <= 16 ? tuning_of_packed().ring_bytes
+                             : many      ? many
+                                         : shape_of(width, groups).ring_bytes;
   const std::uint32_t unit = splits_groups(p) ? 4 : 1;
   const std::uint32_t steps = (p.depth_steps / unit + p.splits - 1) / p.splits * unit;
   std::uint32_t bytes = 0;
   for (const packed_format f : w.format) {
     if (f == packed_format::none) continue;
     TROUPE_ASSERT(packed_group(f) == 1 || unit == 4);
-    const std::uint32_t tiles = packed_stage_tiles(f, width), needed = (steps + tiles - 1) / tiles;
+    const std::uint32_t tiles = packed_stage_tiles(f, width), needed = (steps + tiles - 1) / tiles,
+                        fit = stages_of(f, groups, width, most);
     // Products of a warpgroup free a stage once they have started the next one.
-    TROUPE_ASSERT(stages_of(f, width, most) >= (width > 16 ? std::min(2u, needed) : 1u));
-    bytes =
-        std::max(bytes, std::min(stages_of(f, width, most), needed) * packed_stage_bytes(f, width));
+    TROUPE_ASSERT(fit >= (width > 16 ? std::min(2u, needed) : 1u));
+    bytes = std::max(bytes, std::min(fit, needed) * packed_stage_bytes(f, groups, width));
   }
   return bytes;
 }
 
-template <int kWidth>
+template <int kGroups, int kWidth>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
-  const std::uint32_t ring_bytes = ring_bytes_of(w, p, kWidth);
-  const launch_shape shape{dim3((p.features + 63) / 64 * p.splits * p.row_tiles), dim3(160),
+  const std::uint32_t ring_bytes = ring_bytes_of(w, p, kGroups, kWidth),
+                      feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
+  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(threads_of(kGroups, kWidth)),
                            ring_bytes + barrier_bytes};
-  return launch("multiply_narrow (packed)", packed_kernel<kWidth>, shape, stream, early, w,
+  return launch("multiply_narrow (packed)", packed_kernel<kGroups, kWidth>, shape, stream, early, w,
                 x.box(p.box_rows), p, ring_bytes);
 }
 
-template <int... kWidths>
+// Whether so many rows of tiles from any multiple of their number on are of one run.
+bool fits_groups(const packed_matrix& w, std::uint32_t features, std::uint32_t groups) {
+  return features % (groups * 64) == 0 &&
+         std::all_of(std::begin(w.first_tile), std::end(w.first_tile), [&](std::uint32_t tile) {
+           return std::uint64_t{tile} * 64 >= features || tile % groups == 0;
+         });
+}
+block_shape shape_for(const packed_matrix& w, std::uint32_t features, int width) {
+  const int most = static_cast<int>(tuning_of_packed().groups);
+  for (const int groups : {4, 2})
+    if (groups <= most && fits_groups(w, features, static_cast<std::uint32_t>(groups)))
+      return shape_of(width, groups);
+  return shape_of(width, 1);
+}
+
+template <int kWidth>
+result<void> run_groups(const activation_matrix& x, const packed_matrix& w,
+                        const narrow_parameters& p, bool early, cudaStream_t stream) {
+  const int groups = shape_for(w, p.features, kWidth).groups;
+  if constexpr (kWidth == 64) {
+    if (groups == 4) return run<4, kWidth>(x, w, p, early, stream);
+  }
+  return groups == 2 ? run<2, kWidth>(x, w, p, early, stream)
+                     : run<1, kWidth>(x, w, p, early, stream);
+}
+
+template <int kGroups, int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done =
-        done ? allow_shared_memory(packed_kernel<kWidths>, ring_bytes_for(kWidths) + barrier_bytes,
-                                   "preparing multiply_narrow")
-             : done),
+  ((done = done ? allow_shared_memory(packed_kernel<kGroups, kWidths>,
+                                      226 * 1024 + barrier_bytes,
+                                      "preparing multiply_narrow")
+                : done),
    ...);
   return done;
 }
@@ -162,17 +234,41 @@ packed_tuning& tuning_of_packed() {
 }
 
 result<void> prepare_packed() {
-  return prepare_widths<8, 16, 32, 64, 128, 256>();
+  TROUPE_CHECK(prepare_widths<1, 8, 16, 32, 64, 128, 256>());
+  TROUPE_CHECK(prepare_widths<2, 32, 64, 128, 256>());
+  return prepare_widths<4, 64>();
+}
+
+int packed_width(std::uint32_t rows) {
+  return static_cast<int>(std::clamp(std::bit_ceil(rows), 8u, 256u));
+}
+
+std::uint32_t packed_splits(const weight_matrix& w, std::uint32_t rows,
+                            std::uint32_t multiprocessors) {
+  const block_shape shape = shape_for(w.packed, w.rows, packed_width(rows));
+  const std::uint32_t tile_rows = static_cast<std::uint32_t>(shape.groups) * 64,
+                      tiles = (w.rows + tile_rows - 1) / tile_rows,
+                      most = std::min(tuning_of_packed().most_splits, w.columns / 256);
+  return std::bit_floor(
+      std::clamp(multiprocessors * shape.blocks / tiles, 1u, std::max(most, 1u)));
 }
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
                              const narrow_parameters& p, bool early, cudaStream_t stream) {
-  if (p.rows <= 8) return run<8>(x, w, p, early, stream);
-  if (p.rows <= 16) return run<16>(x, w, p, early, stream);
-  if (p.rows <= 32) return run<32>(x, w, p, early, stream);
-  if (p.rows <= 64) return run<64>(x, w, p, early, stream);
-  if (p.rows <= 128) return run<128>(x, w, p, early, stream);
-  return run<256>(x, w, p, early, stream);
+  switch (packed_width(p.rows)) {
+    case 8:
+      return run<1, 8>(x, w, p, early, stream);
+    case 16:
+      return run<1, 16>(x, w, p, early, stream);
+    case 32:
+      return run_groups<32>(x, w, p, early, stream);
+    case 64:
+      return run_groups<64>(x, w, p, early, stream);
+    case 128:
+      return run_groups<128>(x, w, p, early, stream);
+    default:
+      return run_groups<256>(x, w, p, early, stream);
+  }
 }
 
 }  // namespace troupe::gpu::cuda

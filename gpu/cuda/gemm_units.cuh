@@ -17,18 +17,6 @@ struct ring_memory {
   std::uint64_t *full, *empty;
 };
 
-// One tile: 64 columns in four steps.
-template <int kCount>
-__device__ __forceinline__ void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
-                                           std::uint64_t input, bool accumulate) {
-#pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2],
-                                values[4 * k + 3]};
-    multiply_bf16_registers(sum, a, input + 2 * k, accumulate || k > 0);
-  }
-}
-
 // Of the activations' tile, 32 columns from chunk `first` of 8 on; the swizzle is the copy engine's.
 __device__ __forceinline__ void load_input(const std::uint8_t* tile, std::uint32_t first,
                                            std::uint32_t (&b)[4]) {
@@ -46,8 +34,10 @@ __host__ __device__ constexpr std::uint32_t packed_slot_bytes(packed_format f, i
   const std::uint32_t tiles = packed_stage_tiles(f, width);
   return tiles * packed_quant_bytes(f) + (packed_group(f) == 1 ? tiles : 1) * packed_scale_bytes(f);
 }
-__host__ __device__ constexpr std::uint32_t packed_stage_bytes(packed_format f, int width) {
-  return packed_slot_bytes(f, width) +
+// groups: of 64 features, that share a stage's activations.
+__host__ __device__ constexpr std::uint32_t packed_stage_bytes(packed_format f, int groups,
+                                                               int width) {
+  return static_cast<std::uint32_t>(groups) * packed_slot_bytes(f, width) +
          packed_stage_tiles(f, width) * static_cast<std::uint32_t>(width) * 128;
 }
 struct packed_ring_memory {
@@ -66,25 +56,31 @@ struct packed_ring_position {
     }
   }
 };
-// The warp's band of tile t of a stage whose first is tile `step` of the matrix.
+// A band of tile t of a stage. Its group's scales are in a stage of two tiles only if it is the group's first.
 template <packed_format kFormat, int kWidth>
 __device__ __forceinline__ packed_tile tile_in_stage(const std::uint8_t* slot, std::uint32_t t,
-                                                     std::uint32_t step) {
+                                                     std::uint32_t band) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
-  const std::uint32_t band = threadIdx.x % 128 / 32;
   if constexpr (packed_group(kFormat) == 1) {
     const std::uint8_t* tile = slot + t * packed_tile_bytes(kFormat);
     return {tile + band_quants_at(kFormat, 0, band), tile + band_scales_at(kFormat, band), 0};
   } else {
     const std::uint8_t* scales = slot + kTiles * packed_quant_bytes(kFormat);
-    return {slot + band_quants_at(kFormat, t, band), scales + band * band_scale_bytes(kFormat),
-            kTiles == 4 ? t : (step + t) % 4};
+    return {slot + band_quants_at(kFormat, t, band), scales + band * band_scale_bytes(kFormat), t};
   }
+}
+
+// This warpgroup's tiles of a stage.
+template <int kGroups, int kWidth, packed_format kFormat>
+__device__ __forceinline__ const std::uint8_t* own_slot(const packed_ring_memory& ring,
+                                                        std::uint32_t stage) {
+  return ring.weights +
+         (stage * kGroups + threadIdx.x / 128) * packed_slot_bytes(kFormat, kWidth);
 }
 
 // As consume_packed, by instructions of single warps: over 8 or 16 rows of activations wgmma's own pace, which does not
 // depend on their number, would be slower than the memory.
-template <int kWidth, packed_format kFormat>
+template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2],
                                                         const packed_ring_memory& ring,
                                                         std::uint32_t steps) {
@@ -94,14 +90,15 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
   for (float& v : sum) v = 0.0f;
   packed_ring_position at;
   for (std::uint32_t done = 0; done < steps; done += kTiles, at.advance(ring.stages)) {
-    const std::uint8_t* slot = ring.weights + at.stage * packed_slot_bytes(kFormat, kWidth);
+    const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
     const std::uint8_t* inputs = ring.inputs + at.stage * kTiles * kInputBytes;
     barrier_wait(ring.full + at.stage, at.phase);
 #pragma unroll
     for (std::uint32_t t = 0; t < kTiles; ++t) {
       if (packed_group(kFormat) == 1 && done + t >= steps) break;
       std::uint32_t values[16];
-      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, 0), lane, values);
+      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, threadIdx.x % 128 / 32), lane,
+                               values);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
@@ -118,59 +115,78 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
   }
 }
 
-// sum = `steps` tiles of packed weights, from tile `first_step` of the matrix on.
-template <int kWidth, packed_format kFormat>
+// sum = `steps` tiles of packed weights; whole groups of them.
+template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
                                                const packed_ring_memory& ring,
-                                               std::uint32_t first_step, std::uint32_t steps) {
+                                               std::uint32_t steps) {
   if constexpr (kWidth <= 16) {
-    consume_packed_by_warps<kWidth, kFormat>(sum, ring, steps);
+    consume_packed_by_warps<kGroups, kWidth, kFormat>(sum, ring, steps);
   } else {
+    // Tiles of a turn: an even number, whose scales are kept where they are a group's.
+    constexpr std::uint32_t kTiles = packed_group(kFormat) == 4 ? 4 : 2;
     constexpr std::uint32_t kInputBytes = kWidth * 128;
-    const std::uint32_t lane = threadIdx.x % 32, pairs = (steps + 1) / 2;
-    std::uint32_t first[16], second[16];
-    std::uint32_t previous = 0;
-    packed_ring_position at;
-    for (std::uint32_t s = 0; s < pairs; ++s, at.advance(ring.stages)) {
-      const std::uint32_t tiles = min(2u, steps - 2 * s), step = first_step + 2 * s;
-      const std::uint8_t* slot = ring.weights + at.stage * packed_slot_bytes(kFormat, kWidth);
-      barrier_wait(ring.full + at.stage, at.phase);
-      const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
-      const auto unpack_tile = [&](std::uint32_t t, std::uint32_t(&values)[16])
-          __attribute__((always_inline)) {
-        packed_tile tile = tile_in_stage<kFormat, kWidth>(slot, t, step);
-        if (packed_group(kFormat) == 4 && s % 2 == 0) {  // the place in the group as a constant
-          tile.sub = t;
-          unpack_fragment<kFormat>(tile, lane, values);
-        } else {
-          if (packed_group(kFormat) == 4) tile.sub = 2 + t;
-          unpack_fragment<kFormat>(tile, lane, values);
-        }
-      };
-      unpack_tile(0, first);
-      wgmma_fence();
-      start_tile(sum, first, input, s > 0);
-      wgmma_commit();
-      wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
-      __syncwarp();
-      if (s > 0 && threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
-      previous = at.stage;
-      // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
-      if (tiles == 2) {
-        unpack_tile(1, second);
-      } else {
+    const std::uint32_t lane = threadIdx.x % 32, band = threadIdx.x % 128 / 32;
+    packed_ring_position ahead;  // of what is unpacked
+    const auto tile_ahead = [&](std::uint32_t t) __attribute__((always_inline)) {
+      return tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, ahead.stage),
+                                            t % 2, band);
+    };
+    std::uint32_t values[2][16];
+    barrier_wait(ring.full, 0);
+    lane_scales<kFormat> scales(tile_ahead(0).scales, lane);
+    {
+      const lane_fragment<kFormat> fragment(tile_ahead(0).quants, scales, 0, lane);
 #pragma unroll
-        for (int i = 0; i < 16; ++i) second[i] = 0;
+      for (int k = 0; k < 4; ++k) fragment.unpack(k, values[0] + 4 * k);
+    }
+    std::uint32_t stage = 0, previous = 0;
+    for (std::uint32_t done = 0; done < steps; done += kTiles) {
+#pragma unroll
+      for (std::uint32_t t = 0; t < kTiles; ++t) {
+        if (kTiles == 2 && t == 1 && done + 1 == steps) break;  // an odd number of tiles
+        if (t % 2 == 0) stage = ahead.stage;
+        const std::uint64_t input =
+            k_major_tile(ring.inputs + (stage * 2 + t % 2) * kInputBytes);
+        const auto multiply = [&](int k) __attribute__((always_inline)) {
+          const std::uint32_t* v = values[t % 2] + 4 * k;
+          const std::uint32_t a[4] = {v[0], v[1], v[2], v[3]};
+          multiply_bf16_registers(sum, a, input + 2 * k, done > 0 || t > 0 || k > 0);
+        };
+        // The next tile is unpacked between this one's products, each of which a warp cannot ask for before the tensor cores take
+        // it. Behind the last one this is what shared memory holds, and not used.
+        wgmma_fence();
+        multiply(0);
+        multiply(1);
+        wgmma_commit();
+        if (t % 2 == 1) {
+          ahead.advance(ring.stages);
+          if (done + t + 1 < steps) barrier_wait(ring.full + ahead.stage, ahead.phase);
+        }
+        if (t + 1 == kTiles || packed_group(kFormat) == 1)
+          scales = lane_scales<kFormat>(tile_ahead(t + 1).scales, lane);
+        const lane_fragment<kFormat> fragment(tile_ahead(t + 1).quants, scales, (t + 1) % kTiles,
+                                              lane);
+        wgmma_wait<1>();  // the tile before
+        if (t % 2 == 0 && (done > 0 || t > 0)) {
+          __syncwarp();
+          if (lane == 0) barrier_arrive(ring.empty + previous);
+        }
+        previous = stage;
+        std::uint32_t* next = values[(t + 1) % 2];
+        fragment.unpack(0, next);
+        wgmma_fence();
+        multiply(2);
+        fragment.unpack(1, next + 4);
+        wgmma_fence();
+        multiply(3);
+        wgmma_commit();
+        fragment.unpack(2, next + 8);
+        fragment.unpack(3, next + 12);
       }
-      wgmma_fence();
-      start_tile(sum, second, tiles == 2 ? input + kInputBytes / 16 : input, true);
-      wgmma_commit();
-      wgmma_wait<1>();  // `first` is free
     }
     wgmma_wait<0>();
     hold(sum);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + previous);
   }
 }
 

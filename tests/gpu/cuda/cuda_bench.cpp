@@ -332,6 +332,7 @@ int main(int argc, char** argv) {
   }
   if (wants("fp8")) bench_fp8();
   if (wants("fourbit")) bench_fourbit_products();
+  if (wants("groups")) bench_fourbit_groups();
   if (wants("onerow")) bench_fourbit_steps();
   if (wants("exact")) {
     llama model(true, 2048);

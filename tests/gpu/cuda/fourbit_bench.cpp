@@ -88,6 +88,61 @@ void bench_fourbit_products() {
   tuning_of_packed() = {};
 }
 
+void bench_fourbit_groups() {
+  need(prepare_gemm());
+  const auto x = random_bf16(std::size_t{256} * 14336, 1);
+  const auto gated = random_bf16(std::size_t{256} * 14336, 1);
+  const auto partial = need(device_buffer<float>::make(std::size_t{256} * 128256, "bench"));
+  for (const auto& l : llama_layers) {
+    const bool head = l.features > 100000, gates = l.features == 28672;
+    const packed_format format = head ? packed_format::q6_k : packed_format::q4_k;
+    const std::size_t bytes =
+                          std::size_t{l.features} / 64 * (l.depth / 64) * packed_tile_bytes(format),
+                      copies = (std::size_t{256} << 20) / bytes + 2;
+    const auto memory = random_bf16(bytes * copies / 2, 0.02f);
+    std::vector<weight_matrix> weights;
+    for (std::size_t i = 0; i < copies; ++i) {
+      weight_matrix w{};
+      w.rows = l.features;
+      w.columns = l.depth;
+      w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
+      w.packed.format[0] = format;
+      w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
+      weights.push_back(w);
+    }
+    const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
+    const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
+    for (const std::uint32_t rows : {32u, 64u, 128u, 256u}) {
+      for (const std::uint32_t groups : {1u, 2u, 4u}) {
+        if (groups == 4 && rows > 64) continue;
+        std::string line;
+        std::size_t next = 0;
+        for (const std::uint32_t ring : {56u, 72u, 90u, 104u, 150u, 222u}) {
+          const std::uint32_t stage = groups * (2 * packed_quant_bytes(format) + packed_scale_bytes(format)) + 2 * rows * 128;
+          if (ring * 1024 < 2 * stage || (groups == 1 && ring > 110 && rows < 256)) continue;
+          tuning_of_packed().many_ring = ring * 1024;
+          tuning_of_packed().groups = groups;
+          line += " | " + std::to_string(ring);
+          for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
+            if ((gates || head) && splits > 1) continue;
+            if (std::size_t{splits} * rows * l.features > std::size_t{256} * 128256) continue;
+            const double us = time_us([&] {
+              need(multiply_narrow(input, rows, weights[next++ % copies], y, {splits, 1, true},
+                                   cudaStreamPerThread));
+            }, 20, 5);
+            char text[64];
+            std::snprintf(text, sizeof text, " %u:%.1f", splits, us);
+            line += text;
+          }
+        }
+        std::printf("%-8s rows %3u groups %u%s\n", l.name, rows, groups, line.c_str());
+        std::fflush(stdout);
+      }
+    }
+  }
+  tuning_of_packed() = {};
+}
+
 void bench_fourbit_steps() {
   const single_tuning with;
   std::vector<single_tuning> all{{.used = false}, with};

@@ -15,13 +15,15 @@ namespace troupe::gpu::cuda {
 
 // A matrix of three tensors, the same unpacked, and what the tensors' own reader makes of them.
 struct mixed_matrix {
-  static constexpr std::uint32_t rows[3] = {640, 128, 192}, features = 960;
+  using heights = std::array<std::uint32_t, 3>;
+  static constexpr heights usual{640, 128, 192};
+  static constexpr std::uint32_t features = 960;  // of these
   device_array<std::byte> tiles;
   device_array<__nv_bfloat16> plain;  // bf16_tiles.hpp
   std::vector<float> values;
   weight_matrix packed, unpacked;
 
-  static std::uint64_t bytes_of(const std::array<model::tensor_type, 3>& mix,
+  static std::uint64_t bytes_of(const std::array<model::tensor_type, 3>& mix, const heights& rows,
                                 std::uint32_t columns) {
     std::uint64_t bytes = 0;
     for (int i = 0; i < 3; ++i)
@@ -30,10 +32,10 @@ struct mixed_matrix {
     return bytes;
   }
   mixed_matrix(const std::array<model::tensor_type, 3>& mix, std::uint32_t columns,
-               std::mt19937& random, cudaStream_t stream)
-      : tiles(bytes_of(mix, columns)),
-        plain(std::size_t{features} * columns),
-        values(std::size_t{features} * columns) {
+               std::mt19937& random, cudaStream_t stream, const heights& rows = usual)
+      : tiles(bytes_of(mix, rows, columns)),
+        plain(std::size_t{rows[0] + rows[1] + rows[2]} * columns),
+        values(std::size_t{rows[0] + rows[1] + rows[2]} * columns) {
     packed_matrix m;
     m.data = tiles.data();
     std::uint64_t offset = 0;
@@ -56,8 +58,8 @@ struct mixed_matrix {
       require(pack(mix[i], raw.data(), rows[i], columns, tiles.data() + m.offset[i], {}, stream));
       EXPECT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
     }
-    require(unpack(m, features, columns, plain.data(), false, stream));
-    packed = unpacked = {plain.data(), features, columns};
+    require(unpack(m, tile_row, columns, plain.data(), false, stream));
+    packed = unpacked = {plain.data(), tile_row, columns};
     packed.packed = m;
   }
 };
