@@ -17,6 +17,18 @@ struct ring_memory {
   std::uint64_t *full, *empty;
 };
 
+// One tile: 64 columns in four steps.
+template <int kCount>
+__device__ __forceinline__ void start_tile(float (&sum)[kCount], const std::uint32_t (&values)[16],
+                                           std::uint64_t input, bool accumulate) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const std::uint32_t a[4] = {values[4 * k], values[4 * k + 1], values[4 * k + 2],
+                                values[4 * k + 3]};
+    multiply_bf16_registers(sum, a, input + 2 * k, accumulate || k > 0);
+  }
+}
+
 // Of the activations' tile, 32 columns from chunk `first` of 8 on; the swizzle is the copy engine's.
 __device__ __forceinline__ void load_input(const std::uint8_t* tile, std::uint32_t first,
                                            std::uint32_t (&b)[4]) {
@@ -123,70 +135,60 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
   if constexpr (kWidth <= 16) {
     consume_packed_by_warps<kGroups, kWidth, kFormat>(sum, ring, steps);
   } else {
-    // Tiles of a turn: an even number, whose scales are kept where they are a group's.
-    constexpr std::uint32_t kTiles = packed_group(kFormat) == 4 ? 4 : 2;
-    constexpr std::uint32_t kInputBytes = kWidth * 128;
+    constexpr std::uint32_t kInputBytes = kWidth * 128,
+                            kTurns = packed_group(kFormat) == 4 ? 2 : 1;  // stages of a group
     const std::uint32_t lane = threadIdx.x % 32, band = threadIdx.x % 128 / 32;
-    packed_ring_position ahead;  // of what is unpacked
-    const auto tile_ahead = [&](std::uint32_t t) __attribute__((always_inline)) {
-      return tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, ahead.stage),
-                                            t % 2, band);
-    };
-    std::uint32_t values[2][16];
-    barrier_wait(ring.full, 0);
-    lane_scales<kFormat> scales(tile_ahead(0).scales, lane);
-    {
-      const lane_fragment<kFormat> fragment(tile_ahead(0).quants, scales, 0, lane);
+    std::uint32_t first[16], second[16];
+    std::uint32_t previous = 0;
+    packed_ring_position at;
+    for (std::uint32_t done = 0; done < steps; done += 2 * kTurns) {
+      barrier_wait(ring.full + at.stage, at.phase);
+      // Kept for all tiles of a group: making them takes as long as unpacking half a tile.
+      const lane_scales<kFormat> group(
+          tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, at.stage), 0,
+                                         band)
+              .scales,
+          lane);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) fragment.unpack(k, values[0] + 4 * k);
-    }
-    std::uint32_t stage = 0, previous = 0;
-    for (std::uint32_t done = 0; done < steps; done += kTiles) {
-#pragma unroll
-      for (std::uint32_t t = 0; t < kTiles; ++t) {
-        if (kTiles == 2 && t == 1 && done + 1 == steps) break;  // an odd number of tiles
-        if (t % 2 == 0) stage = ahead.stage;
-        const std::uint64_t input =
-            k_major_tile(ring.inputs + (stage * 2 + t % 2) * kInputBytes);
-        const auto multiply = [&](int k) __attribute__((always_inline)) {
-          const std::uint32_t* v = values[t % 2] + 4 * k;
-          const std::uint32_t a[4] = {v[0], v[1], v[2], v[3]};
-          multiply_bf16_registers(sum, a, input + 2 * k, done > 0 || t > 0 || k > 0);
+      for (std::uint32_t turn = 0; turn < kTurns; ++turn, at.advance(ring.stages)) {
+        if (turn > 0) barrier_wait(ring.full + at.stage, at.phase);
+        const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
+        const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
+        const auto unpack_tile = [&](std::uint32_t t, std::uint32_t(&values)[16])
+            __attribute__((always_inline)) {
+          const packed_tile tile = tile_in_stage<kFormat, kWidth>(slot, t, band);
+          if constexpr (kTurns == 2) {
+            unpack_fragment<kFormat>(tile.quants, group, 2 * turn + t, lane, values);
+          } else {
+            unpack_fragment<kFormat>(tile, lane, values);
+          }
         };
-        // The next tile is unpacked between this one's products, each of which a warp cannot ask for before the tensor cores take
-        // it. Behind the last one this is what shared memory holds, and not used.
+        const bool both = kTurns == 2 || done + 1 < steps;
+        unpack_tile(0, first);
         wgmma_fence();
-        multiply(0);
-        multiply(1);
+        start_tile(sum, first, input, turn > 0 || done > 0);
         wgmma_commit();
-        if (t % 2 == 1) {
-          ahead.advance(ring.stages);
-          if (done + t + 1 < steps) barrier_wait(ring.full + ahead.stage, ahead.phase);
+        wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
+        __syncwarp();
+        if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + previous);
+        previous = at.stage;
+        // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
+        if (both) {
+          unpack_tile(1, second);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 16; ++i) second[i] = 0;
         }
-        if (t + 1 == kTiles || packed_group(kFormat) == 1)
-          scales = lane_scales<kFormat>(tile_ahead(t + 1).scales, lane);
-        const lane_fragment<kFormat> fragment(tile_ahead(t + 1).quants, scales, (t + 1) % kTiles,
-                                              lane);
-        wgmma_wait<1>();  // the tile before
-        if (t % 2 == 0 && (done > 0 || t > 0)) {
-          __syncwarp();
-          if (lane == 0) barrier_arrive(ring.empty + previous);
-        }
-        previous = stage;
-        std::uint32_t* next = values[(t + 1) % 2];
-        fragment.unpack(0, next);
         wgmma_fence();
-        multiply(2);
-        fragment.unpack(1, next + 4);
-        wgmma_fence();
-        multiply(3);
+        start_tile(sum, second, both ? input + kInputBytes / 16 : input, true);
         wgmma_commit();
-        fragment.unpack(2, next + 8);
-        fragment.unpack(3, next + 12);
+        wgmma_wait<1>();  // `first` is free
       }
     }
     wgmma_wait<0>();
     hold(sum);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(ring.empty + previous);
   }
 }
 

@@ -45,69 +45,109 @@ struct product_parameters {
 // What a kernel copies weights from: of whole tiles a map, whose boxes are as many as a tile of `kWidth` features has.
 template <int kWidth>
 inline constexpr bool by_map = kWidth % bf16_tile_side == 0;
+template <int kBlocks>
+inline constexpr std::uint16_t all_of = (1u << kBlocks) - 1;
 template <int kWidth>
 using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles>;
 
-// The weights of some work, a stage after the other, of a width that is not whole tiles: a piece of memory for each of the tiles
-// that hold its features, the first or the last of which it has a part of.
-template <int kWidth>
+// A block's part of the weights of some work, a stage after the other: all, or what it copies for both blocks of a pair. Of a
+// width that is not whole tiles: a piece of memory for each of the tiles that hold its features, the first or the last of which it
+// has a part of.
+template <int kWidth, int kBlocks>
 class weight_pieces {
  public:
-  __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work) {
+  __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work, std::uint32_t rank) {
     const std::uint32_t feature = work.tile.feature_tile * kWidth,
                         within = feature % bf16_tile_side;
     skipped_ = within * bf16_row_bytes;
+    first_ = rank * count;
 #pragma unroll
-    for (std::uint32_t i = 0; i < count; ++i)
-      next_[i] = weights.at(feature + i * bf16_tile_side - (i == 0 ? 0 : within), work.begin);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::uint32_t piece = first_ + i;
+      next_[i] = weights.at(feature + piece * bf16_tile_side - (piece == 0 ? 0 : within), work.begin);
+    }
   }
   __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t policy) {
 #pragma unroll
     for (std::uint32_t i = 0; i < count; ++i) {
-      const std::uint32_t bytes = i == 0          ? bf16_tile_bytes - skipped_
-                                  : i + 1 < count ? bf16_tile_bytes
-                                                  : of_last + skipped_;
-      copy_bulk(to + i * bf16_tile_bytes - (i == 0 ? 0 : skipped_), next_[i], bytes, bar, policy);
+      const std::uint32_t piece = first_ + i;
+      const std::uint32_t bytes = piece == 0          ? bf16_tile_bytes - skipped_
+                                  : piece + 1 < of_all ? bf16_tile_bytes
+                                                       : of_last + skipped_;
+      std::uint8_t* at = to + piece * bf16_tile_bytes - (piece == 0 ? 0 : skipped_);
+      if constexpr (kBlocks == 1)
+        copy_bulk(at, next_[i], bytes, bar, policy);
+      else
+        copy_bulk_to(all_of<kBlocks>, at, next_[i], bytes, bar, policy);
       next_[i] += bf16_tile_bytes;
     }
   }
 
  private:
-  static constexpr std::uint32_t count = count_bf16_tiles(kWidth),
-                                 of_last = kWidth * bf16_row_bytes - (count - 1) * bf16_tile_bytes;
+  static constexpr std::uint32_t of_all = count_bf16_tiles(kWidth), count = of_all / kBlocks,
+                                 of_last = kWidth * bf16_row_bytes - (of_all - 1) * bf16_tile_bytes;
+  static_assert(of_all % kBlocks == 0);
   const std::uint8_t* next_[count];
   std::uint32_t skipped_;  // bytes of the first tile
+  std::uint32_t first_;
 };
 
 // The same of whole tiles.
-template <int kWidth>
+template <int kWidth, int kBlocks>
 class weight_boxes {
  public:
-  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work)
+  static constexpr int tiles = kWidth / static_cast<int>(bf16_tile_side);
+  static constexpr int box_tiles = tiles % kBlocks == 0 ? tiles / kBlocks : 1;
+
+  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work, std::uint32_t rank)
       : map_(&map),
-        row_tile_(static_cast<int>(work.tile.feature_tile * (kWidth / bf16_tile_side))),
-        next_(static_cast<int>(work.begin)) {}
+        row_tile_(static_cast<int>(work.tile.feature_tile) * tiles),
+        next_(static_cast<int>(work.begin)),
+        rank_(static_cast<int>(rank)) {}
   __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t) {
-    copy_tile_4d(to, map_, bar, 0, 0, row_tile_, next_++);
+#pragma unroll
+    for (int first = 0; first < tiles; first += box_tiles * kBlocks) {
+      const int tile = first + rank_ * box_tiles;
+      if (tile >= tiles) break;
+      std::uint8_t* at = to + tile * static_cast<int>(bf16_tile_bytes);
+      if constexpr (kBlocks == 1)
+        copy_tile_4d(at, map_, bar, 0, 0, row_tile_ + tile, next_);
+      else
+        copy_tile_4d_to(all_of<kBlocks>, at, map_, bar, 0, 0, row_tile_ + tile, next_);
+    }
+    ++next_;
   }
 
  private:
   const CUtensorMap* map_;
-  int row_tile_, next_;
+  int row_tile_, next_, rank_;
 };
 
+// Which block of its pair this one is.
+template <int kBlocks>
+__device__ inline std::uint32_t rank_of_block() {
+  return kBlocks == 1 ? 0 : blockIdx.x % kBlocks;
+}
+template <int kBlocks>
+__device__ inline wide_work find_pair_work(std::uint32_t index, const wide_parameters& p) {
+  wide_work work = find_work(index, p, raster_height / kBlocks);
+  work.tile.row_tile = work.tile.row_tile * kBlocks + rank_of_block<kBlocks>();
+  return work;
+}
+
 // By one thread.
-template <stored kStored, int kWidth>
+template <stored kStored, int kWidth, int kBlocks>
 __device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>& weights,
                             const product_parameters& p, std::uint8_t* tiles, std::uint64_t* full,
                             std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
   static_assert(shape::stages > stages_ahead);
   const std::uint64_t policy = evict_normal_policy();
-  wide_work work = find_work(blockIdx.x, p.shape);
-  using weights_of =
-      std::conditional_t<by_map<kWidth>, weight_boxes<kWidth>, weight_pieces<kWidth>>;
-  weights_of pieces(weights, work);
+  const std::uint32_t rank = rank_of_block<kBlocks>();
+  wide_work work = find_pair_work<kBlocks>(blockIdx.x / kBlocks, p.shape);
+  using weights_of = std::conditional_t<by_map<kWidth>, weight_boxes<kWidth, kBlocks>,
+                                        weight_pieces<kWidth, kBlocks>>;
+  weights_of pieces(weights, work, rank);
   const auto copy_rows = [&](std::uint32_t s, std::uint32_t stage) {
 #pragma unroll
     for (int g = 0; g < groups; ++g) {
@@ -128,53 +168,40 @@ __device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>
   for (std::uint32_t s = 0; s < ahead; ++s) copy_rows(work.begin + s, s);
   ring_position<shape::stages> at{ahead};
   std::uint32_t s = work.begin + ahead;
-  for (std::uint32_t t = blockIdx.x;;) {
+  for (std::uint32_t t = blockIdx.x / kBlocks;;) {
 #pragma unroll 1
     for (; s < work.end; ++s, at.advance()) {
       barrier_wait(empty + at.stage, at.phase ^ 1);
       copy_weights(at.stage);
       copy_rows(s, at.stage);
     }
-    t += gridDim.x;
+    t += gridDim.x / kBlocks;
     if (t >= count_work(p.shape)) return;
-    work = find_work(t, p.shape);
-    pieces = weights_of(weights, work);
+    work = find_pair_work<kBlocks>(t, p.shape);
+    pieces = weights_of(weights, work, rank);
     s = work.begin;
   }
 }
 
-template <stored kStored, int kWidth>
-__global__ void __launch_bounds__(groups * 128 + 32, 1)
-    wide_kernel(const __grid_constant__ CUtensorMap rows,
-                const __grid_constant__ CUtensorMap output,
-                const __grid_constant__ weight_source<kWidth> weights, const product_parameters p) {
+// What the warps that multiply do. empty: of this block, and of the other of a pair, which fills it as well.
+template <stored kStored, int kWidth, int kBlocks>
+__device__ inline void multiply_tiles(const CUtensorMap& output, const product_parameters& p,
+                                      std::uint8_t* tiles, std::uint64_t* full,
+                                      std::uint64_t* empty) {
   using shape = wide_tile<kStored, kWidth>;
-  extern __shared__ __align__(1024) std::uint8_t shared[];
-  std::uint8_t* tiles = shared;
-  auto* full = reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes +
-                                                shape::output_bytes);
-  auto* empty = full + shape::stages;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < shape::stages; ++s) {
-      barrier_init(full + s, 1);
-      barrier_init(empty + s, groups);
-    }
-    barrier_init_fence();
-  }
-  __syncthreads();
-  let_next_kernel_start();
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp == groups * 4) {
-    if (elect_lane()) feed<kStored, kWidth>(rows, weights, p, tiles, full, empty);
-    return;
-  }
-
   // What these warps store needs no wait for the kernel before: the rows of a tile come behind it.
-  const int group = warp / 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32, group = warp / 4;
   ring_position<shape::stages> at;
+  const auto free_stage = [&](std::uint32_t stage) {
+    if constexpr (kBlocks == 1) {
+      if (threadIdx.x % 128 == 0) barrier_arrive(empty + stage);
+    } else {
+      if (threadIdx.x % 128 < kBlocks) barrier_arrive_at(empty + stage, threadIdx.x % 128);
+    }
+  };
   float sum[kWidth / 2];
-  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
-    const wide_work work = find_work(t, p.shape);
+  for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
+    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
     const tile_position tile = work.tile;
     std::uint32_t previous = 0;
     for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {
@@ -188,12 +215,12 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
       for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > work.begin || k > 0);
       wgmma_commit();
       wgmma_wait<1>();
-      if (s > work.begin && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+      if (s > work.begin) free_stage(previous);
       previous = at.stage;
     }
     wgmma_wait<0>();
     hold(sum);
-    if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+    free_stage(previous);
     const std::uint32_t y = tile.row_tile * 128 + group * 64;
     if constexpr (kStored == stored::partial) {
       store_sums<kWidth>(sum, p.partial + std::size_t{work.split} * p.rows * p.features, p.rows,
@@ -215,6 +242,41 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   }
 }
 
+// kBlocks: 2 for pairs, clusters of two blocks with 128 rows each and the same weights, of which each copies half for both: half
+// as many of them come from L2.
+template <stored kStored, int kWidth, int kBlocks>
+__global__ void __launch_bounds__(groups * 128 + 32, 1)
+    wide_kernel(const __grid_constant__ CUtensorMap rows,
+                const __grid_constant__ CUtensorMap output,
+                const __grid_constant__ weight_source<kWidth> weights, const product_parameters p) {
+  using shape = wide_tile<kStored, kWidth>;
+  extern __shared__ __align__(1024) std::uint8_t shared[];
+  std::uint8_t* tiles = shared;
+  auto* full = reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes +
+                                                shape::output_bytes);
+  auto* empty = full + shape::stages;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < shape::stages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, groups * kBlocks);
+    }
+    barrier_init_fence();
+  }
+  if constexpr (kBlocks == 1)
+    __syncthreads();
+  else
+    sync_cluster();
+  let_next_kernel_start();
+  if (threadIdx.x >= groups * 128) {
+    if (elect_lane()) feed<kStored, kWidth, kBlocks>(rows, weights, p, tiles, full, empty);
+    __syncwarp();
+  } else {
+    multiply_tiles<kStored, kWidth, kBlocks>(output, p, tiles, full, empty);
+  }
+  // A block's memory must outlive what the other one copies there, and its arrivals.
+  if constexpr (kBlocks > 1) sync_cluster();
+}
+
 struct product {
   const activation_matrix& x;
   std::uint32_t rows;
@@ -224,12 +286,18 @@ struct product {
   std::uint32_t multiprocessors;
 };
 
-template <stored kStored, int kWidth>
-result<void> run(const product& r, cudaStream_t stream) {
+// Pairs need an even number of row tiles, or so many that an idle block matters little.
+bool pairs_pay(std::uint32_t rows) {
+  const std::uint32_t tiles = (rows + 127) / 128;
+  return tiles % 2 == 0 || tiles > 16;
+}
+
+template <stored kStored, int kWidth, int kBlocks>
+result<void> run_blocks(const product& r, cudaStream_t stream) {
   using tile = wide_tile<kStored, kWidth>;
   const bool partial = kStored == stored::partial;
   product_parameters p{};
-  p.shape = {(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
+  p.shape = {(r.rows + 128 * kBlocks - 1) / (128 * kBlocks), (r.w.rows + kWidth - 1) / kWidth,
              (r.w.columns + depth_step - 1) / depth_step, partial ? r.options.shape.splits : 1};
   p.rows = r.rows;
   p.features = r.y.gated ? r.w.rows / 2 : r.w.rows;
@@ -239,23 +307,31 @@ result<void> run(const product& r, cudaStream_t stream) {
   weight_source<kWidth> weights;
   const auto tiles = bf16_tiles::of(r.w.data, r.w.rows, r.w.columns);
   if constexpr (by_map<kWidth>) {
-    TROUPE_TRY(weights, make_tile_map(tiles, kWidth / bf16_tile_side));
+    TROUPE_TRY(weights, make_tile_map(tiles, weight_boxes<kWidth, kBlocks>::box_tiles));
   } else {
     weights = tiles;
   }
-  const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
-                           dim3(groups * 128 + 32), tile::shared_bytes};
-  return launch("multiply_wide", wide_kernel<kStored, kWidth>, shape, stream, r.options.early,
-                r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64), weights, p);
+  const launch_shape shape{
+      dim3(std::min(count_work(p.shape), r.multiprocessors / kBlocks) * kBlocks),
+      dim3(groups * 128 + 32), tile::shared_bytes, kBlocks};
+  return launch("multiply_wide", wide_kernel<kStored, kWidth, kBlocks>, shape, stream,
+                r.options.early, r.x.box(64), partial ? r.x.box(64) : r.y.values->box(64), weights,
+                p);
+}
+template <stored kStored, int kWidth>
+result<void> run(const product& r, cudaStream_t stream) {
+  return pairs_pay(r.rows) ? run_blocks<kStored, kWidth, 2>(r, stream)
+                           : run_blocks<kStored, kWidth, 1>(r, stream);
 }
 
 template <stored kStored, int... kWidths>
 result<void> prepare() {
   result<void> done;
-  ((done = done ? allow_shared_memory(wide_kernel<kStored, kWidths>,
-                                      wide_tile<kStored, kWidths>::shared_bytes,
-                                      "preparing multiply_wide")
-                : done),
+  const auto allow = [&](auto* kernel, std::size_t bytes) {
+    if (done) done = allow_shared_memory(kernel, bytes, "preparing multiply_wide");
+  };
+  ((allow(wide_kernel<kStored, kWidths, 1>, wide_tile<kStored, kWidths>::shared_bytes),
+    allow(wide_kernel<kStored, kWidths, 2>, wide_tile<kStored, kWidths>::shared_bytes)),
    ...);
   return done;
 }

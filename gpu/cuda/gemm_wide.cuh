@@ -27,10 +27,11 @@ struct wide_parameters {
 struct tile_position {
   std::uint32_t row_tile, feature_tile;
 };
-__device__ inline tile_position locate(std::uint32_t index, const wide_parameters& p) {
-  const std::uint32_t run = raster_height * p.feature_tiles;
-  const std::uint32_t first = index / run * raster_height;
-  const std::uint32_t height = min(raster_height, p.row_tiles - first);
+__device__ inline tile_position locate(std::uint32_t index, const wide_parameters& p,
+                                       std::uint32_t most) {
+  const std::uint32_t run = most * p.feature_tiles;
+  const std::uint32_t first = index / run * most;
+  const std::uint32_t height = min(most, p.row_tiles - first);
   const std::uint32_t rest = index % run;
   return {first + rest % height, rest / height};
 }
@@ -42,9 +43,10 @@ struct wide_work {
 __host__ __device__ inline std::uint32_t count_work(const wide_parameters& p) {
   return p.row_tiles * p.feature_tiles * p.splits;
 }
-__device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p) {
+__device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p,
+                                      std::uint32_t most = raster_height) {
   const std::uint32_t split = index % p.splits;
-  return {locate(index / p.splits, p), split, p.depth_steps * split / p.splits,
+  return {locate(index / p.splits, p, most), split, p.depth_steps * split / p.splits,
           p.depth_steps * (split + 1) / p.splits};
 }
 

@@ -28,6 +28,16 @@ __device__ inline void barrier_init_fence() {
 __device__ inline void barrier_arrive(std::uint64_t* bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
 }
+// The same barrier of block `block` of the cluster.
+__device__ inline void barrier_arrive_at(std::uint64_t* bar, std::uint32_t block) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(
+          shared_address(bar)),
+      "r"(block)
+      : "memory");
+}
 __device__ inline void barrier_expect(std::uint64_t* bar, std::uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)),
                "r"(bytes)
@@ -80,6 +90,16 @@ __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes
       "l"(from), "r"(bytes), "r"(shared_address(bar)), "l"(policy)
       : "memory");
 }
+// The same into the shared memory of every block of a cluster whose bit is set, at the same place, and to the barrier there.
+__device__ inline void copy_bulk_to(std::uint16_t blocks, void* to, const void* from,
+                                    std::uint32_t bytes, std::uint64_t* bar,
+                                    std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::"
+      "cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(shared_address(to)),
+      "l"(from), "r"(bytes), "r"(shared_address(bar)), "h"(blocks), "l"(policy)
+      : "memory");
+}
 __device__ inline void copy_tile_2d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y) {
   asm volatile(
@@ -102,6 +122,14 @@ __device__ inline void copy_tile_4d(void* to, const CUtensorMap* map, std::uint6
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4, %5, %6}], [%2];" ::"r"(shared_address(to)),
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+__device__ inline void copy_tile_4d_to(std::uint16_t blocks, void* to, const CUtensorMap* map,
+                                       std::uint64_t* bar, int x, int y, int z, int w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
+      "cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(shared_address(to)),
+      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "r"(w), "h"(blocks)
       : "memory");
 }
 __device__ inline void store_tile_2d(const CUtensorMap* map, const void* from, int x, int y) {
@@ -146,6 +174,13 @@ __device__ inline bool elect_lane() {
       "selp.u32 %0, 1, 0, chosen;\n}\n"
       : "=r"(elected));
   return elected != 0;
+}
+
+// All threads of a cluster's blocks.
+__device__ inline void sync_cluster() {
+  asm volatile(
+      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+          : "memory");
 }
 
 // How many registers each thread of this warpgroup has from here on: fewer, or more once others have given theirs.

@@ -122,73 +122,59 @@ __device__ __forceinline__ void tile_scales(const q4_k_row& row, std::uint32_t s
   }
 }
 
-// A lane's 32 values of a tile, packed_gain(kFormat) times smaller: made with what all of them need, and then unpacked by 16
-// columns, a step: of two values each, out[0] and out[1] those of the two rows, out[2] and out[3] of 8 columns on. Always inlined:
-// products of wgmma are serialized across a call.
+// A thread's 32 values of a tile: out[4 * step + pair], two values each.
 template <packed_format kFormat>
-class lane_fragment {  // of 4 bits
- public:
-  __device__ __forceinline__ lane_fragment(const std::uint8_t* quants,
-                                           const lane_scales<kFormat>& scales, std::uint32_t sub,
-                                           std::uint32_t lane) {
-    const uint4 all = reinterpret_cast<const uint4*>(quants)[lane];
-    words_[0] = all.x;
-    words_[1] = all.y;
-    words_[2] = all.z;
-    words_[3] = all.w;
-    if constexpr (kFormat == packed_format::q4_k) {
-      tile_scales(scales.upper, sub, upper_);
-      tile_scales(scales.lower, sub, lower_);
-    } else {
-      load_q4_scales<kFormat>(scales.at, lane / 4, false, upper_);
-      load_q4_scales<kFormat>(scales.at, lane / 4 + 8, true, lower_);
-    }
+__device__ __forceinline__ void unpack_q4(const std::uint8_t* quants,
+                                          const lane_scales<kFormat>& scales, std::uint32_t sub,
+                                          std::uint32_t lane, std::uint32_t (&out)[16]) {
+  const uint4 both = reinterpret_cast<const uint4*>(quants)[lane];
+  const std::uint32_t words[4] = {both.x, both.y, both.z, both.w};
+  __nv_bfloat162 upper[2], lower[2];  // by 32 columns
+  if constexpr (kFormat == packed_format::q4_k) {
+    tile_scales(scales.upper, sub, upper);
+    tile_scales(scales.lower, sub, lower);
+  } else {
+    load_q4_scales<kFormat>(scales.at, lane / 4, false, upper);
+    load_q4_scales<kFormat>(scales.at, lane / 4 + 8, true, lower);
   }
-  __device__ __forceinline__ void unpack(int step, std::uint32_t* out) const {
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      const __nv_bfloat162 scale = pair % 2 == 0 ? upper_[step / 2] : lower_[step / 2];
+      const __nv_bfloat162 scale = pair % 2 == 0 ? upper[step / 2] : lower[step / 2];
       const std::uint32_t q =
-          words_[step] >> (pair / 2 * 8) & (pair % 2 == 0 ? 0x000F000Fu : 0x00F000F0u);
-      out[pair] = bits_of(__hfma2(as_bf162(q), __low2bfloat162(scale), __high2bfloat162(scale)));
+          words[step] >> (pair / 2 * 8) & (pair % 2 == 0 ? 0x000F000Fu : 0x00F000F0u);
+      out[4 * step + pair] =
+          bits_of(__hfma2(as_bf162(q), __low2bfloat162(scale), __high2bfloat162(scale)));
     }
   }
-
- private:
-  std::uint32_t words_[4];
-  __nv_bfloat162 upper_[2], lower_[2];  // by 32 columns
-};
+}
 
 // An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024: exact.
-template <>
-class lane_fragment<packed_format::q8> {
- public:
-  __device__ __forceinline__ lane_fragment(const std::uint8_t* quants,
-                                           const lane_scales<packed_format::q8>& scales,
-                                           std::uint32_t, std::uint32_t lane) {
-    first_ = reinterpret_cast<const uint4*>(quants)[lane];
-    second_ = reinterpret_cast<const uint4*>(quants)[32 + lane];
-    upper_ = reinterpret_cast<const __half2*>(scales.at)[lane / 4];
-    lower_ = reinterpret_cast<const __half2*>(scales.at)[lane / 4 + 8];
-  }
-  __device__ __forceinline__ void unpack(int step, std::uint32_t* out) const {
-    const __half2 bias = __float2half2_rn(1152.0f);
-    const std::uint32_t words[8] = {first_.x,  first_.y,  first_.z,  first_.w,
-                                    second_.x, second_.y, second_.z, second_.w};
+__device__ __forceinline__ void unpack_q8(const std::uint8_t* quants, const std::uint8_t* scales,
+                                          std::uint32_t lane, std::uint32_t (&out)[16]) {
+  const __half2 bias = __float2half2_rn(1152.0f);
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[lane],
+              second = reinterpret_cast<const uint4*>(quants)[32 + lane];
+  const std::uint32_t row = lane / 4;
+  const std::uint32_t words[8] = {first.x,  first.y,  first.z,  first.w,
+                                  second.x, second.y, second.z, second.w};
+  const __half2 upper = reinterpret_cast<const __half2*>(scales)[row],
+                lower =
+                    reinterpret_cast<const __half2*>(scales)[row + 8];  // of two times 32 columns
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       const std::uint32_t word = words[2 * step + pair / 2];
       const __half2 q =
           __hsub2(as_half2(__byte_perm(word, 0x64646464, pair % 2 == 0 ? 0x4140 : 0x4342)), bias);
-      const __half2 both = pair % 2 == 0 ? upper_ : lower_;
-      out[pair] = to_bf16_pair(__hmul2(q, step / 2 == 0 ? __low2half2(both) : __high2half2(both)));
+      const __half2 both = pair % 2 == 0 ? upper : lower;
+      out[4 * step + pair] =
+          to_bf16_pair(__hmul2(q, step / 2 == 0 ? __low2half2(both) : __high2half2(both)));
     }
   }
-
- private:
-  uint4 first_, second_;
-  __half2 upper_, lower_;  // of two times 32 columns
-};
+}
 
 // Scales of four times 16 columns of a row of a q6_k tile, whose bytes they are, and what multiplies them.
 __device__ __forceinline__ void q6_scales(std::uint32_t bytes, __half all, __half2 (&out)[2]) {
@@ -204,59 +190,46 @@ __device__ __forceinline__ void load_q6_scales(const std::uint8_t* scales, std::
   q6_scales(reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub],
             reinterpret_cast<const __half*>(scales + 256)[row], out);
 }
-template <>
-class lane_fragment<packed_format::q6_k> {
- public:
-  __device__ __forceinline__ lane_fragment(const std::uint8_t* quants,
-                                           const lane_scales<packed_format::q6_k>& scales,
-                                           std::uint32_t sub, std::uint32_t lane) {
-    first_ = reinterpret_cast<const uint4*>(quants)[lane];
-    second_ = reinterpret_cast<const uint2*>(quants + 512)[lane];
-    load_q6_scales(scales.at, lane / 4, sub, upper_);
-    load_q6_scales(scales.at, lane / 4 + 8, sub, lower_);
-  }
-  __device__ __forceinline__ void unpack(int step, std::uint32_t* out) const {
-    const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
+__device__ __forceinline__ void unpack_q6(const std::uint8_t* quants,
+                                          const lane_scales<packed_format::q6_k>& scales,
+                                          std::uint32_t sub, std::uint32_t lane,
+                                          std::uint32_t (&out)[16]) {
+  const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
+  const uint4 first = reinterpret_cast<const uint4*>(quants)[lane];
+  const uint2 second = reinterpret_cast<const uint2*>(quants + 512)[lane];
+  __half2 upper[2], lower[2];
+  load_q6_scales(scales.at, lane / 4, sub, upper);
+  load_q6_scales(scales.at, lane / 4 + 8, sub, lower);
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       const int j = step % 2 * 4 + pair;
-      const std::uint32_t n = step < 2 ? six_bits(first_.x, first_.y, first_.z, j)
-                                       : six_bits(first_.w, second_.x, second_.y, j);
-      const __half2 both = pair % 2 == 0 ? upper_[step / 2] : lower_[step / 2];
+      const std::uint32_t n = step < 2 ? six_bits(first.x, first.y, first.z, j)
+                                       : six_bits(first.w, second.x, second.y, j);
+      const __half2 both = pair % 2 == 0 ? upper[step / 2] : lower[step / 2];
       const __half2 scale = step % 2 == 0 ? __low2half2(both) : __high2half2(both);
-      out[pair] = to_bf16_pair(__hmul2(__hsub2(as_half2(n | 0x64006400), bias), scale));
+      out[4 * step + pair] = to_bf16_pair(__hmul2(__hsub2(as_half2(n | 0x64006400), bias), scale));
     }
   }
-
- private:
-  uint4 first_;
-  uint2 second_;
-  __half2 upper_[2], lower_[2];
-};
+}
 
 // E4M3 in bf16's places is 2^-120 of its value, subnormals too.
-template <>
-class lane_fragment<packed_format::f8> {
- public:
-  __device__ __forceinline__ lane_fragment(const std::uint8_t* quants,
-                                           const lane_scales<packed_format::f8>&, std::uint32_t,
-                                           std::uint32_t lane)
-      : words_(reinterpret_cast<const std::uint32_t*>(quants) + lane) {}
-  __device__ __forceinline__ void unpack(int step, std::uint32_t* out) const {
-    const __nv_bfloat162 bias = __float2bfloat162_rn(0x1p120f);
+__device__ __forceinline__ void unpack_f8(const std::uint8_t* tile, std::uint32_t lane,
+                                          std::uint32_t (&out)[16]) {
+  const __nv_bfloat162 bias = __float2bfloat162_rn(0x1p120f);
+  const auto* words = reinterpret_cast<const std::uint32_t*>(tile) + lane;
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
-      const std::uint32_t word = words_[pair % 2 * 128 + step * 32];
+      const std::uint32_t word = words[pair % 2 * 128 + step * 32];
       const std::uint32_t high = __byte_perm(word, 0, pair / 2 == 0 ? 0x1404 : 0x3424);
       const std::uint32_t bits = (high & 0x80008000) | (high >> 4 & 0x07F007F0);
-      out[pair] = bits_of(__hmul2(as_bf162(bits), bias));
+      out[4 * step + pair] = bits_of(__hmul2(as_bf162(bits), bias));
     }
   }
-
- private:
-  const std::uint32_t* words_;
-};
-
+}
 // Where value (row, column) of an f8 tile is.
 __host__ __device__ inline std::uint32_t f8_place(std::uint32_t row, std::uint32_t column) {
   const std::uint32_t k = column % 16;
@@ -276,14 +249,28 @@ __device__ inline packed_tile tile_of(const std::uint8_t* row, packed_format for
   return {group + band_quants_at(format, sub, band), group + band_scales_at(format, band), sub};
 }
 
-// All 64 columns: out[4 * step + pair].
+// A lane's fragment of a band's tile, packed_gain(kFormat) times smaller. Always inlined, with what it calls: products of
+// wgmma are serialized across a call.
+template <packed_format kFormat>
+__device__ __forceinline__ void unpack_fragment(const std::uint8_t* quants,
+                                                const lane_scales<kFormat>& scales,
+                                                std::uint32_t sub, std::uint32_t lane,
+                                                std::uint32_t (&out)[16]) {
+  if constexpr (kFormat == packed_format::f8) {
+    unpack_f8(quants, lane, out);
+  } else if constexpr (kFormat == packed_format::q8) {
+    unpack_q8(quants, scales.at, lane, out);
+  } else if constexpr (kFormat == packed_format::q6_k) {
+    unpack_q6(quants, scales, sub, lane, out);
+  } else {
+    unpack_q4<kFormat>(quants, scales, sub, lane, out);
+  }
+}
 template <packed_format kFormat>
 __device__ __forceinline__ void unpack_fragment(const packed_tile& tile, std::uint32_t lane,
                                                 std::uint32_t (&out)[16]) {
-  const lane_fragment<kFormat> fragment(tile.quants, lane_scales<kFormat>(tile.scales, lane),
-                                        tile.sub, lane);
-#pragma unroll
-  for (int step = 0; step < 4; ++step) fragment.unpack(step, out + 4 * step);
+  unpack_fragment<kFormat>(tile.quants, lane_scales<kFormat>(tile.scales, lane), tile.sub, lane,
+                           out);
 }
 
 // Calls `f` with the format as a constant.
