@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(256)
 
 // By a warp, whose lanes have a copy each: one thread that asks for all of them one after the other does not keep up with
 // the tensor cores.
-template <int kWidth>
+template <int kWidth, int kBlocks>
 __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std::uint8_t* tiles,
                             std::uint64_t* full, std::uint64_t* empty) {
   using shape = f8_tile<kWidth>;
@@ -93,8 +93,8 @@ __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std
   const std::uint32_t lane = threadIdx.x % 32, f = lane / 2, d = lane % 2;
   const bool has_rows = lane >= row_lane && lane < row_lane + groups;
   ring_position<shape::stages> at;
-  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
-    const wide_work work = find_work(t, p.shape);
+  for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
+    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
     const std::uint32_t first = work.tile.feature_tile * all;
     const std::uint32_t present = min(all, all_columns - first);
     const std::byte* weights =
@@ -110,8 +110,13 @@ __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std
         copy_tile_2d(to + (lane - row_lane) * panel_bytes, &rows, full + at.stage,
                      static_cast<int>(s * depth_step), row);
       } else if (f < present && d < depth) {
-        copy_bulk(to + row_bytes + d * shape::column_bytes + f * tile_bytes,
-                  weights + std::size_t{2 * s} * tile_bytes, tile_bytes, full + at.stage, policy);
+        std::uint8_t* place = to + row_bytes + d * shape::column_bytes + f * tile_bytes;
+        const std::byte* from = weights + std::size_t{2 * s} * tile_bytes;
+        if constexpr (kBlocks == 1) {
+          copy_bulk(place, from, tile_bytes, full + at.stage, policy);
+        } else if (d == rank_of_block<kBlocks>()) {
+          copy_bulk_to(all_of<kBlocks>, place, from, tile_bytes, full + at.stage, policy);
+        }
       }
     }
   }
@@ -143,39 +148,19 @@ __device__ inline void scale_sums(float (&sum)[kWidth / 2], float upper, float l
   }
 }
 
-template <bool kGated, int kWidth>
-__global__ void __launch_bounds__(groups * 128 + 32, 1)
-    f8_kernel(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap output,
-              const f8_parameters p) {
+// What the warps that multiply do.
+template <bool kGated, int kWidth, int kBlocks>
+__device__ inline void multiply_tiles(const CUtensorMap& output, const f8_parameters& p,
+                                      std::uint8_t* tiles, float* scales, std::uint64_t* full,
+                                      std::uint64_t* empty) {
   using shape = f8_tile<kWidth>;
-  extern __shared__ __align__(1024) std::uint8_t shared[];
-  std::uint8_t* tiles = shared;
-  auto* scales =
-      reinterpret_cast<float*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
-  auto* full = reinterpret_cast<std::uint64_t*>(scales + groups * kWidth);
-  auto* empty = full + shape::stages;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < shape::stages; ++s) {
-      barrier_init(full + s, 1);
-      barrier_init(empty + s, groups);
-    }
-    barrier_init_fence();
-  }
-  __syncthreads();
-  let_next_kernel_start();
-  wait_for_previous_kernel();
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  if (warp == groups * 4) {
-    feed<kWidth>(rows, p, tiles, full, empty);
-    return;
-  }
-  const int group = warp / 4;
+  const int warp = static_cast<int>(threadIdx.x) / 32, group = warp / 4;
   std::uint8_t* staging = tiles + shape::stages * shape::stage_bytes + group * 2 * panel_bytes;
   float* of_features = scales + group * kWidth;
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
-  for (std::uint32_t t = blockIdx.x; t < count_work(p.shape); t += gridDim.x) {
-    const wide_work work = find_work(t, p.shape);
+  for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
+    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
     const tile_position tile = work.tile;
     const std::uint32_t y = tile.row_tile * 128 + group * 64;
     const std::uint32_t row = y + warp % 4 * 16 + threadIdx.x % 32 / 4;
@@ -199,7 +184,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
       }
       wgmma_commit();
       wgmma_wait<1>();
-      if (s > work.begin && threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+      if (s > work.begin) free_stage<kBlocks>(empty + previous);
       previous = at.stage;
       at.advance();
     };
@@ -208,7 +193,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
     if (whole < work.end) stage.template operator()<1>(whole);
     wgmma_wait<0>();
     hold(sum);
-    if (threadIdx.x % 128 == 0) barrier_arrive(empty + previous);
+    free_stage<kBlocks>(empty + previous);
     asm volatile("cp.async.wait_all;" ::: "memory");
     sync_threads(1 + group, 128);
     scale_sums<kWidth>(sum, upper, lower, of_features);
@@ -225,6 +210,37 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   if (threadIdx.x % 128 == 0) store_wait();
 }
 
+template <bool kGated, int kWidth, int kBlocks>
+__global__ void __launch_bounds__(groups * 128 + 32, 1)
+    f8_kernel(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap output,
+              const f8_parameters p) {
+  using shape = f8_tile<kWidth>;
+  extern __shared__ __align__(1024) std::uint8_t shared[];
+  std::uint8_t* tiles = shared;
+  auto* scales =
+      reinterpret_cast<float*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
+  auto* full = reinterpret_cast<std::uint64_t*>(scales + groups * kWidth);
+  auto* empty = full + shape::stages;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < shape::stages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, groups * kBlocks);
+    }
+    barrier_init_fence();
+  }
+  sync_blocks<kBlocks>();
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  if (threadIdx.x >= groups * 128) {
+    feed<kWidth, kBlocks>(rows, p, tiles, full, empty);
+    __syncwarp();
+  } else {
+    multiply_tiles<kGated, kWidth, kBlocks>(output, p, tiles, scales, full, empty);
+  }
+  // A block's memory must outlive what the other one copies there, and its arrivals.
+  if constexpr (kBlocks > 1) sync_cluster();
+}
+
 struct f8_run {
   const quantized_rows& x;
   std::uint32_t rows;
@@ -234,9 +250,9 @@ struct f8_run {
   std::uint32_t splits, multiprocessors;
 };
 
-template <bool kGated, int kWidth>
-result<void> run(const f8_run& r, cudaStream_t stream) {
-  const f8_parameters p{{(r.rows + 127) / 128, (r.w.rows + kWidth - 1) / kWidth,
+template <bool kGated, int kWidth, int kBlocks>
+result<void> run_blocks(const f8_run& r, cudaStream_t stream) {
+  const f8_parameters p{{(r.rows + 128 * kBlocks - 1) / (128 * kBlocks), (r.w.rows + kWidth - 1) / kWidth,
                          (r.w.columns + depth_step - 1) / depth_step, r.splits},
                         r.w.packed.data,
                         r.x.scales,
@@ -245,24 +261,33 @@ result<void> run(const f8_run& r, cudaStream_t stream) {
                         r.rows,
                         r.w.rows,
                         r.w.columns / 64};
-  const launch_shape shape{dim3(std::min(count_work(p.shape), r.multiprocessors)),
-                           dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes};
-  return launch("multiply_fp8", f8_kernel<kGated, kWidth>, shape, stream, true, r.x.map,
+  const launch_shape shape{
+      dim3(std::min(count_work(p.shape), r.multiprocessors / kBlocks) * kBlocks),
+      dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes, kBlocks};
+  return launch("multiply_fp8", f8_kernel<kGated, kWidth, kBlocks>, shape, stream, true, r.x.map,
                 r.y.box(64), p);
 }
+template <bool kGated, int kWidth>
+result<void> run(const f8_run& r, cudaStream_t stream) {
+  return pairs_pay(r.rows) ? run_blocks<kGated, kWidth, 2>(r, stream)
+                           : run_blocks<kGated, kWidth, 1>(r, stream);
+}
 
-template <int kWidth>
+template <int kWidth, int kBlocks>
 result<void> prepare() {
   constexpr std::size_t bytes = f8_tile<kWidth>::shared_bytes;
-  TROUPE_CHECK(allow_shared_memory(f8_kernel<false, kWidth>, bytes, "preparing multiply_fp8"));
-  return allow_shared_memory(f8_kernel<true, kWidth>, bytes, "preparing multiply_fp8");
+  TROUPE_CHECK(
+      allow_shared_memory(f8_kernel<false, kWidth, kBlocks>, bytes, "preparing multiply_fp8"));
+  return allow_shared_memory(f8_kernel<true, kWidth, kBlocks>, bytes, "preparing multiply_fp8");
 }
 
 }  // namespace
 
 result<void> prepare_fp8() {
-  TROUPE_CHECK(prepare<256>());
-  return prepare<128>();
+  TROUPE_CHECK((prepare<256, 1>()));
+  TROUPE_CHECK((prepare<256, 2>()));
+  TROUPE_CHECK((prepare<128, 1>()));
+  return prepare<128, 2>();
 }
 
 bool is_fp8(const weight_matrix& w) {

@@ -45,8 +45,6 @@ struct product_parameters {
 // What a kernel copies weights from: of whole tiles a map, whose boxes are as many as a tile of `kWidth` features has.
 template <int kWidth>
 inline constexpr bool by_map = kWidth % bf16_tile_side == 0;
-template <int kBlocks>
-inline constexpr std::uint16_t all_of = (1u << kBlocks) - 1;
 template <int kWidth>
 using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles>;
 
@@ -123,18 +121,6 @@ class weight_boxes {
   int row_tile_, next_, rank_;
 };
 
-// Which block of its pair this one is.
-template <int kBlocks>
-__device__ inline std::uint32_t rank_of_block() {
-  return kBlocks == 1 ? 0 : blockIdx.x % kBlocks;
-}
-template <int kBlocks>
-__device__ inline wide_work find_pair_work(std::uint32_t index, const wide_parameters& p) {
-  wide_work work = find_work(index, p, raster_height / kBlocks);
-  work.tile.row_tile = work.tile.row_tile * kBlocks + rank_of_block<kBlocks>();
-  return work;
-}
-
 // By one thread.
 template <stored kStored, int kWidth, int kBlocks>
 __device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>& weights,
@@ -192,13 +178,6 @@ __device__ inline void multiply_tiles(const CUtensorMap& output, const product_p
   // What these warps store needs no wait for the kernel before: the rows of a tile come behind it.
   const int warp = static_cast<int>(threadIdx.x) / 32, group = warp / 4;
   ring_position<shape::stages> at;
-  const auto free_stage = [&](std::uint32_t stage) {
-    if constexpr (kBlocks == 1) {
-      if (threadIdx.x % 128 == 0) barrier_arrive(empty + stage);
-    } else {
-      if (threadIdx.x % 128 < kBlocks) barrier_arrive_at(empty + stage, threadIdx.x % 128);
-    }
-  };
   float sum[kWidth / 2];
   for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
     const wide_work work = find_pair_work<kBlocks>(t, p.shape);
@@ -215,12 +194,12 @@ __device__ inline void multiply_tiles(const CUtensorMap& output, const product_p
       for (int k = 0; k < 4; ++k) multiply_bf16(sum, a + 2 * k, b + 2 * k, s > work.begin || k > 0);
       wgmma_commit();
       wgmma_wait<1>();
-      if (s > work.begin) free_stage(previous);
+      if (s > work.begin) free_stage<kBlocks>(empty + previous);
       previous = at.stage;
     }
     wgmma_wait<0>();
     hold(sum);
-    free_stage(previous);
+    free_stage<kBlocks>(empty + previous);
     const std::uint32_t y = tile.row_tile * 128 + group * 64;
     if constexpr (kStored == stored::partial) {
       store_sums<kWidth>(sum, p.partial + std::size_t{work.split} * p.rows * p.features, p.rows,
@@ -242,8 +221,6 @@ __device__ inline void multiply_tiles(const CUtensorMap& output, const product_p
   }
 }
 
-// kBlocks: 2 for pairs, clusters of two blocks with 128 rows each and the same weights, of which each copies half for both: half
-// as many of them come from L2.
 template <stored kStored, int kWidth, int kBlocks>
 __global__ void __launch_bounds__(groups * 128 + 32, 1)
     wide_kernel(const __grid_constant__ CUtensorMap rows,
@@ -262,10 +239,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
     }
     barrier_init_fence();
   }
-  if constexpr (kBlocks == 1)
-    __syncthreads();
-  else
-    sync_cluster();
+  sync_blocks<kBlocks>();
   let_next_kernel_start();
   if (threadIdx.x >= groups * 128) {
     if (elect_lane()) feed<kStored, kWidth, kBlocks>(rows, weights, p, tiles, full, empty);
@@ -285,12 +259,6 @@ struct product {
   const wide_options& options;
   std::uint32_t multiprocessors;
 };
-
-// Pairs need an even number of row tiles, or so many that an idle block matters little.
-bool pairs_pay(std::uint32_t rows) {
-  const std::uint32_t tiles = (rows + 127) / 128;
-  return tiles % 2 == 0 || tiles > 16;
-}
 
 template <stored kStored, int kWidth, int kBlocks>
 result<void> run_blocks(const product& r, cudaStream_t stream) {

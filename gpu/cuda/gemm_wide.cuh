@@ -1,7 +1,8 @@
 // What the kernels of products with many rows share: which tile a block computes, and how tiles are stored.
 //
 // A block computes tiles of 128 rows by 128 to 256 features, or some of their depth: two warpgroups of 64 rows each, and a warp
-// that feeds them.
+// that feeds them. Two of them may be a pair, kBlocks = 2: a cluster whose blocks have 128 rows each and the same weights, of which
+// each copies half for both, so that half as many come from L2.
 // Device code only, sm_90a.
 #pragma once
 
@@ -19,6 +20,9 @@ inline constexpr std::uint32_t panel_bytes = 64 * 128, row_bytes = groups * pane
 inline constexpr std::uint32_t staging_bytes = groups * 2 * panel_bytes;
 inline constexpr std::uint32_t raster_height =
     16;  // row tiles that run side by side, so that L2 serves both operands
+
+template <int kBlocks>
+inline constexpr std::uint16_t all_of = (1u << kBlocks) - 1;  // bits of a cluster's blocks
 
 struct wide_parameters {
   std::uint32_t row_tiles, feature_tiles, depth_steps;
@@ -43,11 +47,41 @@ struct wide_work {
 __host__ __device__ inline std::uint32_t count_work(const wide_parameters& p) {
   return p.row_tiles * p.feature_tiles * p.splits;
 }
+// most: row tiles that run side by side.
 __device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p,
-                                      std::uint32_t most = raster_height) {
+                                      std::uint32_t most) {
   const std::uint32_t split = index % p.splits;
   return {locate(index / p.splits, p, most), split, p.depth_steps * split / p.splits,
           p.depth_steps * (split + 1) / p.splits};
+}
+
+// Which block of its pair this one is.
+template <int kBlocks>
+__device__ inline std::uint32_t rank_of_block() {
+  return kBlocks == 1 ? 0 : blockIdx.x % kBlocks;
+}
+// The same of a pair, whose row tiles p.row_tiles counts by pairs.
+template <int kBlocks>
+__device__ inline wide_work find_pair_work(std::uint32_t index, const wide_parameters& p) {
+  wide_work work = find_work(index, p, raster_height / kBlocks);
+  work.tile.row_tile = work.tile.row_tile * kBlocks + rank_of_block<kBlocks>();
+  return work;
+}
+// By a warpgroup, behind its last product from a stage: to every block that fills it. empty: counts groups * kBlocks.
+template <int kBlocks>
+__device__ inline void free_stage(std::uint64_t* empty) {
+  if constexpr (kBlocks == 1) {
+    if (threadIdx.x % 128 == 0) barrier_arrive(empty);
+  } else {
+    if (threadIdx.x % 128 < kBlocks) barrier_arrive_at(empty, threadIdx.x % 128);
+  }
+}
+template <int kBlocks>
+__device__ inline void sync_blocks() {
+  if constexpr (kBlocks == 1)
+    __syncthreads();
+  else
+    sync_cluster();
 }
 
 __device__ inline std::uint32_t pack(float low, float high) {
@@ -160,6 +194,11 @@ inline std::uint32_t turns_of(std::uint32_t rows, std::uint32_t features, std::u
                               std::uint32_t multiprocessors) {
   const std::uint32_t tiles = (rows + 127) / 128 * ((features + width - 1) / width);
   return (tiles + multiprocessors - 1) / multiprocessors;
+}
+// Pairs need an even number of row tiles, or so many that an idle block matters little.
+inline bool pairs_pay(std::uint32_t rows) {
+  const std::uint32_t tiles = (rows + 127) / 128;
+  return tiles % 2 == 0 || tiles > 16;
 }
 // Half as wide a tile takes a bit more than half the time; it pays where it fills the last turn better.
 inline bool half_width_pays(std::uint32_t rows, std::uint32_t features,
