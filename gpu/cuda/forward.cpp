@@ -106,14 +106,15 @@ result<void> forward_pass::allocate_activations() {
            "logits"));
 
   std::size_t partial = 0;
-  const std::uint32_t narrow_rows = limits_.exact ? rows : std::min(rows, small_rows);
   for (const auto& layer : weights_.layers) {
     for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
-      const std::uint32_t most =
-          limits_.exact ? splits(*w)
-                        : std::max({splits(*w), most_fp8_splits, most_wide_splits,
-                                    w->is_packed() ? tuning_of_packed().most_splits : 1});
-      partial = std::max(partial, std::size_t{most} * narrow_rows * w->rows);
+      const std::uint32_t few = std::min(rows, small_rows),
+                          most = std::max({splits(*w), most_fp8_splits, most_wide_splits});
+      const std::size_t sums =
+          limits_.exact ? std::size_t{splits(*w)} * rows
+                        : std::max(std::size_t{most} * few,
+                                   std::size_t{std::min(rows, tuning_of_packed().most_rows)});
+      partial = std::max(partial, sums * w->rows);
     }
   }
   TROUPE_CHECK(take(partial_, partial, "partial sums"));
@@ -224,15 +225,19 @@ std::uint32_t forward_pass::splits(const weight_matrix& w) const {
 
 // The same for so many rows, where their number may matter.
 std::uint32_t forward_pass::splits(const weight_matrix& w, std::uint32_t rows) const {
-  return limits_.exact || !w.is_packed() || rows <= 16
-             ? splits(w)
-             : packed_splits(w, rows, limits_.multiprocessors);
+  if (limits_.exact || !w.is_packed() || rows <= 16) return splits(w);
+  return std::min(packed_splits(w, rows, limits_.multiprocessors), most_sums(w) / rows);
+}
+
+// How many rows' sums there is room for, once a split.
+std::uint32_t forward_pass::most_sums(const weight_matrix& w) const {
+  return static_cast<std::uint32_t>(partial_.size() / w.rows);
 }
 
 // Packed weights are unpacked once for many rows; true: they are in w.data now.
 result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows,
                                       cudaStream_t stream) const {
-  if (!w.is_packed() || rows <= small_rows) return false;
+  if (!w.is_packed() || rows <= std::max(small_rows, tuning_of_packed().most_rows)) return false;
   TROUPE_CHECK(unpack(w.packed, w.rows, w.columns, weights_.scratch.data(), true, stream));
   return true;
 }
@@ -282,7 +287,7 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
   if (takes_fp8(w, rows)) return linear_fp8(x, w, y, false, rows, stream);
   layer_output out;
   TROUPE_TRY(const bool unpacked, unpack_for(w, rows, stream));
-  if (!narrow(rows)) {
+  if (!narrow(w, rows, unpacked)) {
     TROUPE_CHECK(multiply_wide(x, rows, w, {&y}, {{}, true, !unpacked}, stream));
     out.values = y.data;
     return out;
@@ -385,7 +390,8 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
     return linear(gated_, w.down, out_, shape.rows, stream);
   }
   TROUPE_TRY(const bool unpacked, unpack_for(w.gate_up, shape.rows, stream));
-  if (narrow(shape.rows) && !takes_wide(w.gate_up, shape.rows, wide_feature_rows)) {
+  if (narrow(w.gate_up, shape.rows, unpacked) &&
+      !takes_wide(w.gate_up, shape.rows, wide_feature_rows)) {
     TROUPE_CHECK(multiply_narrow(normed_, shape.rows, w.gate_up, {nullptr, gated_.data},
                                  {1, tile_groups(shape.rows), !unpacked, unpacked}, stream));
   } else {

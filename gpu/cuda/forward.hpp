@@ -75,11 +75,15 @@ class forward_pass {
   result<void> make_angles(cudaStream_t stream);
   std::uint32_t splits(const weight_matrix& w) const;
   std::uint32_t splits(const weight_matrix& w, std::uint32_t rows) const;
+  std::uint32_t most_sums(const weight_matrix& w) const;
   // The widest matrices, gate and up and the LM head, fill the card with large tiles of fewer rows than the others.
   static constexpr std::uint32_t wide_feature_rows = 64, wide_rows = 128;
   // Blocks of 64 features spread better; of 128 they read many rows' activations less often.
   static std::uint32_t tile_groups(std::uint32_t rows) { return rows <= 128 ? 1 : 2; }
-  bool narrow(std::uint32_t rows) const { return limits_.exact || rows <= small_rows; }
+  // Whether multiply_narrow takes that many rows over these weights; unpacked: that is what it would have.
+  bool narrow(const weight_matrix& w, std::uint32_t rows, bool unpacked) const {
+    return limits_.exact || rows <= small_rows || (w.is_packed() && !unpacked);
+  }
   // Whether rows beyond so many go over these weights by multiply_wide, however few they are.
   bool takes_wide(const weight_matrix& w, std::uint32_t rows, std::uint32_t beyond) const;
   // Whether that many rows go over these weights in E4M3.

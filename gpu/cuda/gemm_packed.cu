@@ -247,7 +247,7 @@ std::uint32_t packed_splits(const weight_matrix& w, std::uint32_t rows,
                             std::uint32_t multiprocessors) {
   const block_shape shape = shape_for(w.packed, w.rows, packed_width(rows));
   const std::uint32_t tile_rows = static_cast<std::uint32_t>(shape.groups) * 64,
-                      tiles = (w.rows + tile_rows - 1) / tile_rows,
+                      tiles = (w.rows + tile_rows - 1) / tile_rows * ((rows + 255) / 256),
                       most = std::min(tuning_of_packed().most_splits, w.columns / 256);
   return std::bit_floor(
       std::clamp(multiprocessors * shape.blocks / tiles, 1u, std::max(most, 1u)));

@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(threads, 2)
   unit_cursor next(weights, p, first, warp);
   const auto fetch = [&](std::uint32_t slot) {
     if (next.band >= count) return;
-    if (lane == 0) {
+    if (elect_lane()) {
       const std::uint32_t of_tile = (first + next.band) % bands_a_tile, pair = next.pair_bytes;
       const std::uint8_t* from = next.row + std::size_t{next.group} * next.group_bytes;
       std::uint8_t* to = ring + slot * p.slot_bytes;
