@@ -40,6 +40,13 @@ result<forward_pass> forward_pass::make(const model::model_config& config, devic
   pass.planning_.exact = limits.exact;
   TROUPE_CHECK(prepare_gemm());
   TROUPE_CHECK(prepare_attention());
+  // Where no batch has so many rows, the memory is better spent on KV.
+  const auto unpacks = [&](const weight_matrix& w) { return pass.unpacks(w, limits.rows); };
+  if (std::none_of(pass.weights_.layers.begin(), pass.weights_.layers.end(), [&](const auto& l) {
+        return unpacks(l.qkv) || unpacks(l.o) || unpacks(l.gate_up) || unpacks(l.down);
+      })) {
+    pass.weights_.scratch = {};
+  }
   TROUPE_CHECK(pass.allocate_activations());
   TROUPE_CHECK(pass.make_angles(stream));
   return pass;
@@ -234,10 +241,15 @@ std::uint32_t forward_pass::most_sums(const weight_matrix& w) const {
   return static_cast<std::uint32_t>(partial_.size() / w.rows);
 }
 
+bool forward_pass::unpacks(const weight_matrix& w, std::uint32_t rows) const {
+  return w.is_packed() && rows > std::max(small_rows, tuning_of_packed().most_rows) &&
+         !takes_fp8(w, rows);
+}
+
 // Packed weights are unpacked once for many rows; true: they are in w.data now.
 result<bool> forward_pass::unpack_for(const weight_matrix& w, std::uint32_t rows,
                                       cudaStream_t stream) const {
-  if (!w.is_packed() || rows <= std::max(small_rows, tuning_of_packed().most_rows)) return false;
+  if (!unpacks(w, rows)) return false;
   TROUPE_CHECK(unpack(w.packed, w.rows, w.columns, weights_.scratch.data(), true, stream));
   return true;
 }

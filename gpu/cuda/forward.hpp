@@ -80,6 +80,7 @@ class forward_pass {
   static constexpr std::uint32_t wide_feature_rows = 64, wide_rows = 128;
   // Blocks of 64 features spread better; of 128 they read many rows' activations less often.
   static std::uint32_t tile_groups(std::uint32_t rows) { return rows <= 128 ? 1 : 2; }
+  bool unpacks(const weight_matrix& w, std::uint32_t rows) const;
   // Whether multiply_narrow takes that many rows over these weights; unpacked: that is what it would have.
   bool narrow(const weight_matrix& w, std::uint32_t rows, bool unpacked) const {
     return limits_.exact || rows <= small_rows || (w.is_packed() && !unpacked);

@@ -168,8 +168,7 @@ single_tuning& tuning_of_single();
 struct packed_tuning {
   std::uint32_t ring_bytes = 54 * 1024;       // of tiles on their way, over at most 16 rows
   std::uint32_t blocks = 4, most_splits = 8;  // blocks a multiprocessor that splits aim at
-  std::uint32_t groups = 4, many_ring = 0;
-  std::uint32_t most_rows = 1024;  // more are multiplied with a matrix that is unpacked first
+  std::uint32_t most_rows = 2048;  // more are multiplied with a matrix that is unpacked first
 };
 packed_tuning& tuning_of_packed();
 // Parts of the reduced dimension with which multiply_narrow takes more than 16 rows over packed weights soonest.

@@ -252,15 +252,16 @@ struct f8_run {
 
 template <bool kGated, int kWidth, int kBlocks>
 result<void> run_blocks(const f8_run& r, cudaStream_t stream) {
-  const f8_parameters p{{(r.rows + 128 * kBlocks - 1) / (128 * kBlocks), (r.w.rows + kWidth - 1) / kWidth,
-                         (r.w.columns + depth_step - 1) / depth_step, r.splits},
-                        r.w.packed.data,
-                        r.x.scales,
-                        r.w.packed.row_scales,
-                        r.partial,
-                        r.rows,
-                        r.w.rows,
-                        r.w.columns / 64};
+  const f8_parameters p{
+      {(r.rows + 128 * kBlocks - 1) / (128 * kBlocks), (r.w.rows + kWidth - 1) / kWidth,
+       (r.w.columns + depth_step - 1) / depth_step, r.splits},
+      r.w.packed.data,
+      r.x.scales,
+      r.w.packed.row_scales,
+      r.partial,
+      r.rows,
+      r.w.rows,
+      r.w.columns / 64};
   const launch_shape shape{
       dim3(std::min(count_work(p.shape), r.multiprocessors / kBlocks) * kBlocks),
       dim3(groups * 128 + 32), f8_tile<kWidth>::shared_bytes, kBlocks};

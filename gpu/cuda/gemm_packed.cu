@@ -20,15 +20,20 @@ struct block_shape {
   int groups;
   std::uint32_t ring_bytes, blocks;
 };
-// groups: as many as the weights allow, at most.
+// groups: 1, 2 or 4, as the weights allow.
 constexpr block_shape shape_of(int width, int groups) {
-  if (groups == 1) {
-    return {1, (width <= 32 ? 74u : width <= 64 ? 104u : width <= 128 ? 84u : 222u) * 1024,
-            width <= 32 ? 3u : width <= 128 ? 2u : 1u};
+  switch (width) {
+    case 32:
+      return groups == 1 ? block_shape{1, 74 * 1024, 3} : block_shape{2, 72 * 1024, 2};
+    case 64:
+      return groups == 4   ? block_shape{4, 150 * 1024, 1}
+             : groups == 2 ? block_shape{2, 104 * 1024, 1}
+                           : block_shape{1, 104 * 1024, 2};
+    case 128:
+      return groups == 1 ? block_shape{1, 84 * 1024, 2} : block_shape{2, 150 * 1024, 1};
+    default:
+      return {std::min(groups, 2), 222 * 1024, 1};
   }
-  if (width <= 32) return {2, 72 * 1024, 2};
-  if (width <= 64) return {groups, (groups == 4 ? 150u : 104u) * 1024, 1};
-  return {2, (width <= 128 ? 150u : 222u) * 1024, 1};
 }
 
 __host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int groups, int width,
@@ -131,25 +136,27 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
 
   const auto ring_of = [&](packed_format format) {
     const std::uint32_t stages = stages_of(format, kGroups, kWidth, ring_bytes);
-    return packed_ring_memory{
-        shared, shared + stages * packed_stage_tiles(format, kWidth) * kWidth * 128, full,
-        full + most_stages, stages};
+    return packed_ring_memory{shared,
+                              shared + stages * packed_stage_tiles(format, kWidth) * kWidth * 128,
+                              full, full + most_stages, stages};
   };
   if (threadIdx.x >= kGroups * 128) {
     if constexpr (shifts_registers(kGroups, kWidth)) give_registers<40>();
     if (threadIdx.x >= kGroups * 128 + 32 || !elect_lane()) return;
-    with_format(source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-      produce<kGroups, kWidth, kFormat>(
-          ring_of(kFormat), row, std::size_t{p.depth_steps} * packed_tile_bytes(kFormat),
-          activations, p.box_rows, static_cast<int>(row0), first_step, steps);
-    });
+    with_format(
+        source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
+          produce<kGroups, kWidth, kFormat>(
+              ring_of(kFormat), row, std::size_t{p.depth_steps} * packed_tile_bytes(kFormat),
+              activations, p.box_rows, static_cast<int>(row0), first_step, steps);
+        });
     return;
   }
   if constexpr (shifts_registers(kGroups, kWidth)) take_registers<232>();
   float sum[kWidth / 2];
-  with_format(source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-    consume_packed<kGroups, kWidth, kFormat>(sum, ring_of(kFormat), steps);
-  });
+  with_format(
+      source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
+        consume_packed<kGroups, kWidth, kFormat>(sum, ring_of(kFormat), steps);
+      });
   store_tile<kWidth>(p, tile.split, (first_tile + threadIdx.x / 128) * 64, row0, sum,
                      packed_gain(source.format));
 }
@@ -157,10 +164,8 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
 // Whole stages, no more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
 std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, int groups,
                             int width) {
-  const std::uint32_t many = tuning_of_packed().many_ring;
-  const std::uint32_t most = width <= 16 ? tuning_of_packed().ring_bytes
-                             : many      ? many
-                                         : shape_of(width, groups).ring_bytes;
+  const std::uint32_t most =
+      width <= 16 ? tuning_of_packed().ring_bytes : shape_of(width, groups).ring_bytes;
   const std::uint32_t unit = splits_groups(p) ? 4 : 1;
   const std::uint32_t steps = (p.depth_steps / unit + p.splits - 1) / p.splits * unit;
   std::uint32_t bytes = 0;
@@ -183,8 +188,8 @@ result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_para
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t ring_bytes = ring_bytes_of(w, p, kGroups, kWidth),
                       feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
-  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(threads_of(kGroups, kWidth)),
-                           ring_bytes + barrier_bytes};
+  const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles),
+                           dim3(threads_of(kGroups, kWidth)), ring_bytes + barrier_bytes};
   return launch("multiply_narrow (packed)", packed_kernel<kGroups, kWidth>, shape, stream, early, w,
                 x.box(p.box_rows), p, ring_bytes);
 }
@@ -197,9 +202,8 @@ bool fits_groups(const packed_matrix& w, std::uint32_t features, std::uint32_t g
          });
 }
 block_shape shape_for(const packed_matrix& w, std::uint32_t features, int width) {
-  const int most = static_cast<int>(tuning_of_packed().groups);
   for (const int groups : {4, 2})
-    if (groups <= most && fits_groups(w, features, static_cast<std::uint32_t>(groups)))
+    if (fits_groups(w, features, static_cast<std::uint32_t>(groups)))
       return shape_of(width, groups);
   return shape_of(width, 1);
 }
@@ -215,11 +219,15 @@ result<void> run_groups(const activation_matrix& x, const packed_matrix& w,
                      : run<1, kWidth>(x, w, p, early, stream);
 }
 
+// Rows of activations that a block has.
+int packed_width(std::uint32_t rows) {
+  return static_cast<int>(std::clamp(std::bit_ceil(rows), 8u, 256u));
+}
+
 template <int kGroups, int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kGroups, kWidths>,
-                                      226 * 1024 + barrier_bytes,
+  ((done = done ? allow_shared_memory(packed_kernel<kGroups, kWidths>, 226 * 1024 + barrier_bytes,
                                       "preparing multiply_narrow")
                 : done),
    ...);
@@ -239,18 +247,13 @@ result<void> prepare_packed() {
   return prepare_widths<4, 64>();
 }
 
-int packed_width(std::uint32_t rows) {
-  return static_cast<int>(std::clamp(std::bit_ceil(rows), 8u, 256u));
-}
-
 std::uint32_t packed_splits(const weight_matrix& w, std::uint32_t rows,
                             std::uint32_t multiprocessors) {
   const block_shape shape = shape_for(w.packed, w.rows, packed_width(rows));
   const std::uint32_t tile_rows = static_cast<std::uint32_t>(shape.groups) * 64,
                       tiles = (w.rows + tile_rows - 1) / tile_rows * ((rows + 255) / 256),
                       most = std::min(tuning_of_packed().most_splits, w.columns / 256);
-  return std::bit_floor(
-      std::clamp(multiprocessors * shape.blocks / tiles, 1u, std::max(most, 1u)));
+  return std::bit_floor(std::clamp(multiprocessors * shape.blocks / tiles, 1u, std::max(most, 1u)));
 }
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,

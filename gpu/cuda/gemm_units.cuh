@@ -86,8 +86,7 @@ __device__ __forceinline__ packed_tile tile_in_stage(const std::uint8_t* slot, s
 template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ const std::uint8_t* own_slot(const packed_ring_memory& ring,
                                                         std::uint32_t stage) {
-  return ring.weights +
-         (stage * kGroups + threadIdx.x / 128) * packed_slot_bytes(kFormat, kWidth);
+  return ring.weights + (stage * kGroups + threadIdx.x / 128) * packed_slot_bytes(kFormat, kWidth);
 }
 
 // As consume_packed, by instructions of single warps: over 8 or 16 rows of activations wgmma's own pace, which does not
@@ -109,8 +108,8 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
     for (std::uint32_t t = 0; t < kTiles; ++t) {
       if (packed_group(kFormat) == 1 && done + t >= steps) break;
       std::uint32_t values[16];
-      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, threadIdx.x % 128 / 32), lane,
-                               values);
+      unpack_fragment<kFormat>(tile_in_stage<kFormat, kWidth>(slot, t, threadIdx.x % 128 / 32),
+                               lane, values);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
 #pragma unroll

@@ -62,14 +62,15 @@ class weight_pieces {
 #pragma unroll
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::uint32_t piece = first_ + i;
-      next_[i] = weights.at(feature + piece * bf16_tile_side - (piece == 0 ? 0 : within), work.begin);
+      next_[i] =
+          weights.at(feature + piece * bf16_tile_side - (piece == 0 ? 0 : within), work.begin);
     }
   }
   __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t policy) {
 #pragma unroll
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::uint32_t piece = first_ + i;
-      const std::uint32_t bytes = piece == 0          ? bf16_tile_bytes - skipped_
+      const std::uint32_t bytes = piece == 0           ? bf16_tile_bytes - skipped_
                                   : piece + 1 < of_all ? bf16_tile_bytes
                                                        : of_last + skipped_;
       std::uint8_t* at = to + piece * bf16_tile_bytes - (piece == 0 ? 0 : skipped_);

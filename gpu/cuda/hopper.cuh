@@ -33,8 +33,7 @@ __device__ inline void barrier_arrive_at(std::uint64_t* bar, std::uint32_t block
   asm volatile(
       "{\n.reg .b32 there;\n"
       "mapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(
-          shared_address(bar)),
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(shared_address(bar)),
       "r"(block)
       : "memory");
 }
@@ -92,8 +91,7 @@ __device__ inline void copy_bulk(void* to, const void* from, std::uint32_t bytes
 }
 // The same into the shared memory of every block of a cluster whose bit is set, at the same place, and to the barrier there.
 __device__ inline void copy_bulk_to(std::uint16_t blocks, void* to, const void* from,
-                                    std::uint32_t bytes, std::uint64_t* bar,
-                                    std::uint64_t policy) {
+                                    std::uint32_t bytes, std::uint64_t* bar, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::"
       "cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(shared_address(to)),
@@ -178,9 +176,8 @@ __device__ inline bool elect_lane() {
 
 // All threads of a cluster's blocks.
 __device__ inline void sync_cluster() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                   : "memory");
 }
 
 // How many registers each thread of this warpgroup has from here on: fewer, or more once others have given theirs.

@@ -81,8 +81,7 @@ struct q4_k_row {
 template <packed_format kFormat>
 struct lane_scales {
   const std::uint8_t* at;
-  __device__ __forceinline__ lane_scales(const std::uint8_t* scales, std::uint32_t)
-      : at(scales) {}
+  __device__ __forceinline__ lane_scales(const std::uint8_t* scales, std::uint32_t) : at(scales) {}
 };
 template <>
 struct lane_scales<packed_format::q4_k> {
@@ -176,30 +175,39 @@ __device__ __forceinline__ void unpack_q8(const std::uint8_t* quants, const std:
   }
 }
 
-// Scales of four times 16 columns of a row of a q6_k tile, whose bytes they are, and what multiplies them.
-__device__ __forceinline__ void q6_scales(std::uint32_t bytes, __half all, __half2 (&out)[2]) {
-  const std::uint32_t four = bytes ^ 0x80808080u;
-  const __half2 factor = __half2half2(all);
-  const __half2 bias = __float2half2_rn(1152.0f);
-  out[0] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4140)), bias), factor);
-  out[1] = __hmul2(__hsub2(as_half2(__byte_perm(four, 0x64646464, 0x4342)), bias), factor);
-}
-// The same of row `row` of a band in tile `sub` of a group.
-__device__ __forceinline__ void load_q6_scales(const std::uint8_t* scales, std::uint32_t row,
-                                               std::uint32_t sub, __half2 (&out)[2]) {
-  q6_scales(reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub],
-            reinterpret_cast<const __half*>(scales + 256)[row], out);
-}
-__device__ __forceinline__ void unpack_q6(const std::uint8_t* quants,
-                                          const lane_scales<packed_format::q6_k>& scales,
+// Of a row of a band in tile `sub` of a q6_k group, by 16 columns: what makes values of 6 bits in a bf16's lowest ones, and what
+// is then subtracted.
+struct q6_scales {
+  __nv_bfloat162 scale[2], minimum[2];
+  __device__ __forceinline__ q6_scales(const std::uint8_t* scales, std::uint32_t row,
+                                       std::uint32_t sub) {
+    const std::uint32_t four =
+        reinterpret_cast<const std::uint32_t*>(scales)[row * 4 + sub] ^ 0x80808080u;
+    const float factor =
+        __half2float(reinterpret_cast<const __half*>(scales + 256)[row]) * 0x1p101f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      // An integer n below 1024 is the f16 with the bits 0x6400 | n, minus 1024.
+      const float2 two = __half22float2(
+          __hsub2(as_half2(__byte_perm(four, 0x64646464, half == 0 ? 0x4140 : 0x4342)),
+                  __float2half2_rn(1152.0f)));
+      scale[half] = __floats2bfloat162_rn(two.x * factor, two.y * factor);
+      minimum[half] = __hmul2(scale[half], __float2bfloat162_rn(-0x1p-128f));
+    }
+  }
+  // step: of 16 columns.
+  __device__ __forceinline__ __nv_bfloat162 value(std::uint32_t n, int step) const {
+    const __nv_bfloat162 s = scale[step / 2], m = minimum[step / 2];
+    return step % 2 == 0 ? __hfma2(as_bf162(n), __low2bfloat162(s), __low2bfloat162(m))
+                         : __hfma2(as_bf162(n), __high2bfloat162(s), __high2bfloat162(m));
+  }
+};
+__device__ __forceinline__ void unpack_q6(const std::uint8_t* quants, const std::uint8_t* scales,
                                           std::uint32_t sub, std::uint32_t lane,
                                           std::uint32_t (&out)[16]) {
-  const __half2 bias = __float2half2_rn(1024.0f + 32.0f);
   const uint4 first = reinterpret_cast<const uint4*>(quants)[lane];
   const uint2 second = reinterpret_cast<const uint2*>(quants + 512)[lane];
-  __half2 upper[2], lower[2];
-  load_q6_scales(scales.at, lane / 4, sub, upper);
-  load_q6_scales(scales.at, lane / 4 + 8, sub, lower);
+  const q6_scales upper(scales, lane / 4, sub), lower(scales, lane / 4 + 8, sub);
 #pragma unroll
   for (int step = 0; step < 4; ++step) {
 #pragma unroll
@@ -207,9 +215,7 @@ __device__ __forceinline__ void unpack_q6(const std::uint8_t* quants,
       const int j = step % 2 * 4 + pair;
       const std::uint32_t n = step < 2 ? six_bits(first.x, first.y, first.z, j)
                                        : six_bits(first.w, second.x, second.y, j);
-      const __half2 both = pair % 2 == 0 ? upper[step / 2] : lower[step / 2];
-      const __half2 scale = step % 2 == 0 ? __low2half2(both) : __high2half2(both);
-      out[4 * step + pair] = to_bf16_pair(__hmul2(__hsub2(as_half2(n | 0x64006400), bias), scale));
+      out[4 * step + pair] = bits_of((pair % 2 == 0 ? upper : lower).value(n, step));
     }
   }
 }
@@ -261,7 +267,7 @@ __device__ __forceinline__ void unpack_fragment(const std::uint8_t* quants,
   } else if constexpr (kFormat == packed_format::q8) {
     unpack_q8(quants, scales.at, lane, out);
   } else if constexpr (kFormat == packed_format::q6_k) {
-    unpack_q6(quants, scales, sub, lane, out);
+    unpack_q6(quants, scales.at, sub, lane, out);
   } else {
     unpack_q4<kFormat>(quants, scales, sub, lane, out);
   }
@@ -335,30 +341,26 @@ __device__ inline float unpack_value(const std::uint8_t* tiles, packed_format fo
   if (format == q4_0) return q4_value<q4_0>(tile, row, column);
   if (format == q4_k) return q4_value<q4_k>(tile, row, column);
   const fragment_place at = place_of(row, column);
-  __half scale;
-  int q = 0;
   if (format == q8) {
     const std::uint32_t word = at.step / 2 * 128 + at.lane * 4 + at.step % 2 * 2 + at.pair / 2;
-    q = tile.quants[word * 4 + at.pair % 2 * 2 + at.high] - 128;
-    scale = reinterpret_cast<const __half*>(tile.scales)[row * 2 + column / 32];
-  } else {
-    const auto* quants = reinterpret_cast<const std::uint32_t*>(tile.quants);
-    std::uint32_t words[6];
-    for (std::uint32_t i = 0; i < 6; ++i)
-      words[i] = i < 4 ? quants[at.lane * 4 + i] : quants[128 + at.lane * 2 + i - 4];
-    std::uint32_t pairs = 0;
-    for (int j = 0; j < 8; ++j) {
-      if (j != static_cast<int>(at.step % 2 * 4 + at.pair)) continue;
-      pairs = at.step < 2 ? six_bits(words[0], words[1], words[2], j)
-                          : six_bits(words[3], words[4], words[5], j);
-    }
-    q = static_cast<int>(pairs >> (16 * at.high) & 63) - 32;
-    __half2 scales[2];
-    load_q6_scales(tile.scales, row, tile.sub, scales);
-    const __half2 both = column < 32 ? scales[0] : scales[1];
-    scale = column % 32 < 16 ? __low2half(both) : __high2half(both);
+    const int q = tile.quants[word * 4 + at.pair % 2 * 2 + at.high] - 128;
+    const __half scale = reinterpret_cast<const __half*>(tile.scales)[row * 2 + column / 32];
+    return __bfloat162float(__float2bfloat16(__half2float(__hmul(__int2half_rn(q), scale))));
   }
-  return __bfloat162float(__float2bfloat16(__half2float(__hmul(__int2half_rn(q), scale))));
+  const auto* quants = reinterpret_cast<const std::uint32_t*>(tile.quants);
+  std::uint32_t words[6];
+  for (std::uint32_t i = 0; i < 6; ++i)
+    words[i] = i < 4 ? quants[at.lane * 4 + i] : quants[128 + at.lane * 2 + i - 4];
+  const q6_scales scales(tile.scales, row, tile.sub);
+  __nv_bfloat162 values{};
+  for (int j = 0; j < 8; ++j) {
+    if (j != static_cast<int>(at.step % 2 * 4 + at.pair)) continue;
+    values = scales.value(at.step < 2 ? six_bits(words[0], words[1], words[2], j)
+                                      : six_bits(words[3], words[4], words[5], j),
+                          static_cast<int>(at.step));
+  }
+  return __bfloat162float(at.high == 0 ? __low2bfloat16(values) : __high2bfloat16(values)) *
+         packed_gain(format);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -26,7 +26,8 @@
 // 4-bit values unpack to 2^-32 of what they are (packed_gain): a nibble in a bf16's lowest bits, or in the four above them,
 // is a subnormal number of 2^-133 or 2^-129 times its value, so one instruction makes two values of it,
 // nibble * (2^133 scale) + minimum, and the factor keeps 2^133 scale finite for every f16 scale. The next four bits belong to
-// the lower row, whose scales are a sixteenth. Products are multiplied with 2^32 at the end: no bit depends on it.
+// the lower row, whose scales are a sixteenth. Products are multiplied with 2^32 at the end: no bit depends on it. So do values
+// of 6 bits, whose scale is rounded to bf16: by at most 0.2 %, where a step between values of 6 bits is 3 % of the largest.
 // Immutable; any thread.
 #pragma once
 
@@ -87,8 +88,7 @@ __host__ __device__ constexpr std::uint32_t band_scales_at(packed_format f, std:
 }
 // What products of unpacked values are multiplied with.
 __host__ __device__ constexpr float packed_gain(packed_format f) {
-  return f == packed_format::q4 || f == packed_format::q4_0 || f == packed_format::q4_k ? 0x1p32f
-                                                                                        : 1.0f;
+  return f == packed_format::q8 || f == packed_format::f8 ? 1.0f : 0x1p32f;
 }
 
 // A fused matrix may hold tensors of different formats, each a run of whole tiles (q, k and v of Q4_K_M).

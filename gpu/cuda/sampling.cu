@@ -4,6 +4,7 @@
 
 #include <cfloat>
 
+#include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/ordered.cuh"
 #include "gpu/cuda/status.hpp"
 
@@ -460,16 +461,8 @@ result<void> sample_rows(const sampling_arguments& a, cudaStream_t stream) {
   // As many blocks a row as fill the card once.
   u32 blocks = most_blocks;
   while (blocks > 1 && a.num_tasks * blocks > a.multiprocessors) blocks /= 2;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {blocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(a.num_tasks * blocks);
-  config.blockDim = dim3(threads);
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  return checked(cudaLaunchKernelEx(&config, sample_kernel, a), "sampling");
+  return launch("sampling", sample_kernel, {dim3(a.num_tasks * blocks), dim3(threads), 0, blocks},
+                stream, false, a);
 }
 
 }  // namespace troupe::gpu::cuda

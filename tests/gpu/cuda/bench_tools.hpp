@@ -25,6 +25,17 @@ inline constexpr layer_shape llama_layers[] = {{"qkv", 6144, 4096},
 // Median of the mean time of `batch` calls, microseconds.
 double time_us(const std::function<void()>& call, int batch = 10, int repeats = 7);
 
+// What GPU 0 has used, by NVML, which comes with the driver. Its counter moves every tenth of a second or so.
+class energy_meter {
+ public:
+  energy_meter();
+  double joules() const;  // since the driver started; 0: not known
+
+ private:
+  void* device_ = nullptr;
+  int (*read_)(void*, unsigned long long*) = nullptr;
+};
+
 device_buffer<__nv_bfloat16> random_bf16(std::size_t count, float deviation);
 
 }  // namespace troupe::gpu::cuda

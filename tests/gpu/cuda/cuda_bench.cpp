@@ -324,6 +324,8 @@ int main(int argc, char** argv) {
   const std::string weights = argc > 1 && argv[1][0] == ':' ? argv[1] : "";
   if (single("decode:", "decode:%ux%u", numbers))
     llama(false, 2048, weights).decode(numbers[0], numbers[1]);
+  if (single("sustained:", "sustained:%ux%u", numbers))
+    llama(false, 2048, weights).sustain(numbers[0], numbers[1]);
   if (single("prefill:", "prefill:%u", numbers)) llama(false, 16384, weights).prefill(numbers[0]);
   if (wants("quantized")) {
     llama model(false, 8192, ":q4");
@@ -332,7 +334,6 @@ int main(int argc, char** argv) {
   }
   if (wants("fp8")) bench_fp8();
   if (wants("fourbit")) bench_fourbit_products();
-  if (wants("groups")) bench_fourbit_groups();
   if (wants("onerow")) bench_fourbit_steps();
   if (wants("exact")) {
     llama model(true, 2048);

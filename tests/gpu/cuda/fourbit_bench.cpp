@@ -15,9 +15,9 @@ namespace troupe::gpu::cuda {
 
 void bench_fourbit_products() {
   need(prepare_gemm());
-  const auto x = random_bf16(std::size_t{128} * 14336, 1);
-  const auto gated = random_bf16(std::size_t{128} * 14336, 1);
-  const auto partial = need(device_buffer<float>::make(std::size_t{8} * 16 * 28672, "bench"));
+  const auto x = random_bf16(std::size_t{256} * 14336, 1);
+  const auto gated = random_bf16(std::size_t{256} * 14336, 1);
+  const auto partial = need(device_buffer<float>::make(std::size_t{256} * 128256, "bench"));
   std::printf("\n4-bit products: us by KiB of ring and splits\n");
   for (const auto& l : llama_layers) {
     const bool head = l.features > 100000, gates = l.features == 28672;
@@ -36,8 +36,8 @@ void bench_fourbit_products() {
       w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
       weights.push_back(w);
     }
-    const auto input = need(make_activation_matrix(x.data(), 128, l.depth));
-    for (const std::uint32_t rows : {1u, 8u, 16u}) {
+    const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
+    for (const std::uint32_t rows : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) {
       std::string line;
       double best = 1e9;
       std::size_t next = 0;
@@ -52,7 +52,8 @@ void bench_fourbit_products() {
         best = std::min(best, us);
       };
       for (const std::uint32_t ring : {40u, 56u, 75u, 112u}) {
-        if (rows > 1 && ring == 112) continue;
+        if ((rows > 1 && ring == 112) || (rows > 16 && ring > 40))
+          continue;  // of many rows it is fixed
         tuning_of_packed().ring_bytes = std::min(ring, 74u) * 1024;
         tuning_of_single().ring_shared_bytes = ring * 1024;
         line += " | " + std::to_string(ring);
@@ -85,61 +86,6 @@ void bench_fourbit_products() {
     }
   }
   tuning_of_single() = {};
-  tuning_of_packed() = {};
-}
-
-void bench_fourbit_groups() {
-  need(prepare_gemm());
-  const auto x = random_bf16(std::size_t{256} * 14336, 1);
-  const auto gated = random_bf16(std::size_t{256} * 14336, 1);
-  const auto partial = need(device_buffer<float>::make(std::size_t{256} * 128256, "bench"));
-  for (const auto& l : llama_layers) {
-    const bool head = l.features > 100000, gates = l.features == 28672;
-    const packed_format format = head ? packed_format::q6_k : packed_format::q4_k;
-    const std::size_t bytes =
-                          std::size_t{l.features} / 64 * (l.depth / 64) * packed_tile_bytes(format),
-                      copies = (std::size_t{256} << 20) / bytes + 2;
-    const auto memory = random_bf16(bytes * copies / 2, 0.02f);
-    std::vector<weight_matrix> weights;
-    for (std::size_t i = 0; i < copies; ++i) {
-      weight_matrix w{};
-      w.rows = l.features;
-      w.columns = l.depth;
-      w.packed.data = reinterpret_cast<const std::byte*>(memory.data()) + i * bytes;
-      w.packed.format[0] = format;
-      w.packed.first_tile[1] = w.packed.first_tile[2] = ~0u;
-      weights.push_back(w);
-    }
-    const auto input = need(make_activation_matrix(x.data(), 256, l.depth));
-    const narrow_output y{gates ? nullptr : partial.data(), gates ? gated.data() : nullptr};
-    for (const std::uint32_t rows : {32u, 64u, 128u, 256u}) {
-      for (const std::uint32_t groups : {1u, 2u, 4u}) {
-        if (groups == 4 && rows != 64) continue;
-        std::string line;
-        std::size_t next = 0;
-        for (const std::uint32_t ring : {56u, 72u, 90u, 104u, 150u, 222u}) {
-          const std::uint32_t stage = groups * (2 * packed_quant_bytes(format) + packed_scale_bytes(format)) + 2 * rows * 128;
-          if (ring * 1024 < 2 * stage || (groups == 1 && ring > 110 && rows < 256)) continue;
-          tuning_of_packed().many_ring = ring * 1024;
-          tuning_of_packed().groups = groups;
-          line += " | " + std::to_string(ring);
-          for (const std::uint32_t splits : {1u, 2u, 4u, 8u}) {
-            if ((gates || head) && splits > 1) continue;
-            if (std::size_t{splits} * rows * l.features > std::size_t{256} * 128256) continue;
-            const double us = time_us([&] {
-              need(multiply_narrow(input, rows, weights[next++ % copies], y, {splits, 1, true},
-                                   cudaStreamPerThread));
-            }, 20, 5);
-            char text[64];
-            std::snprintf(text, sizeof text, " %u:%.1f", splits, us);
-            line += text;
-          }
-        }
-        std::printf("%-8s rows %3u groups %u%s\n", l.name, rows, groups, line.c_str());
-        std::fflush(stdout);
-      }
-    }
-  }
   tuning_of_packed() = {};
 }
 

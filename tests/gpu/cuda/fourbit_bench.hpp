@@ -5,7 +5,6 @@ namespace troupe::gpu::cuda {
 
 // Products of few rows, alone.
 void bench_fourbit_products();
-void bench_fourbit_groups();
 // Whole decode steps: one row as others, and by kernels of its own, by KiB of blocks and MiB ahead.
 void bench_fourbit_steps();
 

@@ -3,10 +3,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <dlfcn.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <chrono>
 #include <cstdio>
 #include <numeric>
@@ -66,45 +63,25 @@ llama::llama(bool exact, std::uint32_t max_tokens, const std::string& weights)
   std::shuffle(ids_.begin(), ids_.end(), random);
 }
 
-namespace {
-
-// What the card has used, by NVML, which comes with the driver.
-class energy_meter {
- public:
-  energy_meter() {
-    void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
-    if (library == nullptr) return;
-    const auto start = reinterpret_cast<int (*)()>(dlsym(library, "nvmlInit_v2"));
-    const auto find = reinterpret_cast<int (*)(unsigned, void**)>(
-        dlsym(library, "nvmlDeviceGetHandleByIndex_v2"));
-    read_ = reinterpret_cast<int (*)(void*, unsigned long long*)>(
-        dlsym(library, "nvmlDeviceGetTotalEnergyConsumption"));
-    if (start == nullptr || find == nullptr || start() != 0 || find(0, &device_) != 0)
-      read_ = nullptr;
-  }
-  // 0: not known.
-  double joules() const {
-    unsigned long long thousandths = 0;
-    return read_ != nullptr && read_(device_, &thousandths) == 0
-               ? static_cast<double>(thousandths) / 1e3
-               : 0;
-  }
-
- private:
-  void* device_ = nullptr;
-  int (*read_)(void*, unsigned long long*) = nullptr;
-};
-
-}  // namespace
-
 void llama::decode(std::uint32_t sequences, std::uint32_t context, const row_sampling& how,
                    const char* what) {
   // The first steps after a pause are slower; why is not known, clocks are up.
-  static const energy_meter meter;
-  const char* wanted = std::getenv("STEPS");
-  const std::uint32_t steps = wanted ? static_cast<std::uint32_t>(std::atoi(wanted)) : fresh_ ? 136 : 40;
-  double joules = 0; auto meter_begin = clock::now();
+  step(sequences, context, how, what, fresh_ ? 136 : 40, 32);
   fresh_ = false;
+}
+
+void llama::sustain(std::uint32_t sequences, std::uint32_t context) {
+  constexpr std::uint32_t counted = 400;
+  const auto begin = clock::now();
+  const double joules = step(sequences, context, {}, "decode", 2 * counted, counted);
+  const std::chrono::duration<double> taken = clock::now() - begin;
+  if (joules > 0) {
+    std::printf("%.2f J a step, %.0f W\n", joules / counted, 2 * joules / taken.count());
+  }
+}
+
+double llama::step(std::uint32_t sequences, std::uint32_t context, const row_sampling& how,
+                   const char* what, std::uint32_t steps, std::uint32_t counted) {
   while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_)
     context -= 128;  // as fits the card
   const std::uint32_t blocks = runner_->layout().blocks_for(context + steps + 8);
@@ -114,9 +91,11 @@ void llama::decode(std::uint32_t sequences, std::uint32_t context, const row_sam
   std::vector<sequence_rows> rows(sequences);
   std::vector<row_sampling> sampling(sequences, how);
   std::mt19937_64 draws(1);
+  static const energy_meter meter;
+  double joules = 0;
   for (std::uint32_t step = 0; step < steps; ++step) {
+    if (step == steps - counted) joules = meter.joules();
     const auto begin = clock::now();
-    if (step == steps / 2) { joules = meter.joules(); meter_begin = begin; }
     for (std::uint32_t i = 0; i < sequences; ++i) {
       rows[i] = {std::span(tokens).subspan(i, 1), context + step,
                  std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
@@ -127,10 +106,9 @@ void llama::decode(std::uint32_t sequences, std::uint32_t context, const row_sam
     times.push_back(std::chrono::duration<double, std::milli>(clock::now() - begin).count());
     of_gpu.push_back(out.device_seconds * 1e3);
   }
-  const double used = meter.joules() - joules, secs = std::chrono::duration<double>(clock::now() - meter_begin).count();
-  std::printf("%.0f W %.3f J a step; ", used / secs, used / (steps - steps / 2));
+  joules = meter.joules() - joules;
   for (auto* t : {&times, &of_gpu}) {
-    t->erase(t->begin(), t->end() - (wanted ? steps / 2 : 32));
+    t->erase(t->begin(), t->end() - counted);
     std::sort(t->begin(), t->end());
   }
   const double kv = static_cast<double>(sequences) * context * 131072,
@@ -138,6 +116,7 @@ void llama::decode(std::uint32_t sequences, std::uint32_t context, const row_sam
   std::printf("%s %3u x %5u: %7.3f ms a step (p99 %7.3f, GPU %7.3f), limit %7.3f, ratio %.3f\n",
               what, sequences, context, times[times.size() / 2], times[times.size() * 99 / 100],
               of_gpu[of_gpu.size() / 2], limit, times[times.size() / 2] / limit);
+  return joules;
 }
 
 void llama::prefill(std::uint32_t count) {

@@ -16,9 +16,15 @@ class llama {
   // Each prints a line. A context that does not fit the card is shortened.
   void decode(std::uint32_t sequences, std::uint32_t context, const row_sampling& how = {},
               const char* what = "decode");
+  // Seconds of it, as a server runs: what power leaves of the clocks, the watts, and the joules of a step.
+  void sustain(std::uint32_t sequences, std::uint32_t context);
   void prefill(std::uint32_t count);
 
  private:
+  // `counted`: the last ones of `steps`. Returns joules of these, 0 where they are not known.
+  double step(std::uint32_t sequences, std::uint32_t context, const row_sampling& how,
+              const char* what, std::uint32_t steps, std::uint32_t counted);
+
   std::unique_ptr<model_runner> runner_;
   std::uint32_t num_blocks_ = 0;
   double weight_bytes_;

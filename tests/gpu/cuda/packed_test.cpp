@@ -198,7 +198,7 @@ TEST_F(packed_test, f8_products_equal_those_of_the_values_they_hold) {
 void expect_the_bits_of_unpacked_products(const mixed_matrix& w, const activation_matrix& input,
                                           std::uint32_t splits, cudaStream_t stream) {
   const std::uint32_t features = w.packed.rows;
-  for (const std::uint32_t n : {1u, 12u, 30u, 64u, 100u, 250u, 300u}) {
+  for (const std::uint32_t n : {1u, 12u, 30u, 64u, 100u, 250u, 300u, 600u}) {
     device_array<float> a(std::size_t{splits} * n * features),
         b(std::size_t{splits} * n * features);
     require(
@@ -222,8 +222,8 @@ TEST_F(packed_test, products_have_the_bits_of_the_unpacked_ones) {
   require(prepare_gemm());
   const std::uint32_t columns = 1024;
   const device_array<__nv_bfloat16> x(
-      random_values<__nv_bfloat16>(std::size_t{384} * columns, random));
-  const auto input = make_activation_matrix(x.data(), 384, columns).value();
+      random_values<__nv_bfloat16>(std::size_t{640} * columns, random));
+  const auto input = make_activation_matrix(x.data(), 640, columns).value();
   for (const auto& mix : {std::array{tensor_type::q4_k, tensor_type::q4_k, tensor_type::q6_k},
                           std::array{tensor_type::q8_0, tensor_type::q4_1, tensor_type::q4_0},
                           std::array{tensor_type::q4_k, tensor_type::q4_1, tensor_type::q4_0},
