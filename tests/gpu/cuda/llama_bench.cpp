@@ -82,9 +82,10 @@ void llama::sustain(std::uint32_t sequences, std::uint32_t context) {
 
 double llama::step(std::uint32_t sequences, std::uint32_t context, const row_sampling& how,
                    const char* what, std::uint32_t steps, std::uint32_t counted) {
-  while (sequences * runner_->layout().blocks_for(context + steps + 8) > num_blocks_)
+  constexpr std::uint32_t most_ahead = 40;
+  while (sequences * runner_->layout().blocks_for(context + most_ahead) > num_blocks_)
     context -= 128;  // as fits the card
-  const std::uint32_t blocks = runner_->layout().blocks_for(context + steps + 8);
+  const std::uint32_t blocks = runner_->layout().blocks_for(context + most_ahead);
   std::vector<token_id> tokens(sequences);
   for (std::uint32_t i = 0; i < sequences; ++i) tokens[i] = i * 331 % 128256;
   std::vector<double> times, of_gpu;
@@ -97,7 +98,8 @@ double llama::step(std::uint32_t sequences, std::uint32_t context, const row_sam
     if (step == steps - counted) joules = meter.joules();
     const auto begin = clock::now();
     for (std::uint32_t i = 0; i < sequences; ++i) {
-      rows[i] = {std::span(tokens).subspan(i, 1), context + step,
+      // Tokens near the end are written again, so that long runs have steps alike.
+      rows[i] = {std::span(tokens).subspan(i, 1), context + step % most_ahead,
                  std::span(ids_).subspan(std::size_t{i} * blocks, blocks), 1};
     }
     for (auto& r : sampling) r.random = draws();
