@@ -427,12 +427,8 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
   };
   layer_output qkv{partial_.data(), nullptr, splits(w.qkv)};
   TROUPE_ASSERT(std::size_t{qkv.splits} * w.qkv.rows <= partial_.size());
-  if (index == 0) {
-    TROUPE_TRY(qkv, linear(normed_, w.qkv, qkv_, 1, stream));
-  } else {
-    TROUPE_CHECK(multiply_single(normed, w.qkv, {partial_.data()},
-                                 {qkv.splits, norm_after_residual()}, stream));
-  }
+  TROUPE_CHECK(multiply_single(normed, w.qkv, {partial_.data()},
+                               {qkv.splits, norm_after_residual()}, stream));
   TROUPE_CHECK(attention(shape, index, rotary_of(index, 1, qkv), stream));
   TROUPE_CHECK(add({attended_.data}, w.o, w.ffn_norm));
   TROUPE_CHECK(
@@ -445,16 +441,21 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
 result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
                                                   cudaStream_t stream) const {
   const step_pointers step = on_device(shape.rows);
-  TROUPE_CHECK(
-      embed({weights_.embed.is_packed() ? nullptr : weights_.embed.data, weights_.embed.packed,
-             step.tokens, residual_.data(), argmax_.data(), shape.rows, config_.hidden_size},
-            false, stream));
+  embed_arguments first{weights_.embed.is_packed() ? nullptr : weights_.embed.data,
+                        weights_.embed.packed,
+                        step.tokens,
+                        residual_.data(),
+                        argmax_.data(),
+                        shape.rows,
+                        config_.hidden_size};
+  if (fuses_norms(shape.rows)) {
+    first.weight = weights_.layers[0].attn_norm;
+    first.normed = integers_in(normed_);
+    first.squares = squares_.data();
+  }
+  TROUPE_CHECK(embed(first, false, stream));
   layer_output update;
   if (fuses_norms(shape.rows)) {
-    TROUPE_CHECK(add_and_normalize(
-        {residual_.data(), update, shape.rows, weights_.layers[0].attn_norm, normed_.data, nullptr,
-         shape.rows, config_.hidden_size, config_.rms_norm_eps},
-        true, stream));
     for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i)
       TROUPE_CHECK(fused_layer(shape, i, stream));
     return update;
@@ -478,14 +479,14 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                             count,
                             config_.hidden_size,
                             config_.rms_norm_eps};
-  const bool single =
-      fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather;
+  if (fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather) {
+    return multiply_single(integers_in(normed_), weights_.lm_head,
+                           {logits_.data(), nullptr, argmax_.data()}, {1, norm_after_residual()},
+                           stream);
+  }
   // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
-  if (!single) TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
-  if (single) {
-    TROUPE_CHECK(multiply_single(integers_in(normed_), weights_.lm_head, {logits_.data()},
-                                 {1, norm_after_residual()}, stream));
-  } else if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
+  TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
+  if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {
     TROUPE_CHECK(multiply_wide(normed_, count, weights_.lm_head, {nullptr, false, logits_.data()},
                                {{}, true, true}, stream));
   } else {

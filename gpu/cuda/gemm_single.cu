@@ -6,6 +6,7 @@
 #include "gpu/cuda/gemm_narrow.cuh"
 #include "gpu/cuda/integer_units.cuh"
 #include "gpu/cuda/launch.hpp"
+#include "gpu/cuda/ordered.cuh"
 #include "gpu/cuda/row_parts.cuh"
 
 namespace troupe::gpu::cuda {
@@ -117,6 +118,22 @@ __device__ __forceinline__ void consume(float (&sum)[2], const single_ring& ring
   add_lanes_of_row(sum);
 }
 
+// The highest of a block's outputs, of which this thread has one in `slab` and the one 8 below. keys: for a key a warp.
+__device__ __forceinline__ void find_highest(float upper, float lower, std::uint32_t feature,
+                                             std::uint32_t features, unsigned long long* keys,
+                                             unsigned long long* argmax) {
+  const auto key = [&](float y, std::uint32_t f) {
+    return f >= features ? 0 : is_finite(y) ? ordered_key(y, f) : ~0ull;
+  };
+  unsigned long long best = max(key(upper, feature), key(lower, feature + 8));
+#pragma unroll
+  for (int i = 16; i >= 4; i /= 2) best = max(best, __shfl_xor_sync(~0u, best, i));
+  if (threadIdx.x % 32 == 0) keys[threadIdx.x / 32] = best;
+  sync_threads(1, 128);
+  if (threadIdx.x == 0) atomicMax(argmax, max(max(keys[0], keys[1]), max(keys[2], keys[3])));
+}
+
+template <bool kFindsArgmax>
 __global__ void __launch_bounds__(160)
     single_kernel(const packed_matrix weights, const single_parameters p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
@@ -184,6 +201,10 @@ __global__ void __launch_bounds__(160)
     if (warp == 0) store_integers(inputs.outputs[lane], tile, p.features / 512, p.y.gated);
     return;
   }
+  if constexpr (kFindsArgmax) {
+    find_highest(upper, lower, feature, p.features,
+                 reinterpret_cast<unsigned long long*>(inputs.outputs), p.y.argmax);
+  }
   if (lane % 4 != 0) return;
   float* y = p.y.partial + std::size_t{split} * p.features;
   if (feature < p.features) y[feature] = upper;
@@ -232,13 +253,16 @@ result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, cons
     p.ring_bytes = std::max(p.ring_bytes, stages * stage_bytes(f));
   }
   TROUPE_ASSERT(p.ring_bytes + fixed <= most_shared_bytes);
-  return launch("multiply_single", single_kernel,
+  TROUPE_ASSERT(y.argmax == nullptr || (p.splits == 1 && y.gated == nullptr));
+  return launch("multiply_single", y.argmax == nullptr ? single_kernel<false> : single_kernel<true>,
                 {dim3((w.rows + 63) / 64 * p.splits), dim3(160), p.ring_bytes + fixed}, stream,
                 true, w.packed, p);
 }
 
 result<void> prepare_single() {
-  return allow_shared_memory(single_kernel, most_shared_bytes, "preparing multiply_single");
+  const char* doing = "preparing multiply_single";
+  TROUPE_CHECK(allow_shared_memory(single_kernel<false>, most_shared_bytes, doing));
+  return allow_shared_memory(single_kernel<true>, most_shared_bytes, doing);
 }
 
 }  // namespace troupe::gpu::cuda

@@ -14,6 +14,7 @@
 // Fragments are those of the PTX ISA, "mma.m16n8k16" and "mma.m16n8k32" of .u8 and .s8. Device code only, sm_90a.
 #pragma once
 
+#include "gpu/cuda/gemm.hpp"
 #include "gpu/cuda/gemm_units.cuh"
 
 namespace troupe::gpu::cuda {

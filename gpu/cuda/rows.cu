@@ -3,6 +3,7 @@
 #include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
+#include "gpu/cuda/integer_units.cuh"
 #include "gpu/cuda/launch.hpp"
 #include "gpu/cuda/ordered.cuh"
 #include "gpu/cuda/packed.cuh"
@@ -117,7 +118,9 @@ __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t ro
                     parts + norm_threads / 32);
 }
 
-__global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
+constexpr std::uint32_t embed_threads = 256;
+
+__global__ void __launch_bounds__(embed_threads) embed_kernel(const embed_arguments a) {
   let_next_kernel_start();
   wait_for_previous_kernel();
   const std::uint32_t row = blockIdx.x, token = a.tokens[row];
@@ -136,6 +139,29 @@ __global__ void __launch_bounds__(256) embed_kernel(const embed_arguments a) {
     *reinterpret_cast<float4*>(a.residual + std::size_t{row} * a.hidden + i) =
         load_bf16x4(a.table + bf16_place(token, i, a.hidden));
   }
+}
+
+// One row, a warp a sub-block of 32 values.
+__global__ void __launch_bounds__(embed_threads) embed_row_kernel(const embed_arguments a) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t lane = threadIdx.x % 32, block = (blockIdx.x * blockDim.x + threadIdx.x) / 32,
+                      at = block * 32 + lane, token = a.tokens[0];
+  if (at == 0) a.argmax[0] = 0;
+  float value;
+  if (a.table == nullptr) {
+    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
+    value = unpack_value(reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset,
+                         source.format, token % 64, at);
+  } else {
+    value = __bfloat162float(a.table[bf16_place(token, at, a.hidden)]);
+  }
+  a.residual[at] = value;
+  float squares = value * value;
+#pragma unroll
+  for (int i = residual_band / 2; i > 0; i /= 2) squares += __shfl_xor_sync(~0u, squares, i);
+  if (lane % residual_band == 0) a.squares[at / residual_band] = squares;
+  store_integers(value * a.weight[at], block, a.hidden / 256, a.normed);
 }
 
 template <int kPairs, bool kSplits>
@@ -209,7 +235,12 @@ __global__ void __launch_bounds__(argmax_threads)
 }  // namespace
 
 result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
-  return launch("embed", embed_kernel, {dim3(a.rows), dim3(256), 0}, stream, early, a);
+  if (a.normed != nullptr) {
+    TROUPE_ASSERT(a.rows == 1 && a.hidden % embed_threads == 0);
+    return launch("embed", embed_row_kernel,
+                  {dim3(a.hidden / embed_threads), dim3(embed_threads), 0}, stream, early, a);
+  }
+  return launch("embed", embed_kernel, {dim3(a.rows), dim3(embed_threads), 0}, stream, early, a);
 }
 
 result<void> add_and_normalize(const norm_arguments& a, bool early, cudaStream_t stream) {

@@ -31,6 +31,10 @@ struct embed_arguments {
   float* residual;
   unsigned long long* argmax;
   std::uint32_t rows, hidden;
+  // If there, of one row also what gemm.hpp's residual_update has; hidden is a multiple of 256.
+  const float* weight = nullptr;
+  std::uint8_t* normed = nullptr;
+  float* squares = nullptr;
 };
 result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream);
 
