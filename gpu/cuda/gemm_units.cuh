@@ -142,7 +142,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
     packed_ring_position at;
     for (std::uint32_t done = 0; done < steps; done += 2 * kTurns) {
       barrier_wait(ring.full + at.stage, at.phase);
-      // Kept for all tiles of a group: making them takes as long as unpacking half a tile.
+      // Of all tiles of a group: making what registers hold takes as long as unpacking half a tile.
       const lane_scales<kFormat> group(
           tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, at.stage), 0,
                                          band)
@@ -168,8 +168,13 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         start_tile(sum, first, input, turn > 0 || done > 0);
         wgmma_commit();
         wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
-        __syncwarp();
-        if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + previous);
+        const bool reads_previous = turn > 0 && !lane_scales<kFormat>::in_registers;
+        const std::uint32_t before = previous;
+        const auto free_before = [&] {
+          __syncwarp();
+          if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + before);
+        };
+        if (!reads_previous) free_before();
         previous = at.stage;
         // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
         if (both) {
@@ -178,6 +183,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
 #pragma unroll
           for (int i = 0; i < 16; ++i) second[i] = 0;
         }
+        if (reads_previous) free_before();
         wgmma_fence();
         start_tile(sum, second, both ? input + kInputBytes / 16 : input, true);
         wgmma_commit();

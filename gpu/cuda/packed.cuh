@@ -76,15 +76,17 @@ struct q4_k_row {
   }
 };
 
-// What a lane needs of the scales of a group of tiles: those of its row of a band, and of the one 8 below. Of formats whose tiles
-// are groups of their own, nothing that is worth keeping.
+// What a lane needs of the scales of a group of tiles: those of its row of a band, and of the one 8 below. They are read again for
+// each tile where that costs no more than keeping them.
 template <packed_format kFormat>
 struct lane_scales {
+  static constexpr bool in_registers = false;
   const std::uint8_t* at;
   __device__ __forceinline__ lane_scales(const std::uint8_t* scales, std::uint32_t) : at(scales) {}
 };
 template <>
 struct lane_scales<packed_format::q4_k> {
+  static constexpr bool in_registers = true;
   q4_k_row upper, lower;
   __device__ __forceinline__ lane_scales(const std::uint8_t* scales, std::uint32_t lane)
       : upper(scales, lane / 4, false), lower(scales, lane / 4 + 8, true) {}
