@@ -221,15 +221,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
       reinterpret_cast<float*>(tiles + shape::stages * shape::stage_bytes + staging_bytes);
   auto* full = reinterpret_cast<std::uint64_t*>(scales + groups * kWidth);
   auto* empty = full + shape::stages;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < shape::stages; ++s) {
-      barrier_init(full + s, 1);
-      barrier_init(empty + s, groups * kBlocks);
-    }
-    barrier_init_fence();
-  }
-  sync_blocks<kBlocks>();
-  let_next_kernel_start();
+  begin_ring<shape::stages, kBlocks>(full, empty);
   wait_for_previous_kernel();
   if (threadIdx.x >= groups * 128) {
     feed<kWidth, kBlocks>(rows, p, tiles, full, empty);

@@ -233,15 +233,7 @@ __global__ void __launch_bounds__(groups * 128 + 32, 1)
   auto* full = reinterpret_cast<std::uint64_t*>(tiles + shape::stages * shape::stage_bytes +
                                                 shape::output_bytes);
   auto* empty = full + shape::stages;
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < shape::stages; ++s) {
-      barrier_init(full + s, 1);
-      barrier_init(empty + s, groups * kBlocks);
-    }
-    barrier_init_fence();
-  }
-  sync_blocks<kBlocks>();
-  let_next_kernel_start();
+  begin_ring<shape::stages, kBlocks>(full, empty);
   if (threadIdx.x >= groups * 128) {
     if (elect_lane()) feed<kStored, kWidth, kBlocks>(rows, weights, p, tiles, full, empty);
     __syncwarp();

@@ -76,12 +76,21 @@ __device__ inline void free_stage(std::uint64_t* empty) {
     if (threadIdx.x % 128 < kBlocks) barrier_arrive_at(empty, threadIdx.x % 128);
   }
 }
-template <int kBlocks>
-__device__ inline void sync_blocks() {
+// A block's first steps. full: of a stage, which its feeder and copies fill; behind it the next kernel's blocks may come.
+template <int kStages, int kBlocks>
+__device__ inline void begin_ring(std::uint64_t* full, std::uint64_t* empty) {
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      barrier_init(full + s, 1);
+      barrier_init(empty + s, groups * kBlocks);
+    }
+    barrier_init_fence();
+  }
   if constexpr (kBlocks == 1)
     __syncthreads();
   else
     sync_cluster();
+  let_next_kernel_start();
 }
 
 __device__ inline std::uint32_t pack(float low, float high) {
