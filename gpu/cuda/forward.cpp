@@ -113,15 +113,16 @@ result<void> forward_pass::allocate_activations() {
            "logits"));
 
   std::size_t partial = 0;
+  const std::uint32_t few = std::min(rows, small_rows),
+                      of_packed = std::min(rows, tuning_of_packed().most_rows);
   for (const auto& layer : weights_.layers) {
     for (const weight_matrix* w : {&layer.qkv, &layer.o, &layer.down}) {
-      const std::uint32_t few = std::min(rows, small_rows),
-                          most = std::max({splits(*w), most_fp8_splits, most_wide_splits});
-      const std::size_t sums =
-          limits_.exact ? std::size_t{splits(*w)} * rows
-                        : std::max(std::size_t{most} * few,
-                                   std::size_t{std::min(rows, tuning_of_packed().most_rows)});
-      partial = std::max(partial, sums * w->rows);
+      std::uint32_t sums = splits(*w) * rows;
+      if (!limits_.exact) {
+        sums = std::max({splits(*w), most_fp8_splits, most_wide_splits}) * few;
+        if (w->is_packed()) sums = std::max(sums, of_packed);
+      }
+      partial = std::max(partial, std::size_t{sums} * w->rows);
     }
   }
   TROUPE_CHECK(take(partial_, partial, "partial sums"));
@@ -230,15 +231,11 @@ std::uint32_t forward_pass::splits(const weight_matrix& w) const {
   return w.is_packed() ? std::bit_floor(wanted) : wanted;
 }
 
-// The same for so many rows, where their number may matter.
+// The same for so many rows, where their number may matter: no more than there is room for.
 std::uint32_t forward_pass::splits(const weight_matrix& w, std::uint32_t rows) const {
   if (limits_.exact || !w.is_packed() || rows <= 16) return splits(w);
-  return std::min(packed_splits(w, rows, limits_.multiprocessors), most_sums(w) / rows);
-}
-
-// How many rows' sums there is room for, once a split.
-std::uint32_t forward_pass::most_sums(const weight_matrix& w) const {
-  return static_cast<std::uint32_t>(partial_.size() / w.rows);
+  const auto room = static_cast<std::uint32_t>(partial_.size() / w.rows / rows);
+  return std::min(packed_splits(w, rows, limits_.multiprocessors), room);
 }
 
 bool forward_pass::unpacks(const weight_matrix& w, std::uint32_t rows) const {
@@ -448,20 +445,20 @@ result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
                         argmax_.data(),
                         shape.rows,
                         config_.hidden_size};
-  if (fuses_norms(shape.rows)) {
+  const bool fused = fuses_norms(shape.rows);
+  if (fused) {
     first.weight = weights_.layers[0].attn_norm;
     first.normed = integers_in(normed_);
     first.squares = squares_.data();
   }
   TROUPE_CHECK(embed(first, false, stream));
   layer_output update;
-  if (fuses_norms(shape.rows)) {
-    for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i)
-      TROUPE_CHECK(fused_layer(shape, i, stream));
-    return update;
-  }
   for (std::uint32_t i = 0; i < config_.num_hidden_layers; ++i) {
-    TROUPE_TRY(update, layer(shape, i, update, stream));
+    if (fused) {
+      TROUPE_CHECK(fused_layer(shape, i, stream));
+    } else {
+      TROUPE_TRY(update, layer(shape, i, update, stream));
+    }
   }
   return update;
 }
@@ -470,6 +467,11 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                                           std::uint32_t first, std::uint32_t count,
                                           cudaStream_t stream) const {
   TROUPE_ASSERT(shape.gather || first == 0);
+  if (fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather) {
+    return multiply_single(integers_in(normed_), weights_.lm_head,
+                           {logits_.data(), nullptr, argmax_.data()}, {1, norm_after_residual()},
+                           stream);
+  }
   const norm_arguments norm{residual_.data(),
                             last,
                             shape.rows,
@@ -479,11 +481,6 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                             count,
                             config_.hidden_size,
                             config_.rms_norm_eps};
-  if (fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather) {
-    return multiply_single(integers_in(normed_), weights_.lm_head,
-                           {logits_.data(), nullptr, argmax_.data()}, {1, norm_after_residual()},
-                           stream);
-  }
   // After the first piece a copy of its logits comes before this, and must be over before they are overwritten.
   TROUPE_CHECK(add_and_normalize(norm, first == 0, stream));
   if (takes_wide(weights_.lm_head, count, wide_feature_rows)) {

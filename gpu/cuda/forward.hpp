@@ -75,7 +75,6 @@ class forward_pass {
   result<void> make_angles(cudaStream_t stream);
   std::uint32_t splits(const weight_matrix& w) const;
   std::uint32_t splits(const weight_matrix& w, std::uint32_t rows) const;
-  std::uint32_t most_sums(const weight_matrix& w) const;
   // The widest matrices, gate and up and the LM head, fill the card with large tiles of fewer rows than the others.
   static constexpr std::uint32_t wide_feature_rows = 64, wide_rows = 128;
   // Blocks of 64 features spread better; of 128 they read many rows' activations less often.

@@ -133,8 +133,8 @@ inline constexpr std::uint32_t integer_group_bytes = 640;
 struct single_output {
   float* partial = nullptr;
   std::uint8_t* gated = nullptr;
-  unsigned long long* argmax =
-      nullptr;  // if there, as rows.hpp's find_argmax of `partial` without splits
+  // If there: of `partial`, without splits, what rows.hpp's find_argmax finds.
+  unsigned long long* argmax = nullptr;
 };
 // y = W x. REQUIRES: can_multiply_single. x: a row of integers.
 result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, const single_output& y,

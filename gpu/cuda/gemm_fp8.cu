@@ -94,7 +94,7 @@ __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std
   const bool has_rows = lane >= row_lane && lane < row_lane + groups;
   ring_position<shape::stages> at;
   for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
-    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
+    const wide_work work = find_work<kBlocks>(t, p.shape);
     const std::uint32_t first = work.tile.feature_tile * all;
     const std::uint32_t present = min(all, all_columns - first);
     const std::byte* weights =
@@ -112,11 +112,8 @@ __device__ inline void feed(const CUtensorMap& rows, const f8_parameters& p, std
       } else if (f < present && d < depth) {
         std::uint8_t* place = to + row_bytes + d * shape::column_bytes + f * tile_bytes;
         const std::byte* from = weights + std::size_t{2 * s} * tile_bytes;
-        if constexpr (kBlocks == 1) {
-          copy_bulk(place, from, tile_bytes, full + at.stage, policy);
-        } else if (d == rank_of_block<kBlocks>()) {
-          copy_bulk_to(all_of<kBlocks>, place, from, tile_bytes, full + at.stage, policy);
-        }
+        if (kBlocks == 1 || d == rank_of_block<kBlocks>())
+          copy_shared<kBlocks>(place, from, tile_bytes, full + at.stage, policy);
       }
     }
   }
@@ -160,7 +157,7 @@ __device__ inline void multiply_tiles(const CUtensorMap& output, const f8_parame
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
   for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
-    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
+    const wide_work work = find_work<kBlocks>(t, p.shape);
     const tile_position tile = work.tile;
     const std::uint32_t y = tile.row_tile * 128 + group * 64;
     const std::uint32_t row = y + warp % 4 * 16 + threadIdx.x % 32 / 4;

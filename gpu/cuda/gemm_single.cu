@@ -118,13 +118,11 @@ __device__ __forceinline__ void consume(float (&sum)[2], const single_ring& ring
   add_lanes_of_row(sum);
 }
 
-// The highest of a block's outputs, of which this thread has one in `slab` and the one 8 below. keys: for a key a warp.
+// The highest of a block's outputs, of which this thread has `feature` and the one 8 below. keys: room for a warp's each.
 __device__ __forceinline__ void find_highest(float upper, float lower, std::uint32_t feature,
                                              std::uint32_t features, unsigned long long* keys,
                                              unsigned long long* argmax) {
-  const auto key = [&](float y, std::uint32_t f) {
-    return f >= features ? 0 : is_finite(y) ? ordered_key(y, f) : ~0ull;
-  };
+  const auto key = [&](float y, std::uint32_t f) { return f < features ? argmax_key(y, f) : 0; };
   unsigned long long best = max(key(upper, feature), key(lower, feature + 8));
 #pragma unroll
   for (int i = 16; i >= 4; i /= 2) best = max(best, __shfl_xor_sync(~0u, best, i));

@@ -169,13 +169,11 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         wgmma_commit();
         wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
         const bool reads_previous = turn > 0 && !lane_scales<kFormat>::in_registers;
-        const std::uint32_t before = previous;
-        const auto free_before = [&] {
+        const auto free_previous = [&] {
           __syncwarp();
-          if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + before);
+          if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + previous);
         };
-        if (!reads_previous) free_before();
-        previous = at.stage;
+        if (!reads_previous) free_previous();
         // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
         if (both) {
           unpack_tile(1, second);
@@ -183,7 +181,8 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
 #pragma unroll
           for (int i = 0; i < 16; ++i) second[i] = 0;
         }
-        if (reads_previous) free_before();
+        if (reads_previous) free_previous();
+        previous = at.stage;
         wgmma_fence();
         start_tile(sum, second, both ? input + kInputBytes / 16 : input, true);
         wgmma_commit();

@@ -54,11 +54,11 @@ using weight_source = std::conditional_t<by_map<kWidth>, CUtensorMap, bf16_tiles
 template <int kWidth, int kBlocks>
 class weight_pieces {
  public:
-  __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work, std::uint32_t rank) {
+  __device__ weight_pieces(const bf16_tiles& weights, const wide_work& work) {
     const std::uint32_t feature = work.tile.feature_tile * kWidth,
                         within = feature % bf16_tile_side;
     skipped_ = within * bf16_row_bytes;
-    first_ = rank * count;
+    first_ = rank_of_block<kBlocks>() * count;
 #pragma unroll
     for (std::uint32_t i = 0; i < count; ++i) {
       const std::uint32_t piece = first_ + i;
@@ -74,10 +74,7 @@ class weight_pieces {
                                   : piece + 1 < of_all ? bf16_tile_bytes
                                                        : of_last + skipped_;
       std::uint8_t* at = to + piece * bf16_tile_bytes - (piece == 0 ? 0 : skipped_);
-      if constexpr (kBlocks == 1)
-        copy_bulk(at, next_[i], bytes, bar, policy);
-      else
-        copy_bulk_to(all_of<kBlocks>, at, next_[i], bytes, bar, policy);
+      copy_shared<kBlocks>(at, next_[i], bytes, bar, policy);
       next_[i] += bf16_tile_bytes;
     }
   }
@@ -88,7 +85,7 @@ class weight_pieces {
   static_assert(of_all % kBlocks == 0);
   const std::uint8_t* next_[count];
   std::uint32_t skipped_;  // bytes of the first tile
-  std::uint32_t first_;
+  std::uint32_t first_;    // of the block's pieces
 };
 
 // The same of whole tiles.
@@ -98,15 +95,14 @@ class weight_boxes {
   static constexpr int tiles = kWidth / static_cast<int>(bf16_tile_side);
   static constexpr int box_tiles = tiles % kBlocks == 0 ? tiles / kBlocks : 1;
 
-  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work, std::uint32_t rank)
+  __device__ weight_boxes(const CUtensorMap& map, const wide_work& work)
       : map_(&map),
         row_tile_(static_cast<int>(work.tile.feature_tile) * tiles),
-        next_(static_cast<int>(work.begin)),
-        rank_(static_cast<int>(rank)) {}
+        next_(static_cast<int>(work.begin)) {}
   __device__ void copy(std::uint8_t* to, std::uint64_t* bar, std::uint64_t) {
 #pragma unroll
     for (int first = 0; first < tiles; first += box_tiles * kBlocks) {
-      const int tile = first + rank_ * box_tiles;
+      const int tile = first + static_cast<int>(rank_of_block<kBlocks>()) * box_tiles;
       if (tile >= tiles) break;
       std::uint8_t* at = to + tile * static_cast<int>(bf16_tile_bytes);
       if constexpr (kBlocks == 1)
@@ -119,7 +115,7 @@ class weight_boxes {
 
  private:
   const CUtensorMap* map_;
-  int row_tile_, next_, rank_;
+  int row_tile_, next_;
 };
 
 // By one thread.
@@ -130,11 +126,10 @@ __device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>
   using shape = wide_tile<kStored, kWidth>;
   static_assert(shape::stages > stages_ahead);
   const std::uint64_t policy = evict_normal_policy();
-  const std::uint32_t rank = rank_of_block<kBlocks>();
-  wide_work work = find_pair_work<kBlocks>(blockIdx.x / kBlocks, p.shape);
+  wide_work work = find_work<kBlocks>(blockIdx.x / kBlocks, p.shape);
   using weights_of = std::conditional_t<by_map<kWidth>, weight_boxes<kWidth, kBlocks>,
                                         weight_pieces<kWidth, kBlocks>>;
-  weights_of pieces(weights, work, rank);
+  weights_of pieces(weights, work);
   const auto copy_rows = [&](std::uint32_t s, std::uint32_t stage) {
 #pragma unroll
     for (int g = 0; g < groups; ++g) {
@@ -164,8 +159,8 @@ __device__ inline void feed(const CUtensorMap& rows, const weight_source<kWidth>
     }
     t += gridDim.x / kBlocks;
     if (t >= count_work(p.shape)) return;
-    work = find_pair_work<kBlocks>(t, p.shape);
-    pieces = weights_of(weights, work, rank);
+    work = find_work<kBlocks>(t, p.shape);
+    pieces = weights_of(weights, work);
     s = work.begin;
   }
 }
@@ -181,7 +176,7 @@ __device__ inline void multiply_tiles(const CUtensorMap& output, const product_p
   ring_position<shape::stages> at;
   float sum[kWidth / 2];
   for (std::uint32_t t = blockIdx.x / kBlocks; t < count_work(p.shape); t += gridDim.x / kBlocks) {
-    const wide_work work = find_pair_work<kBlocks>(t, p.shape);
+    const wide_work work = find_work<kBlocks>(t, p.shape);
     const tile_position tile = work.tile;
     std::uint32_t previous = 0;
     for (std::uint32_t s = work.begin; s < work.end; ++s, at.advance()) {

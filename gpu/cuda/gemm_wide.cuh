@@ -31,6 +31,7 @@ struct wide_parameters {
 struct tile_position {
   std::uint32_t row_tile, feature_tile;
 };
+// most: row tiles that run side by side.
 __device__ inline tile_position locate(std::uint32_t index, const wide_parameters& p,
                                        std::uint32_t most) {
   const std::uint32_t run = most * p.feature_tiles;
@@ -47,25 +48,27 @@ struct wide_work {
 __host__ __device__ inline std::uint32_t count_work(const wide_parameters& p) {
   return p.row_tiles * p.feature_tiles * p.splits;
 }
-// most: row tiles that run side by side.
-__device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p,
-                                      std::uint32_t most) {
-  const std::uint32_t split = index % p.splits;
-  return {locate(index / p.splits, p, most), split, p.depth_steps * split / p.splits,
-          p.depth_steps * (split + 1) / p.splits};
-}
-
 // Which block of its pair this one is.
 template <int kBlocks>
 __device__ inline std::uint32_t rank_of_block() {
   return kBlocks == 1 ? 0 : blockIdx.x % kBlocks;
 }
-// The same of a pair, whose row tiles p.row_tiles counts by pairs.
+// index: of the pair's work, whose row tiles p counts by pairs.
 template <int kBlocks>
-__device__ inline wide_work find_pair_work(std::uint32_t index, const wide_parameters& p) {
-  wide_work work = find_work(index, p, raster_height / kBlocks);
-  work.tile.row_tile = work.tile.row_tile * kBlocks + rank_of_block<kBlocks>();
-  return work;
+__device__ inline wide_work find_work(std::uint32_t index, const wide_parameters& p) {
+  const std::uint32_t split = index % p.splits;
+  tile_position tile = locate(index / p.splits, p, raster_height / kBlocks);
+  tile.row_tile = tile.row_tile * kBlocks + rank_of_block<kBlocks>();
+  return {tile, split, p.depth_steps * split / p.splits, p.depth_steps * (split + 1) / p.splits};
+}
+// Of what a block copies for its pair.
+template <int kBlocks>
+__device__ inline void copy_shared(void* to, const void* from, std::uint32_t bytes,
+                                   std::uint64_t* bar, std::uint64_t policy) {
+  if constexpr (kBlocks == 1)
+    copy_bulk(to, from, bytes, bar, policy);
+  else
+    copy_bulk_to(all_of<kBlocks>, to, from, bytes, bar, policy);
 }
 // By a warpgroup, behind its last product from a stage: to every block that fills it. empty: counts groups * kBlocks.
 template <int kBlocks>

@@ -20,4 +20,9 @@ __device__ inline bool is_finite(float x) {
   return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u;
 }
 
+// What the highest of is rows.hpp's argmax.
+__device__ inline unsigned long long argmax_key(float logit, std::uint32_t token) {
+  return is_finite(logit) ? ordered_key(logit, token) : ~0ull;
+}
+
 }  // namespace troupe::gpu::cuda

@@ -225,7 +225,7 @@ __global__ void __launch_bounds__(argmax_threads)
   unsigned long long best = 0;
   for (std::uint32_t i = blockIdx.x * argmax_threads + threadIdx.x; i < vocab;
        i += argmax_parts * argmax_threads) {
-    best = max(best, is_finite(row[i]) ? ordered_key(row[i], i) : ~0ull);
+    best = max(best, argmax_key(row[i], i));
   }
 #pragma unroll
   for (int i = 16; i > 0; i /= 2) best = max(best, __shfl_xor_sync(~0u, best, i));
