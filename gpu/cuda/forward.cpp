@@ -107,6 +107,7 @@ result<void> forward_pass::allocate_activations() {
   if (fuses_norms_) TROUPE_CHECK(take(squares_, hidden / residual_band, "activations"));
   TROUPE_CHECK(take(queries_, rows * q, "activations"));
   TROUPE_CHECK(take(argmax_, std::max(rows, limits_.logits), "results"));
+  TROUPE_TRY(argmax_host_, pinned_buffer<unsigned long long>::make(argmax_.size(), "results"));
   TROUPE_CHECK(
       take(logits_,
            std::size_t{std::max(limits_.logits, std::min(small_rows, rows))} * config_.vocab_size,
@@ -131,18 +132,13 @@ result<void> forward_pass::allocate_activations() {
                     std::size_t{planning_.max_partial_rows} * config_.num_attention_heads,
                     "attention"));
 
-  const std::size_t step_bytes =
-      std::max(place(nullptr, rows).bytes, place(nullptr, small_rows).bytes);
-  const std::size_t tables =
-      std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
-  TROUPE_CHECK(take(step_, step_bytes, "batches"));
-  TROUPE_CHECK(take(items_, max_items, "batches"));
   TROUPE_CHECK(
       take(counters_, std::size_t{max_items} * 2 * config_.num_key_value_heads, "attention"));
-  TROUPE_CHECK(take(tables_, tables, "block tables"));
-  TROUPE_TRY(step_host_, pinned_buffer<std::byte>::make(step_bytes, "batches"));
-  TROUPE_TRY(items_host_, pinned_buffer<attention_item>::make(max_items, "batches"));
-  TROUPE_TRY(tables_host_, pinned_buffer<std::uint32_t>::make(tables, "block tables"));
+  const std::size_t tables =
+      std::size_t{limits_.sequences} * layout_.blocks_for(config_.max_position_embeddings);
+  TROUPE_CHECK(take(step_, place(nullptr, rows, max_items).bytes + tables * sizeof(std::uint32_t),
+                    "batches"));
+  TROUPE_TRY(step_host_, pinned_buffer<std::byte>::make(step_.size(), "batches"));
   return {};
 }
 
@@ -170,52 +166,42 @@ result<void> forward_pass::attach(std::byte* arena, std::uint32_t num_blocks) {
   return {};
 }
 
-forward_pass::step_pointers forward_pass::place(std::byte* base, std::uint32_t rows) {
-  step_pointers p{};
+forward_pass::step_pointers forward_pass::place(std::byte* base, std::uint32_t rows,
+                                                std::uint32_t items) {
   std::size_t used = 0;
-  const auto take = [&](std::size_t bytes) {
-    std::byte* at = base + used;
-    used += (bytes + 255) / 256 * 256;
-    return at;
+  const auto take = [&]<class T>(T*& to, std::size_t count) {
+    to = reinterpret_cast<T*>(base + used);
+    used += (count * sizeof(T) + 15) / 16 * 16;
   };
-  const std::size_t words = rows * sizeof(std::uint32_t);
-  p.num_items = reinterpret_cast<std::uint32_t*>(take(max_rounds * sizeof(std::uint32_t)));
-  p.tokens = reinterpret_cast<std::uint32_t*>(take(words));
-  p.positions = reinterpret_cast<std::uint32_t*>(take(words));
-  p.slots = reinterpret_cast<std::uint32_t*>(take(words));
-  p.gather = reinterpret_cast<std::uint32_t*>(take(words));
+  step_pointers p{};
+  take(p.num_items, max_rounds);
+  for (std::uint32_t** of_rows : {&p.tokens, &p.positions, &p.slots, &p.gather})
+    take(*of_rows, rows);
+  take(p.items, items);
+  take(p.block_tables, 0);
   p.bytes = used;
   return p;
 }
 
-forward_pass::step_pointers forward_pass::on_device(std::uint32_t rows) const {
-  return place(step_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
-}
-
-result<void> forward_pass::upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream) {
-  if (plan.items.size() > max_items || plan.rounds.size() > max_rounds ||
-      plan.block_tables.size() > tables_.size()) {
+result<void> forward_pass::upload(const step_plan& plan, const forward_shape& shape,
+                                  cudaStream_t stream) {
+  const step_pointers host = place(step_host_.data(), shape.rows, shape.items());
+  const std::size_t bytes = host.bytes + plan.block_tables.size() * sizeof(std::uint32_t);
+  if (plan.items.size() > max_items || plan.rounds.size() > max_rounds || bytes > step_.size()) {
     return fail(ec::invalid_argument,
                 "the batch needs " + std::to_string(plan.items.size()) + " attention items in " +
                     std::to_string(plan.rounds.size()) + " rounds; send fewer sequences at once");
   }
-  const step_pointers host =
-      place(step_host_.data(), rows <= small_rows ? small_rows : round_up(limits_.rows, 128));
-  copy_to(plan.tokens, host.tokens, rows, token_id{0});
-  copy_to(plan.positions, host.positions, rows, 0u);
-  copy_to(plan.slots, host.slots, rows, no_slot);
-  copy_to(plan.gather, host.gather, 0, 0u);
   for (std::size_t i = 0; i < plan.rounds.size(); ++i) host.num_items[i] = plan.rounds[i].items;
-  std::copy(plan.items.begin(), plan.items.end(), items_host_.data());
-  std::copy(plan.block_tables.begin(), plan.block_tables.end(), tables_host_.data());
-  const auto send = [&](void* to, const void* from, std::size_t bytes) {
-    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream),
-                   "sending a batch");
-  };
-  TROUPE_CHECK(send(step_.data(), step_host_.data(), host.bytes));
-  TROUPE_CHECK(send(items_.data(), items_host_.data(), plan.items.size() * sizeof(attention_item)));
-  return send(tables_.data(), tables_host_.data(),
-              plan.block_tables.size() * sizeof(std::uint32_t));
+  copy_to(plan.tokens, host.tokens, shape.rows, token_id{0});
+  copy_to(plan.positions, host.positions, shape.rows, 0u);
+  copy_to(plan.slots, host.slots, shape.rows, no_slot);
+  copy_to(plan.gather, host.gather, 0, 0u);
+  std::copy(plan.items.begin(), plan.items.end(), host.items);
+  std::copy(plan.block_tables.begin(), plan.block_tables.end(), host.block_tables);
+  return checked(
+      cudaMemcpyAsync(step_.data(), step_host_.data(), bytes, cudaMemcpyHostToDevice, stream),
+      "sending a batch");
 }
 
 // Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one
@@ -325,15 +311,15 @@ result<layer_output> forward_pass::linear(const activation_matrix& x, const weig
 result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t layer,
                                      const rotary_arguments& rotary, cudaStream_t stream) const {
   if (!shape.single) TROUPE_CHECK(rotate_and_store(rotary, true, stream));
-  const step_pointers step = on_device(shape.rows);
+  const step_pointers step = on_device(shape);
   for (std::size_t i = 0; i < shape.rounds.size(); ++i) {
     const attention_round& round = shape.rounds[i];
     attention_arguments a{};
     a.queries = queries_.data();
     a.output = attended_.data;
-    a.items = items_.data() + round.first_item;
+    a.items = step.items + round.first_item;
     a.num_items = step.num_items + i;
-    a.block_tables = tables_.data();
+    a.block_tables = step.block_tables;
     a.partial_output = attention_partial_.data();
     a.partial_softmax = softmax_partial_.data();
     a.counters = counters_.data();
@@ -345,10 +331,10 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
   return {};
 }
 
-rotary_arguments forward_pass::rotary_of(std::uint32_t index, std::uint32_t rows,
+rotary_arguments forward_pass::rotary_of(std::uint32_t index, const forward_shape& shape,
                                          const layer_output& qkv) const {
   const device_layer& w = weights_.layers[index];
-  const step_pointers step = on_device(rows);
+  const step_pointers step = on_device(shape);
   rotary_arguments rotary{};
   rotary.qkv = qkv;
   rotary.bias = w.qkv_bias;
@@ -362,7 +348,7 @@ rotary_arguments forward_pass::rotary_of(std::uint32_t index, std::uint32_t rows
   rotary.arena = arena_;
   rotary.block_bytes = layout_.block_bytes();
   rotary.layer_offset = index * layout_.layer_bytes();
-  rotary.rows = rows;
+  rotary.rows = shape.rows;
   rotary.num_heads = config_.num_attention_heads;
   rotary.num_kv_heads = config_.num_key_value_heads;
   rotary.head_dim = config_.head_dim;
@@ -388,7 +374,7 @@ result<layer_output> forward_pass::layer(const forward_shape& shape, std::uint32
   TROUPE_CHECK(add_and_normalize(norm, true, stream));
 
   TROUPE_TRY(const layer_output qkv, linear(normed_, w.qkv, qkv_, shape.rows, stream));
-  TROUPE_CHECK(attention(shape, index, rotary_of(index, shape.rows, qkv), stream));
+  TROUPE_CHECK(attention(shape, index, rotary_of(index, shape, qkv), stream));
 
   TROUPE_TRY(norm.update, linear(attended_, w.o, out_, shape.rows, stream));
   norm.weight = w.ffn_norm;
@@ -426,7 +412,7 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
   TROUPE_ASSERT(std::size_t{qkv.splits} * w.qkv.rows <= partial_.size());
   TROUPE_CHECK(multiply_single(normed, w.qkv, {partial_.data()},
                                {qkv.splits, norm_after_residual()}, stream));
-  TROUPE_CHECK(attention(shape, index, rotary_of(index, 1, qkv), stream));
+  TROUPE_CHECK(attention(shape, index, rotary_of(index, shape, qkv), stream));
   TROUPE_CHECK(add({attended_.data}, w.o, w.ffn_norm));
   TROUPE_CHECK(
       multiply_single(normed, w.gate_up, {nullptr, gated}, {1, norm_after_residual()}, stream));
@@ -437,7 +423,7 @@ result<void> forward_pass::fused_layer(const forward_shape& shape, std::uint32_t
 
 result<layer_output> forward_pass::enqueue_layers(const forward_shape& shape,
                                                   cudaStream_t stream) const {
-  const step_pointers step = on_device(shape.rows);
+  const step_pointers step = on_device(shape);
   embed_arguments first{weights_.embed.is_packed() ? nullptr : weights_.embed.data,
                         weights_.embed.packed,
                         step.tokens,
@@ -468,16 +454,17 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
                                           cudaStream_t stream) const {
   TROUPE_ASSERT(shape.gather || first == 0);
   if (fuses_norms(shape.rows) && can_multiply_single(weights_.lm_head) && !shape.gather) {
-    return multiply_single(integers_in(normed_), weights_.lm_head,
-                           {logits_.data(), nullptr, argmax_.data()}, {1, norm_after_residual()},
-                           stream);
+    TROUPE_CHECK(multiply_single(integers_in(normed_), weights_.lm_head,
+                                 {logits_.data(), nullptr, argmax_.data()},
+                                 {1, norm_after_residual()}, stream));
+    return leave_to_host(argmax_.data(), argmax_host_.data(), count, stream);
   }
   const norm_arguments norm{residual_.data(),
                             last,
                             shape.rows,
                             weights_.norm,
                             normed_.data,
-                            shape.gather ? on_device(shape.rows).gather + first : nullptr,
+                            shape.gather ? on_device(shape).gather + first : nullptr,
                             count,
                             config_.hidden_size,
                             config_.rms_norm_eps};
@@ -490,8 +477,9 @@ result<void> forward_pass::enqueue_logits(const forward_shape& shape, const laye
     TROUPE_CHECK(multiply_narrow(normed_, count, weights_.lm_head, {logits_.data(), nullptr},
                                  {1, tile_groups(count), true}, stream));
   }
-  return find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true,
-                     stream);
+  TROUPE_CHECK(
+      find_argmax(logits_.data(), count, config_.vocab_size, argmax_.data() + first, true, stream));
+  return leave_to_host(argmax_.data() + first, argmax_host_.data() + first, count, stream);
 }
 
 result<void> forward_pass::enqueue(const forward_shape& shape, cudaStream_t stream) const {

@@ -33,6 +33,12 @@ struct forward_shape {
   bool gather = false;  // logits rows are not simply all rows
   bool single = false;  // every row is one token of its sequence, and no tile is wide
   std::span<const attention_round> rounds;
+
+  std::uint32_t items() const {
+    std::uint32_t count = 0;
+    for (const attention_round& r : rounds) count += r.items;
+    return count;
+  }
 };
 
 class forward_pass {
@@ -42,34 +48,39 @@ class forward_pass {
                                    cudaStream_t stream);
 
   result<void> attach(std::byte* arena, std::uint32_t num_blocks);
-  // Copies the plan to the device, padded to `rows`.
-  result<void> upload(const step_plan& plan, std::uint32_t rows, cudaStream_t stream);
+  // Copies the plan to the device, padded to the shape's rows and items. The pass before must be over.
+  result<void> upload(const step_plan& plan, const forward_shape& shape, cudaStream_t stream);
   // All of a pass whose logits fit in one piece; or its layers, then its logits in pieces that the caller fetches.
   result<void> enqueue(const forward_shape& shape, cudaStream_t stream) const;
   result<layer_output> enqueue_layers(const forward_shape& shape, cudaStream_t stream) const;
-  // Logits of rows gather[first, + count) into logits()[0, count) and argmax()[first, + count).
+  // Logits of rows gather[first, + count) into logits()[0, count) and argmax()[first, + count), which is pinned memory.
   result<void> enqueue_logits(const forward_shape& shape, const layer_output& last,
                               std::uint32_t first, std::uint32_t count, cudaStream_t stream) const;
 
   float* logits() const { return logits_.data(); }
-  const unsigned long long* argmax() const { return argmax_.data(); }
+  const unsigned long long* argmax() const { return argmax_host_.data(); }
   std::size_t bytes() const { return bytes_; }
   const plan_options& planning() const { return planning_; }
-  // Batches of at most this many rows have their metadata in fixed places, as a graph needs.
+  // Batches of at most this many rows may be graphs.
   static constexpr std::uint32_t small_rows = 256;
   // Beyond this many, rows go over FP8 weights in FP8 themselves.
   static constexpr std::uint32_t fp8_rows = 32;
 
  private:
   forward_pass() = default;
+  // A step's plan in memory, one piece of it. Equal shapes have equal places, as a graph needs.
   struct step_pointers {
-    std::uint32_t *tokens, *positions, *slots, *gather, *num_items;
-    std::size_t bytes;
+    std::uint32_t *num_items, *tokens, *positions, *slots, *gather;
+    attention_item* items;
+    std::uint32_t* block_tables;
+    std::size_t bytes;  // before the tables
   };
   static constexpr std::uint32_t most_fp8_splits = 4;
   static constexpr std::uint32_t max_rounds = 64, max_items = 65536;
-  static step_pointers place(std::byte* base, std::uint32_t rows);
-  step_pointers on_device(std::uint32_t rows) const;
+  static step_pointers place(std::byte* base, std::uint32_t rows, std::uint32_t items);
+  step_pointers on_device(const forward_shape& shape) const {
+    return place(step_.data(), shape.rows, shape.items());
+  }
 
   result<void> allocate_activations();
   result<void> make_angles(cudaStream_t stream);
@@ -104,7 +115,7 @@ class forward_pass {
                               cudaStream_t stream) const;
   result<void> attention(const forward_shape& shape, std::uint32_t layer,
                          const rotary_arguments& rotary, cudaStream_t stream) const;
-  rotary_arguments rotary_of(std::uint32_t index, std::uint32_t rows,
+  rotary_arguments rotary_of(std::uint32_t index, const forward_shape& shape,
                              const layer_output& qkv) const;
   result<layer_output> layer(const forward_shape& shape, std::uint32_t index,
                              const layer_output& before, cudaStream_t stream) const;
@@ -131,15 +142,12 @@ class forward_pass {
   device_buffer<std::uint8_t> quantized_values_;  // [rows][the widest of activations]
   device_buffer<float> quantized_scales_;
   device_buffer<unsigned long long> argmax_;
+  pinned_buffer<unsigned long long> argmax_host_;
   device_buffer<std::uint32_t> counters_;
   activation_matrix normed_, qkv_, attended_, out_, gated_;
 
   device_buffer<std::byte> step_;
   pinned_buffer<std::byte> step_host_;
-  device_buffer<attention_item> items_;
-  pinned_buffer<attention_item> items_host_;
-  device_buffer<std::uint32_t> tables_;
-  pinned_buffer<std::uint32_t> tables_host_;
   std::byte* arena_ = nullptr;
   CUtensorMap arena_map_{};
 };

@@ -232,6 +232,16 @@ __global__ void __launch_bounds__(argmax_threads)
   if (threadIdx.x % 32 == 0) atomicMax(argmax + blockIdx.y, best);
 }
 
+constexpr std::uint32_t leave_threads = 256;
+
+__global__ void __launch_bounds__(leave_threads)
+    leave_kernel(const unsigned long long* from, unsigned long long* to, std::uint32_t count) {
+  let_next_kernel_start();
+  wait_for_previous_kernel();
+  const std::uint32_t i = blockIdx.x * leave_threads + threadIdx.x;
+  if (i < count) to[i] = from[i];
+}
+
 }  // namespace
 
 result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
@@ -281,6 +291,13 @@ result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t 
                          unsigned long long* argmax, bool early, cudaStream_t stream) {
   return launch("find_argmax", argmax_kernel, {dim3(argmax_parts, rows), dim3(argmax_threads), 0},
                 stream, early, logits, vocab, argmax);
+}
+
+result<void> leave_to_host(const unsigned long long* from, unsigned long long* to,
+                           std::uint32_t count, cudaStream_t stream) {
+  return launch("leave_to_host", leave_kernel,
+                {dim3((count + leave_threads - 1) / leave_threads), dim3(leave_threads), 0}, stream,
+                true, from, to, count);
 }
 
 }  // namespace troupe::gpu::cuda

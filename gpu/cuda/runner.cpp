@@ -172,8 +172,14 @@ result<void> cuda_runner::submit(const batch& b) {
   const bool decode = rows <= forward_pass::small_rows && plan_.every_row_has_logits &&
                       plan_.rounds.size() == 1 && plan_.rounds[0].tile != attention_tile::wide &&
                       padded_rows(rows) <= limits_.logits && padded_rows(rows) <= limits_.rows;
-  if (decode) shape.rows = shape.logits = padded_rows(rows);
-  TROUPE_CHECK(pass_->upload(plan_, shape.rows, stream_));
+  attention_round round;
+  if (decode) {
+    shape.rows = shape.logits = padded_rows(rows);
+    round = plan_.rounds[0];
+    round.items = std::bit_ceil(round.items);
+    shape.rounds = {&round, 1};
+  }
+  TROUPE_CHECK(pass_->upload(plan_, shape, stream_));
   TROUPE_CHECK(prepare_results(b, logits));
   if (decode) {
     TROUPE_CHECK(run_graph(shape));
@@ -183,7 +189,6 @@ result<void> cuda_runner::submit(const batch& b) {
   } else {
     TROUPE_CHECK(run_launches(shape, b));
   }
-  if (pending_samples_) TROUPE_CHECK(samples_.fetch(pass_->argmax(), stream_));
   TROUPE_CHECK(checked(cudaEventRecord(ended_, stream_), "ending a forward pass"));
   pending_ = true;
   return {};
@@ -203,15 +208,12 @@ result<void> cuda_runner::run_launches(forward_shape shape, const batch& b) {
 }
 
 result<void> cuda_runner::run_graph(const forward_shape& shape) {
-  attention_round round = shape.rounds[0];
-  round.items = std::bit_ceil(round.items);
-  forward_shape padded = shape;
-  padded.rounds = {&round, 1};
+  const attention_round& round = shape.rounds[0];
   const graph_key key{shape.rows, round.items, shape.single, round.tile};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
     if (graphs_.size() >= max_graphs) drop_graphs();
-    TROUPE_TRY(const cudaGraphExec_t graph, capture(padded));
+    TROUPE_TRY(const cudaGraphExec_t graph, capture(shape));
     found = graphs_.emplace(key, graph).first;
   }
   return checked(cudaGraphLaunch(found->second, stream_), "launching a decode step");
@@ -278,7 +280,7 @@ result<step_output> cuda_runner::collect() {
   if (cudaEventElapsedTime(&milliseconds, began_, ended_) == cudaSuccess)
     out.device_seconds = milliseconds * 1e-3;
   if (pending_samples_)
-    out.samples = samples_.read();
+    out.samples = samples_.read(pass_->argmax());
   else
     out.logits = {logits_host_.data(), std::size_t{pending_logits_} * config_.vocab_size};
   return out;

@@ -45,9 +45,7 @@ result<sample_batch> sample_batch::make(std::uint32_t most_rows, std::uint32_t v
       std::clamp<std::size_t>(mask_memory / (words * sizeof(std::uint64_t)), 1, most_rows);
   TROUPE_TRY(b.masks_, device_buffer<std::uint64_t>::make(masks * words, "masks"));
   TROUPE_TRY(b.masks_host_, pinned_buffer<std::uint64_t>::make(masks * words, "masks"));
-  TROUPE_TRY(b.task_samples_, device_buffer<row_sample>::make(most_rows, "samples"));
-  TROUPE_TRY(b.task_samples_host_, pinned_buffer<row_sample>::make(most_rows, "samples"));
-  TROUPE_TRY(b.argmax_host_, pinned_buffer<unsigned long long>::make(most_rows, "samples"));
+  TROUPE_TRY(b.task_samples_, pinned_buffer<row_sample>::make(most_rows, "samples"));
   return b;
 }
 
@@ -86,7 +84,7 @@ result<void> sample_batch::reserve_edits(std::span<const row_sampling> rows) {
 }
 
 result<void> sample_batch::upload(std::span<const row_sampling> rows, cudaStream_t stream) {
-  TROUPE_ASSERT(rows.size() <= argmax_host_.size());
+  TROUPE_ASSERT(rows.size() <= task_samples_.size());
   num_rows_ = static_cast<std::uint32_t>(rows.size());
   num_tasks_ = 0;
   task_rows_.clear();
@@ -136,26 +134,15 @@ result<void> sample_batch::enqueue(std::uint32_t first, std::uint32_t count, flo
   return sample_rows(a, stream);
 }
 
-result<void> sample_batch::fetch(const unsigned long long* argmax, cudaStream_t stream) {
-  const auto get = [&](void* to, const void* from, std::size_t bytes) -> result<void> {
-    if (bytes == 0) return {};
-    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream),
-                   "fetching samples");
-  };
-  if (num_tasks_ < num_rows_)
-    TROUPE_CHECK(get(argmax_host_.data(), argmax, num_rows_ * sizeof(unsigned long long)));
-  return get(task_samples_host_.data(), task_samples_.data(), num_tasks_ * sizeof(row_sample));
-}
-
-std::span<const row_sample> sample_batch::read() {
+std::span<const row_sample> sample_batch::read(const unsigned long long* argmax) {
   samples_.resize(num_rows_);
   std::uint32_t task = 0;
   for (std::uint32_t i = 0; i < num_rows_; ++i) {
     if (task < num_tasks_ && task_rows_[task] == i) {
-      samples_[i] = task_samples_host_.data()[task++];
+      samples_[i] = task_samples_.data()[task++];
       continue;
     }
-    const unsigned long long key = argmax_host_.data()[i];
+    const unsigned long long key = argmax[i];
     samples_[i] = {};
     samples_[i].token = argmax_index(key);
     if (!argmax_is_finite(key)) samples_[i].status = sample_status::not_finite;

@@ -28,9 +28,8 @@ class sample_batch {
   // Samples rows [first, + count), whose logits begin at `logits`.
   result<void> enqueue(std::uint32_t first, std::uint32_t count, float* logits,
                        cudaStream_t stream);
-  result<void> fetch(const unsigned long long* argmax, cudaStream_t stream);
-  // Once the stream has done all of it; valid until the next upload.
-  std::span<const row_sample> read();
+  // Once the stream has done all of it; valid until the next upload. argmax: the pass's own search, of each row.
+  std::span<const row_sample> read(const unsigned long long* argmax);
 
  private:
   std::uint32_t mask_of(std::span<const std::uint64_t> allowed);
@@ -46,9 +45,7 @@ class sample_batch {
   device_buffer<std::uint64_t> masks_;  // each that the pass's rows have once
   pinned_buffer<std::uint64_t> masks_host_;
   std::unordered_map<const std::uint64_t*, std::uint32_t> known_masks_;  // by where they came from
-  device_buffer<row_sample> task_samples_;
-  pinned_buffer<row_sample> task_samples_host_;
-  pinned_buffer<unsigned long long> argmax_host_;
+  pinned_buffer<row_sample> task_samples_;  // written by the device
 };
 
 }  // namespace troupe::gpu::cuda

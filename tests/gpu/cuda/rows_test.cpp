@@ -241,5 +241,20 @@ TEST_F(rows_test, argmax_tells_of_logits_that_are_no_numbers) {
   }
 }
 
+TEST_F(rows_test, keys_are_left_in_the_hosts_memory) {
+  std::vector<unsigned long long> values(700);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = (1ull << 40) + i;
+  const device_array<unsigned long long> from(values);
+  const auto to =
+      std::move(pinned_buffer<unsigned long long>::make(values.size(), "a test").value());
+  for (const std::uint32_t count : {1u, 256u, 699u}) {
+    std::fill_n(to.data(), values.size(), 0);
+    require(leave_to_host(from.data(), to.data(), count, stream));
+    ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      ASSERT_EQ(to.data()[i], i < count ? values[i] : 0) << i << " of " << count;
+  }
+}
+
 }  // namespace
 }  // namespace troupe::gpu::cuda

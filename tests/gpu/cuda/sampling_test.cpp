@@ -104,9 +104,8 @@ class sampling_test : public gpu_test {
     require(batch->enqueue(0, num_rows / 2, on_device.data(), stream));
     require(batch->enqueue(num_rows / 2, num_rows - num_rows / 2,
                            on_device.data() + std::size_t{num_rows / 2} * vocab, stream));
-    require(batch->fetch(argmax.data(), stream));
-    ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
-    const auto got = batch->read();
+    const auto keys = argmax.fetch();
+    const auto got = batch->read(keys.data());
     ASSERT_EQ(got.size(), rows.size());
     engine::sampler host(vocab);
     for (std::size_t i = 0; i < rows.size(); ++i) {
