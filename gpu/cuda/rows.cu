@@ -120,19 +120,30 @@ __device__ inline void normalize_pairs(const norm_arguments& a, std::uint32_t ro
 
 constexpr std::uint32_t embed_threads = 256;
 
+// A token's row of a packed table.
+struct packed_embedding {
+  const std::uint8_t* tiles;
+  packed_format format;
+  std::uint32_t row;
+  __device__ packed_embedding(const embed_arguments& a, std::uint32_t token) : row(token % 64) {
+    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
+    tiles = reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
+    format = source.format;
+  }
+  __device__ float operator[](std::uint32_t column) const {
+    return unpack_value(tiles, format, row, column);
+  }
+};
+
 __global__ void __launch_bounds__(embed_threads) embed_kernel(const embed_arguments a) {
   let_next_kernel_start();
   wait_for_previous_kernel();
   const std::uint32_t row = blockIdx.x, token = a.tokens[row];
   if (threadIdx.x == 0) a.argmax[row] = 0;
   if (a.table == nullptr) {
-    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
-    const std::uint8_t* tiles =
-        reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset;
-    for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
-      a.residual[std::size_t{row} * a.hidden + i] =
-          unpack_value(tiles, source.format, token % 64, i);
-    }
+    const packed_embedding values(a, token);
+    for (std::uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x)
+      a.residual[std::size_t{row} * a.hidden + i] = values[i];
     return;
   }
   for (std::uint32_t i = threadIdx.x * 4; i < a.hidden; i += blockDim.x * 4) {
@@ -148,14 +159,9 @@ __global__ void __launch_bounds__(embed_threads) embed_row_kernel(const embed_ar
   const std::uint32_t lane = threadIdx.x % 32, block = (blockIdx.x * blockDim.x + threadIdx.x) / 32,
                       at = block * 32 + lane, token = a.tokens[0];
   if (at == 0) a.argmax[0] = 0;
-  float value;
-  if (a.table == nullptr) {
-    const packed_row source = find_row(a.packed, token / 64, a.hidden / 64);
-    value = unpack_value(reinterpret_cast<const std::uint8_t*>(a.packed.data) + source.offset,
-                         source.format, token % 64, at);
-  } else {
-    value = __bfloat162float(a.table[bf16_place(token, at, a.hidden)]);
-  }
+  const float value = a.table == nullptr
+                          ? packed_embedding(a, token)[at]
+                          : __bfloat162float(a.table[bf16_place(token, at, a.hidden)]);
   a.residual[at] = value;
   float squares = value * value;
 #pragma unroll
