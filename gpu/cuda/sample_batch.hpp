@@ -45,7 +45,7 @@ class sample_batch {
   device_buffer<std::uint64_t> masks_;  // each that the pass's rows have once
   pinned_buffer<std::uint64_t> masks_host_;
   std::unordered_map<const std::uint64_t*, std::uint32_t> known_masks_;  // by where they came from
-  pinned_buffer<row_sample> task_samples_;  // written by the device
+  pinned_buffer<row_sample> task_samples_;                               // written by the device
 };
 
 }  // namespace troupe::gpu::cuda
