@@ -30,12 +30,12 @@ struct step {
 
 // Tokens that next(0), next(1) ... say, while they are likely enough.
 template <class Next>
-void extend(guess& out, std::size_t most, const Next& next) {
+void extend(guess& out, std::size_t most, const Next& next, float least = least_chance) {
   double chance = 1;
   for (std::size_t i = 0; i < most; ++i) {
     const step s = next(i);
     chance *= s.rate;
-    if (chance < least_chance) return;
+    if (chance < least) return;
     out.tokens.push_back(s.token);
     out.chances.push_back(static_cast<float>(chance));
   }
@@ -176,15 +176,18 @@ void drafts::from_history(std::uint32_t most, const hit_rates& usual, guess& out
   });
 }
 
-void drafts::from_offer(std::span<const token_id> tokens, std::uint32_t most,
+void drafts::from_offer(std::span<const token_id> tokens, std::uint32_t most, float least,
                         const hit_rates& usual, guess& out) const {
   if (offer_first_ > tokens.size() || offer_first_ + offer_.size() <= tokens.size()) return;
   const std::size_t known = tokens.size() - offer_first_;
   if (!std::equal(tokens.end() - static_cast<std::ptrdiff_t>(known), tokens.end(), offer_.begin()))
     return;
-  extend(out, std::min<std::size_t>(most, offer_.size() - known), [&](std::size_t i) {
-    return step{offer_[known + i], own_.rate(kind_at(known + i), usual)};
-  });
+  extend(
+      out, std::min<std::size_t>(most, offer_.size() - known),
+      [&](std::size_t i) {
+        return step{offer_[known + i], own_.rate(kind_at(known + i), usual)};
+      },
+      least);
 }
 
 // Of guesses that begin alike the better one stays.
@@ -194,7 +197,7 @@ void drafts::propose(std::span<const token_id> tokens, std::uint32_t most, const
   all[0].source = guess_source::draft;
   all[1].source = guess_source::history;
   const bool caught_up = base_ + text_.size() == tokens.size();
-  if (from.draft) from_offer(tokens, most, usual, all[0]);
+  if (from.draft) from_offer(tokens, most, from.unlikely ? 0.0f : least_chance, usual, all[0]);
   if (from.history && caught_up) from_history(most, usual, all[1]);
   if (from.text && caught_up && text_.longest().length > 0) {
     from_text(text_.longest(), tokens, most, usual, all[2]);

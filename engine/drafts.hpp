@@ -44,6 +44,7 @@ class hit_rates {
 enum class guess_source : std::uint8_t { text, history, draft };
 struct guess_sources {
   bool text = true, history = true, draft = true;
+  bool unlikely = false;  // also what a draft model offers that has hardly ever been right
 };
 
 // A run of tokens and the probability that it is right up to each.
@@ -88,8 +89,8 @@ class drafts {
   void from_text(suffix_automaton::match m, std::span<const token_id> tokens, std::uint32_t most,
                  const hit_rates& usual, guess& out) const;
   void from_history(std::uint32_t most, const hit_rates& usual, guess& out) const;
-  void from_offer(std::span<const token_id> tokens, std::uint32_t most, const hit_rates& usual,
-                  guess& out) const;
+  void from_offer(std::span<const token_id> tokens, std::uint32_t most, float least,
+                  const hit_rates& usual, guess& out) const;
 
   suffix_automaton text_;
   std::uint32_t base_ = 0;  // position of the automaton's first token

@@ -49,7 +49,7 @@ void speculator::collect(const std::vector<sequence*>& planned) {
   const bool branch =
       options_.branches && kv_.can_fork() && planned.size() <= most_sequences_to_branch;
   const guess_sources sources{options_.from_text, options_.from_text && options_.history_bytes > 0,
-                              options_.from_draft};
+                              options_.from_draft, options_.always};
   for (sequence* s : planned) {
     if (s->request.prefill_only) continue;
     if (!s->guesses) begin(*s);

@@ -248,6 +248,30 @@ TEST(speculation, nonsense_is_no_guess) {
   EXPECT_EQ(f.of(5).ids(), run_alone(r).ids());
 }
 
+// Measurements of a draft that is hardly ever right must still have its guesses checked.
+TEST(speculation, always_means_however_often_guesses_were_wrong) {
+  engine_fixture f(64, {}, [](engine_options& o) {
+    o.speculation.always = true;
+    o.speculation.from_text = false;
+  });
+  for (std::uint64_t id = 1; id <= 4; ++id) {
+    const auto before = f.engine->stats().speculation;
+    const auto r = long_answer(id, 100);
+    const auto right = run_alone(r).ids();
+    ASSERT_TRUE(f.engine->add(r, f.now));
+    while (f.engine->has_work()) {
+      const auto done = f.of(id).tokens.size();
+      const token_id wrong = right[std::min(done, right.size() - 1)] == 3 ? 4 : 3;
+      f.engine->offer_draft(r.id, 0, static_cast<std::uint32_t>(9 + done), {wrong});
+      f.step();
+    }
+    EXPECT_EQ(f.of(id).ids(), right);
+    const auto after = f.engine->stats().speculation;
+    EXPECT_GT(after.drafted - before.drafted, 90u) << "answer " << id;
+    EXPECT_EQ(after.accepted, before.accepted);
+  }
+}
+
 // Time as a device takes it: a part for each pass, a part for each row.
 struct timed {
   timed(double pass_ms, double row_ms)
