@@ -11,8 +11,7 @@ struct speculation_options {
   bool from_draft = true;        // guesses that a draft model offers
   std::uint32_t max_tokens = 8;  // of one sequence in one pass; 0: no speculation
   bool try_draft = true;         // off: a draft model guesses even where decoding is not faster
-  bool always =
-      false;  // every guess is checked, whatever its row costs; a draft's however unlikely
+  bool always = false;  // each guess is checked, however costly; a draft's, however unlikely
   // Memory for recent answers, of which later requests of the same tenant and salt guess; 0: none.
   std::uint64_t history_bytes = 0;
   bool branches = true;  // where guesses differ, more than one is checked (if blocks can be copied)

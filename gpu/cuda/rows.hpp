@@ -82,15 +82,16 @@ result<void> fill_angles(const float* inv_freq, float factor, std::uint32_t posi
 // logit is not a finite number. Must be cleared.
 result<void> find_argmax(const float* logits, std::uint32_t rows, std::uint32_t vocab,
                          unsigned long long* argmax, bool early, cudaStream_t stream);
-// to[0, count) = from[0, count), once the kernel before is complete. to: pinned memory of the host, which a kernel reaches sooner than
-// a copy engine that the stream hands on to.
-result<void> leave_to_host(const unsigned long long* from, unsigned long long* to,
-                           std::uint32_t count, cudaStream_t stream);
 inline bool argmax_is_finite(unsigned long long key) {
   return key != ~0ull;
 }
 inline std::uint32_t argmax_index(unsigned long long key) {
   return ~static_cast<std::uint32_t>(key);
 }
+
+// to[0, count) = from[0, count), once the kernel before is complete. to: pinned memory of the host, which a kernel reaches sooner than
+// a copy engine that the stream hands on to.
+result<void> leave_to_host(const unsigned long long* from, unsigned long long* to,
+                           std::uint32_t count, cudaStream_t stream);
 
 }  // namespace troupe::gpu::cuda
