@@ -158,12 +158,21 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
                                     const residual_update& y, std::uint32_t multiprocessors,
                                     cudaStream_t stream);
 // As packed_tuning, of steps of one row. residual_shared_bytes, ring_shared_bytes: of a block, if a ring of two slots a warp, or of two
-// stages, fits in them. first_stages: of the latter, that are asked for before the row is there.
+// stages, fits in them. stages_ahead, stages_later: of the latter, on their way at a time until the row is there, and then;
+// units_ahead: of the former, until its rings are full.
 struct single_tuning {
-  std::uint32_t residual_shared_bytes = 155 * 1024, ring_shared_bytes = 56 * 1024, first_stages = 2;
+  std::uint32_t residual_shared_bytes = 155 * 1024, ring_shared_bytes = 56 * 1024;
+  std::uint32_t stages_ahead = 1, stages_later = 3, units_ahead = 12;
   bool used = true;
 };
 single_tuning& tuning_of_single();
+
+// How many bytes of weights multiply_narrow has on their way to a multiprocessor, until the activations are there and then. Memory is
+// busy with 30 to 40 KB; the more, the longer all else waits that a kernel loads or stores: 1 us with 55 KB, 5 us with 180 (H200).
+struct stream_tuning {
+  std::uint32_t bytes_ahead = 37 * 1024, bytes_later = 96 * 1024;
+};
+stream_tuning& tuning_of_stream();
 
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.

@@ -12,7 +12,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t most_stages = 16;
-constexpr std::size_t barrier_bytes = std::size_t{2} * most_stages * sizeof(std::uint64_t);
+constexpr std::size_t barrier_bytes = std::size_t{3} * most_stages * sizeof(std::uint64_t);
 
 // How more than 16 rows are multiplied: warpgroups of a block that share the activations, the ring's bytes, and blocks that fit a
 // multiprocessor.
@@ -42,62 +42,82 @@ __host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int group
   return fit < most_stages ? fit : most_stages;
 }
 
-// What one block does of the producer's part: weights and activations of `steps` tiles into the ring. The rows of tiles of its
-// warpgroups follow each other.
+// What a block multiplies: `steps` tiles from first_step on, rows from row0 on.
+struct packed_part {
+  std::uint32_t first_step, steps;
+  int row0;
+  template <packed_format kFormat, int kWidth>
+  __device__ __forceinline__ std::uint32_t turns() const {
+    constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
+    return (steps + kTiles - 1) / kTiles;
+  }
+};
+
+// The activations of turn s.
+template <int kWidth, packed_format kFormat>
+__device__ __forceinline__ void load_inputs(const packed_ring_memory& ring,
+                                            const CUtensorMap& activations,
+                                            const narrow_parameters& p, const packed_part& part,
+                                            std::uint32_t s, std::uint32_t stage) {
+  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
+  constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
+  const std::uint32_t tiles = min(kTiles, part.steps - s * kTiles);
+  std::uint64_t* bar = ring.landed_inputs + stage;
+  barrier_expect(bar, tiles * (kWidth > 8 ? kWidth : p.box_rows) * 128);
+  for (std::uint32_t t = 0; t < tiles; ++t) {
+    std::uint8_t* to = ring.inputs + (stage * kTiles + t) * kInputBytes;
+    const int x = static_cast<int>((part.first_step + s * kTiles + t) * depth_step);
+    for (int r = 0; r < kWidth; r += kBoxRows)
+      copy_tile_2d(to + r * 128, &activations, bar, x, part.row0 + r);
+  }
+}
+
+// By one thread: weights into the ring, and activations but for those of the ring's first turn, which wait for the kernel before. The rows
+// of tiles of its warpgroups follow each other.
 template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
-                                        std::size_t row_bytes, const CUtensorMap& activations,
-                                        std::uint32_t box_rows, int row0, std::uint32_t first_step,
-                                        std::uint32_t steps) {
-  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
-  constexpr std::uint32_t kQuantBytes = packed_quant_bytes(kFormat),
+                                        const CUtensorMap& activations, const narrow_parameters& p,
+                                        const packed_part& part) {
+  constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth),
+                          kQuantBytes = packed_quant_bytes(kFormat),
                           kSlotBytes = packed_slot_bytes(kFormat, kWidth);
-  constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
   const std::uint64_t policy = evict_first_policy();
+  const std::size_t row_bytes = std::size_t{p.depth_steps} * packed_tile_bytes(kFormat);
   const auto load_weights = [&](std::uint32_t s, std::uint32_t stage) {
-    const std::uint32_t step = first_step + s * kTiles, tiles = min(kTiles, steps - s * kTiles);
-    const std::uint32_t input_bytes = tiles * (kWidth > 8 ? kWidth : box_rows) * 128;
+    const std::uint32_t step = part.first_step + s * kTiles,
+                        tiles = min(kTiles, part.steps - s * kTiles);
     std::uint8_t* slot = ring.weights + stage * kGroups * kSlotBytes;
+    std::uint64_t* bar = ring.landed_weights + stage;
     if constexpr (packed_group(kFormat) > kTiles) {
       constexpr std::uint32_t kScaleBytes = packed_scale_bytes(kFormat);
       const packed_tile from = tile_of(weights, kFormat, step, 0);
       const bool scales = s % 2 == 0;  // a group's come with the first of its two stages
-      barrier_expect(ring.full + stage,
-                     kGroups * (kTiles * kQuantBytes + (scales ? kScaleBytes : 0)) + input_bytes);
+      barrier_expect(bar, kGroups * (kTiles * kQuantBytes + (scales ? kScaleBytes : 0)));
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        copy_bulk(slot + g * kSlotBytes, from.quants + g * row_bytes, kTiles * kQuantBytes,
-                  ring.full + stage, policy);
+        copy_bulk(slot + g * kSlotBytes, from.quants + g * row_bytes, kTiles * kQuantBytes, bar,
+                  policy);
         if (scales)
           copy_bulk(slot + g * kSlotBytes + kTiles * kQuantBytes, from.scales + g * row_bytes,
-                    kScaleBytes, ring.full + stage, policy);
+                    kScaleBytes, bar, policy);
       }
     } else {
       const std::uint32_t bytes = tiles * packed_tile_bytes(kFormat);
       const std::uint8_t* from = weights + std::size_t{step} * packed_tile_bytes(kFormat);
-      barrier_expect(ring.full + stage, kGroups * bytes + input_bytes);
+      barrier_expect(bar, kGroups * bytes);
 #pragma unroll
       for (int g = 0; g < kGroups; ++g)
-        copy_bulk(slot + g * kSlotBytes, from + g * row_bytes, bytes, ring.full + stage, policy);
+        copy_bulk(slot + g * kSlotBytes, from + g * row_bytes, bytes, bar, policy);
     }
   };
-  const auto load_activations = [&](std::uint32_t s, std::uint32_t stage) {
-    for (std::uint32_t t = 0; t < min(kTiles, steps - s * kTiles); ++t) {
-      std::uint8_t* to = ring.inputs + (stage * kTiles + t) * kInputBytes;
-      const int x = static_cast<int>((first_step + s * kTiles + t) * depth_step);
-      for (int r = 0; r < kWidth; r += kBoxRows)
-        copy_tile_2d(to + r * 128, &activations, ring.full + stage, x, row0 + r);
-    }
-  };
-  const std::uint32_t turns = (steps + kTiles - 1) / kTiles, ahead = min(turns, ring.stages);
-  for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s);
-  wait_for_previous_kernel();
-  for (std::uint32_t s = 0; s < ahead; ++s) load_activations(s, s);
+  pacer pace(p, kGroups * kTiles * packed_tile_bytes(kFormat), ring.stages);
   packed_ring_position at;
-  for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
-    barrier_wait(ring.empty + at.stage, at.phase);
+  for (std::uint32_t s = 0; s < part.template turns<kFormat, kWidth>();
+       ++s, at.advance(ring.stages)) {
+    pace.wait(s, ring.landed_weights, ring.landed_inputs);
+    if (s >= ring.stages) barrier_wait(ring.empty + at.stage, at.phase ^ 1);
     load_weights(s, at.stage);
-    load_activations(s, at.stage);
+    if (s >= ring.stages) load_inputs<kWidth, kFormat>(ring, activations, p, part, s, at.stage);
   }
 }
 
@@ -117,18 +137,20 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
                   const narrow_parameters p, std::uint32_t ring_bytes) {
   extern __shared__ __align__(1024) std::uint8_t shared[];
-  auto* full = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
+  auto* landed = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
   if (threadIdx.x < most_stages) {
-    barrier_init(full + threadIdx.x, 1);
-    barrier_init(full + most_stages + threadIdx.x, kGroups * 4);
+    barrier_init(landed + threadIdx.x, 1);
+    barrier_init(landed + most_stages + threadIdx.x, 1);
+    barrier_init(landed + 2 * most_stages + threadIdx.x, kGroups * 4);
     barrier_init_fence();
   }
   if (threadIdx.x == kGroups * 128) prefetch_map(&activations);
   const tile_position tile =
       locate(blockIdx.x, p, (p.features + kGroups * 64 - 1) / (kGroups * 64));
   const std::uint32_t first_step = first_step_of(p, tile.split);
-  const std::uint32_t steps = first_step_of(p, tile.split + 1) - first_step;
-  const std::uint32_t row0 = tile.row_tile * kWidth, first_tile = tile.feature_tile * kGroups;
+  const packed_part part{first_step, first_step_of(p, tile.split + 1) - first_step,
+                         static_cast<int>(tile.row_tile * kWidth)};
+  const std::uint32_t first_tile = tile.feature_tile * kGroups;
   const packed_row source = find_row(weights, first_tile, p.depth_steps);
   const auto* row = reinterpret_cast<const std::uint8_t*>(weights.data) + source.offset;
   __syncthreads();
@@ -138,16 +160,17 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     const std::uint32_t stages = stages_of(format, kGroups, kWidth, ring_bytes);
     return packed_ring_memory{shared,
                               shared + stages * packed_stage_tiles(format, kWidth) * kWidth * 128,
-                              full, full + most_stages, stages};
+                              landed,
+                              landed + most_stages,
+                              landed + 2 * most_stages,
+                              stages};
   };
   if (threadIdx.x >= kGroups * 128) {
     if constexpr (shifts_registers(kGroups, kWidth)) give_registers<40>();
     if (threadIdx.x >= kGroups * 128 + 32 || !elect_lane()) return;
     with_format(
         source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-          produce<kGroups, kWidth, kFormat>(
-              ring_of(kFormat), row, std::size_t{p.depth_steps} * packed_tile_bytes(kFormat),
-              activations, p.box_rows, static_cast<int>(row0), first_step, steps);
+          produce<kGroups, kWidth, kFormat>(ring_of(kFormat), row, activations, p, part);
         });
     return;
   }
@@ -155,10 +178,18 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
   float sum[kWidth / 2];
   with_format(
       source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-        consume_packed<kGroups, kWidth, kFormat>(sum, ring_of(kFormat), steps);
+        const packed_ring_memory ring = ring_of(kFormat);
+        if (threadIdx.x < 32 && elect_lane()) {
+          wait_for_previous_kernel();
+          for (std::uint32_t s = 0; s < min(part.template turns<kFormat, kWidth>(), ring.stages);
+               ++s)
+            load_inputs<kWidth, kFormat>(ring, activations, p, part, s, s);
+        }
+        __syncwarp();
+        consume_packed<kGroups, kWidth, kFormat>(sum, ring, part.steps);
       });
-  store_tile<kWidth>(p, tile.split, (first_tile + threadIdx.x / 128) * 64, row0, sum,
-                     packed_gain(source.format));
+  store_tile<kWidth>(p, tile.split, (first_tile + threadIdx.x / 128) * 64,
+                     static_cast<std::uint32_t>(part.row0), sum, packed_gain(source.format));
 }
 
 // Whole stages, no more than a block's tiles need: what it leaves lets the next kernel's blocks start early.
@@ -188,6 +219,9 @@ result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_para
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t ring_bytes = ring_bytes_of(w, p, kGroups, kWidth),
                       feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
+  const std::uint32_t blocks = kWidth <= 16 ? 4 : shape_of(kWidth, kGroups).blocks;
+  p.bytes_ahead = tuning_of_stream().bytes_ahead / blocks;
+  p.bytes_later = tuning_of_stream().bytes_later / blocks;
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles),
                            dim3(threads_of(kGroups, kWidth)), ring_bytes + barrier_bytes};
   return launch("multiply_narrow (packed)", packed_kernel<kGroups, kWidth>, shape, stream, early, w,

@@ -3,9 +3,9 @@
 // With one row a step lasts as long as its kernels take to start, to wait for each other and to end, beside the bytes they read. So
 // here no sums are left for a kernel that adds them up: one block a multiprocessor has a share of the features, in bands of 16
 // (packed.hpp), with all of the reduced dimension. A warp takes every eighth group of 256 columns of two of the block's bands at a time
-// (integer_units.cuh), keeps copies of the next ones on their way by itself, without a feeder, and adds up the bands' products in
-// registers. The warps' sums meet in shared memory, where they are added in the order of the warps: no order of additions depends
-// on time. 32 features of a block are a sub-block of the row of integers that it leaves.
+// (integer_units.cuh), keeps copies of the next ones on their way by itself once a ninth warp has filled the rings, and adds up the
+// bands' products in registers. The warps' sums meet in shared memory, where they are added in the order of the warps: no order of
+// additions depends on time. 32 features of a block are a sub-block of the row of integers that it leaves.
 //
 // A block takes more than half of a multiprocessor's shared memory: two of them on one would leave another without.
 #include <algorithm>
@@ -18,6 +18,7 @@ namespace troupe::gpu::cuda {
 namespace {
 
 constexpr std::uint32_t warps = 8, threads = warps * 32, most_slots = 8;
+constexpr std::uint32_t fed_threads = threads + 32;  // with the warp that fills the rings
 constexpr std::uint32_t band_rows = residual_band;
 // Bands whose sums wait to be added: of two turns, so that one barrier a turn is enough.
 constexpr std::uint32_t bands_a_turn = 4;
@@ -29,6 +30,7 @@ constexpr std::uint32_t least_shared_bytes = 113 * 1024 + 16;
 struct residual_parameters {
   std::uint32_t bands, groups;
   std::uint32_t slots, slot_bytes;  // of a warp's ring
+  std::uint32_t units_ahead;        // on their way at a time until the rings are full
   single_input x;
   residual_update y;
 };
@@ -64,8 +66,8 @@ struct unit_cursor {
   const std::uint8_t* row;                // the first group of the band's 64 rows
 
   __device__ unit_cursor(const packed_matrix& weights, const residual_parameters& p,
-                         std::uint32_t first_band, std::uint32_t warp)
-      : band(0), group(warp) {
+                         std::uint32_t first_band, std::uint32_t unit)
+      : band(0), group(unit) {
     find(weights, p, first_band);
     settle(weights, p, first_band);
   }
@@ -102,7 +104,7 @@ struct unit_cursor {
   }
 };
 
-__global__ void __launch_bounds__(threads, 2)
+__global__ void __launch_bounds__(fed_threads, 2)
     residual_kernel(const packed_matrix weights, const residual_parameters p) {
   extern __shared__ __align__(128) std::uint8_t shared[];
   const residual_memory at = memory_of(p, gridDim.x);
@@ -111,38 +113,53 @@ __global__ void __launch_bounds__(threads, 2)
   const std::uint32_t first = p.bands / 2 * blockIdx.x / gridDim.x * 2,
                       count = p.bands / 2 * (blockIdx.x + 1) / gridDim.x * 2 - first;
   std::uint8_t* ring = shared + warp * p.slots * p.slot_bytes;
-  auto* full = reinterpret_cast<std::uint64_t*>(shared + at.barriers) + warp * p.slots;
   const integer_row row(shared + at.inputs, p.groups);
-  auto* landed = reinterpret_cast<std::uint64_t*>(shared + at.barriers) + warps * p.slots;
-  if (lane < p.slots) {
-    barrier_init(full + lane, 1);
-    if (threadIdx.x == 0) barrier_init(landed, 1);
-    barrier_init_fence();
-  }
-  __syncwarp();
+  auto* barriers = reinterpret_cast<std::uint64_t*>(shared + at.barriers);
+  std::uint64_t *full = barriers + warp * p.slots, *landed = barriers + warps * p.slots,
+                *filled = landed + 1;  // all rings, once
+  for (std::uint32_t i = threadIdx.x; i < warps * p.slots + 2; i += fed_threads)
+    barrier_init(barriers + i, 1);
+  barrier_init_fence();
+  __syncthreads();
 
   const std::uint64_t policy = evict_first_policy();
   const auto format_of_band = [&](std::uint32_t band) {
     return find_row(weights, (first + band) / bands_a_tile, p.groups * 4).format;
   };
-  unit_cursor next(weights, p, first, warp);
-  const auto fetch = [&](std::uint32_t slot) {
-    if (next.band >= count) return;
-    if (elect_lane()) {
-      const std::uint32_t of_tile = (first + next.band) % bands_a_tile, pair = next.pair_bytes;
-      const std::uint8_t* from = next.row + std::size_t{next.group} * next.group_bytes;
-      std::uint8_t* to = ring + slot * p.slot_bytes;
-      const std::uint32_t bytes = unit_bands * pair, scales = unit_bands * next.scale_bytes;
-      barrier_expect(full + slot, 2 * bytes + scales);
-      copy_bulk(to, from + of_tile * pair, bytes, full + slot, policy);
-      copy_bulk(to + bytes, from + (bands_a_tile + of_tile) * pair, bytes, full + slot, policy);
-      copy_bulk(to + 2 * bytes, from + next.scales_at + of_tile * next.scale_bytes, scales,
-                full + slot, policy);
+  const auto fetch = [&](const unit_cursor& next, std::uint8_t* to, std::uint64_t* bar) {
+    const std::uint32_t of_tile = (first + next.band) % bands_a_tile, pair = next.pair_bytes;
+    const std::uint8_t* from = next.row + std::size_t{next.group} * next.group_bytes;
+    const std::uint32_t bytes = unit_bands * pair, scales = unit_bands * next.scale_bytes;
+    barrier_expect(bar, 2 * bytes + scales);
+    copy_bulk(to, from + of_tile * pair, bytes, bar, policy);
+    copy_bulk(to + bytes, from + (bands_a_tile + of_tile) * pair, bytes, bar, policy);
+    copy_bulk(to + 2 * bytes, from + next.scales_at + of_tile * next.scale_bytes, scales, bar,
+              policy);
+  };
+  if (warp == warps) {
+    // At memory's pace: what the kernel before still asks for would wait behind whole rings. Nobody refills before the end, so that
+    // these barriers see one phase.
+    let_next_kernel_start();
+    if (!elect_lane()) return;
+    const auto place = [&](std::uint32_t unit) { return unit % warps * p.slots + unit / warps; };
+    const std::uint32_t units = min(count / unit_bands * p.groups, warps * p.slots);
+    unit_cursor next(weights, p, first, 0);
+    for (std::uint32_t u = 0; u < units; ++u) {
+      if (u >= p.units_ahead) barrier_wait(barriers + place(u - p.units_ahead), 0);
+      fetch(next, shared + place(u) * p.slot_bytes, barriers + place(u));
+      ++next.group;
+      next.settle(weights, p, first);
     }
+    barrier_arrive(filled);
+    return;
+  }
+  unit_cursor next(weights, p, first, warp + warps * p.slots);
+  const auto refill = [&](std::uint32_t slot) {
+    if (next.band >= count) return;
+    if (elect_lane()) fetch(next, ring + slot * p.slot_bytes, full + slot);
     next.group += warps;
     next.settle(weights, p, first);
   };
-  for (std::uint32_t s = 0; s < p.slots; ++s) fetch(s);
   wait_for_previous_kernel();
 
   // What the kernel before left, and what this one adds to.
@@ -162,7 +179,7 @@ __global__ void __launch_bounds__(threads, 2)
   if (threadIdx.x < 2 * features) own[threadIdx.x] = first_own;
   for (std::uint32_t i = threadIdx.x + threads; i < 2 * features; i += threads)
     own[i] = load_own(i);
-  __syncthreads();
+  sync_threads(1, threads);
   if (p.x.integers != nullptr) barrier_wait(landed, 0);
   // Not before: its weights would come first, and what this one waits for after them.
   let_next_kernel_start();
@@ -170,6 +187,7 @@ __global__ void __launch_bounds__(threads, 2)
   auto* sums = reinterpret_cast<float*>(shared + at.sums);  // [2][bands_a_turn][warps][band_rows]
   const scale_finder scales;
   std::uint32_t slot = 0, phase = 0, group = warp;
+  bool all_filled = false;
   for (std::uint32_t begin = 0, turn = 0; begin < count; begin += bands_a_turn, turn ^= 1) {
     const std::uint32_t end = min(begin + bands_a_turn, count);
     float* to = sums + turn * bands_a_turn * warps * band_rows;
@@ -195,7 +213,9 @@ __global__ void __launch_bounds__(threads, 2)
         else
           multiply.template operator()<packed_format::q6_k>();
         __syncwarp();
-        fetch(slot);
+        if (!all_filled) barrier_wait(filled, 0);
+        all_filled = true;
+        refill(slot);
         if (++slot == p.slots) {
           slot = 0;
           phase ^= 1;
@@ -211,7 +231,7 @@ __global__ void __launch_bounds__(threads, 2)
         mine[8] = sum[b][1];
       }
     }
-    __syncthreads();
+    sync_threads(1, threads);
     // A warp adds them up. Eight of its lanes have a band, each of them two features.
     if (warp != 0) continue;
     const std::uint32_t band = begin + lane / 8, r = lane % 8;
@@ -286,11 +306,12 @@ result<void> multiply_into_residual(const single_input& x, const weight_matrix& 
   const std::uint32_t blocks = blocks_of(w, multiprocessors);
   residual_parameters p = parameters_of(w, blocks, tuning_of_single().residual_shared_bytes);
   if (p.slots < 2) p = parameters_of(w, blocks, most_shared_bytes);
+  p.units_ahead = tuning_of_single().units_ahead;
   p.x = x;
   p.y = y;
   return launch(
       "multiply_into_residual", residual_kernel,
-      {dim3(blocks), dim3(threads), std::max(memory_of(p, blocks).bytes, least_shared_bytes)},
+      {dim3(blocks), dim3(fed_threads), std::max(memory_of(p, blocks).bytes, least_shared_bytes)},
       stream, true, w.packed, p);
 }
 

@@ -21,7 +21,8 @@ constexpr std::uint32_t barrier_bytes = (2 * most_stages + 2) * sizeof(std::uint
 struct single_parameters {
   std::uint32_t features, groups, splits;  // groups: of 256 columns
   std::uint32_t ring_bytes;                // of shared memory; as many stages as fit are used
-  std::uint32_t first_stages;  // that are asked for while the kernel before may still run
+  std::uint32_t stages_ahead,
+      stages_later;  // on their way at a time, until the row is there and then
   const std::uint8_t* x;
   single_output y;
   row_norm norm;
@@ -81,17 +82,16 @@ __device__ __forceinline__ void load_row(const single_parameters& p, const integ
   }
 }
 
-// Most of the weights are asked for once the row is there: behind whole rings of them it would wait as long as they take.
 template <packed_format kFormat>
 __device__ __forceinline__ void produce(const single_ring& ring, const std::uint8_t* weights,
                                         const single_parameters& p, const single_inputs& inputs,
                                         std::uint32_t first, std::uint32_t groups) {
   constexpr std::uint32_t kBytes = stage_bytes(kFormat);
   const std::uint64_t policy = evict_first_policy();
-  const std::uint32_t early = min(min(p.first_stages, ring.count), groups);
+  pacer pace(p.stages_ahead, p.stages_later, ring.count);
   packed_ring_position at;
   for (std::uint32_t g = 0; g < groups; ++g, at.advance(ring.count)) {
-    if (g == early) barrier_wait(inputs.landed, 0);
+    pace.wait(g, ring.full, inputs.landed);
     if (g >= ring.count) barrier_wait(ring.empty + at.stage, at.phase ^ 1);
     barrier_expect(ring.full + at.stage, kBytes);
     copy_bulk(ring.stages + at.stage * kBytes, weights + std::size_t{first + g} * kBytes, kBytes,
@@ -237,7 +237,8 @@ result<void> multiply_single(const std::uint8_t* x, const weight_matrix& w, cons
   p.y = y;
   p.norm = options.norm;
   const std::uint32_t groups = (p.groups + p.splits - 1) / p.splits;
-  p.first_stages = tuning_of_single().first_stages;
+  p.stages_ahead = tuning_of_single().stages_ahead;
+  p.stages_later = tuning_of_single().stages_later;
   const std::uint32_t fixed = integer_row_bytes(groups) + barrier_bytes;
   std::uint32_t largest = 0;
   for (const packed_format f : w.packed.format) {

@@ -14,7 +14,7 @@ namespace troupe::gpu::cuda {
 struct ring_memory {
   std::uint8_t* stages;
   std::uint32_t stage_bytes, slot_bytes;
-  std::uint64_t *full, *empty;
+  std::uint64_t *weights, *inputs, *empty;  // landed, landed, free
 };
 
 // One tile: 64 columns in four steps.
@@ -54,8 +54,8 @@ __host__ __device__ constexpr std::uint32_t packed_stage_bytes(packed_format f, 
 }
 struct packed_ring_memory {
   std::uint8_t *inputs, *weights;
-  std::uint64_t *full,
-      *empty;  // `empty` counts warps: each reads its own part of a tile at its own time
+  // `empty` counts warps: each reads its own part of a tile at its own time.
+  std::uint64_t *landed_inputs, *landed_weights, *empty;
   std::uint32_t stages;
 };
 // As ring_position, of a ring whose size is known when it runs.
@@ -103,7 +103,8 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
   for (std::uint32_t done = 0; done < steps; done += kTiles, at.advance(ring.stages)) {
     const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
     const std::uint8_t* inputs = ring.inputs + at.stage * kTiles * kInputBytes;
-    barrier_wait(ring.full + at.stage, at.phase);
+    barrier_wait(ring.landed_weights + at.stage, at.phase);
+    barrier_wait(ring.landed_inputs + at.stage, at.phase);
 #pragma unroll
     for (std::uint32_t t = 0; t < kTiles; ++t) {
       if (packed_group(kFormat) == 1 && done + t >= steps) break;
@@ -141,7 +142,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
     std::uint32_t previous = 0;
     packed_ring_position at;
     for (std::uint32_t done = 0; done < steps; done += 2 * kTurns) {
-      barrier_wait(ring.full + at.stage, at.phase);
+      barrier_wait(ring.landed_weights + at.stage, at.phase);
       // Of all tiles of a group: making what registers hold takes as long as unpacking half a tile.
       const lane_scales<kFormat> group(
           tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, at.stage), 0,
@@ -150,7 +151,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
           lane);
 #pragma unroll
       for (std::uint32_t turn = 0; turn < kTurns; ++turn, at.advance(ring.stages)) {
-        if (turn > 0) barrier_wait(ring.full + at.stage, at.phase);
+        if (turn > 0) barrier_wait(ring.landed_weights + at.stage, at.phase);
         const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
         const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
         const auto unpack_tile = [&](std::uint32_t t, std::uint32_t(&values)[16])
@@ -164,6 +165,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         };
         const bool both = kTurns == 2 || done + 1 < steps;
         unpack_tile(0, first);
+        barrier_wait(ring.landed_inputs + at.stage, at.phase);
         wgmma_fence();
         start_tile(sum, first, input, turn > 0 || done > 0);
         wgmma_commit();
@@ -203,7 +205,8 @@ __device__ inline void consume_bf16(float (&sum)[kWidth / 2], Ring& at, const ri
                                     int group, std::uint32_t steps) {
   std::uint32_t previous = 0;
   for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
-    barrier_wait(ring.full + at.stage, at.phase);
+    barrier_wait(ring.weights + at.stage, at.phase);
+    barrier_wait(ring.inputs + at.stage, at.phase);
     const std::uint8_t* stage = ring.stages + at.stage * ring.stage_bytes;
     const std::uint64_t a = k_major_tile(stage + group * (64 * 128));
     const std::uint64_t b = k_major_tile(stage + ring.slot_bytes);

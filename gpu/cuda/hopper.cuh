@@ -51,6 +51,18 @@ __device__ inline void barrier_wait(std::uint64_t* bar, std::uint32_t phase) {
       "r"(phase)
       : "memory");
 }
+// Whether the phase has ended; another one may not have, for then the answer is that of two phases on.
+__device__ inline bool barrier_passed(std::uint64_t* bar, std::uint32_t phase) {
+  std::uint32_t passed;
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n}\n"
+      : "=r"(passed)
+      : "r"(shared_address(bar)), "r"(phase)
+      : "memory");
+  return passed != 0;
+}
 
 // Position in a ring of kStages buffers: the index and the phase bit that flips at each turn.
 template <int kStages>

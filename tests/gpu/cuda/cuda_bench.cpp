@@ -7,7 +7,9 @@
 #include <cstdio>
 #include <cstring>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -313,20 +315,23 @@ int main(int argc, char** argv) {
       for (const std::uint32_t n : {512u, 2048u, 8192u, 16384u}) model.prefill(n);
     }
   }
-  const auto single = [&](const char* kind, const char* form, std::uint32_t* numbers) {
-    return std::find_if(argv + 1, argv + argc, [&](const char* a) {
-             return std::strncmp(a, kind, std::strlen(kind)) == 0 &&
-                    std::sscanf(a, form, numbers, numbers + 1) >= 1;
-           }) != argv + argc;
-  };
-  std::uint32_t numbers[2] = {0, 1024};
   // Of these, `:fp8` and `:q4` choose the weights.
   const std::string weights = argc > 1 && argv[1][0] == ':' ? argv[1] : "";
-  if (single("decode:", "decode:%ux%u", numbers))
-    llama(false, 2048, weights).decode(numbers[0], numbers[1]);
-  if (single("sustained:", "sustained:%ux%u", numbers))
-    llama(false, 2048, weights).sustain(numbers[0], numbers[1]);
-  if (single("prefill:", "prefill:%u", numbers)) llama(false, 16384, weights).prefill(numbers[0]);
+  std::optional<llama> chosen;
+  const std::span arguments(argv + 1, argv + argc);
+  const bool any_prefills = std::ranges::any_of(
+      arguments, [](const char* a) { return std::strncmp(a, "prefill:", 8) == 0; });
+  for (const char* a : arguments) {
+    std::uint32_t n = 0, length = 1024;
+    const bool prefills = std::sscanf(a, "prefill:%u", &n) == 1,
+               decodes = std::sscanf(a, "decode:%ux%u", &n, &length) >= 1,
+               sustains = std::sscanf(a, "sustained:%ux%u", &n, &length) >= 1;
+    if (!prefills && !decodes && !sustains) continue;
+    if (!chosen) chosen.emplace(false, any_prefills ? 16384 : 2048, weights);
+    if (prefills) chosen->prefill(n);
+    if (decodes) chosen->decode(n, length);
+    if (sustains) chosen->sustain(n, length);
+  }
   if (wants("quantized")) {
     llama model(false, 8192, ":q4");
     for (const std::uint32_t n : {1u, 8u, 16u, 32u, 64u, 128u, 256u}) model.decode(n, 1024);

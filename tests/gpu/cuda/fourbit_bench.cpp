@@ -92,20 +92,21 @@ void bench_fourbit_products() {
 void bench_fourbit_steps() {
   const single_tuning with;
   std::vector<single_tuning> all{{.used = false}, with};
-  for (const std::uint32_t stages : {1u, 3u, 16u}) {
+  const auto add = [&](std::uint32_t single_tuning::*what, std::uint32_t value) {
     all.push_back(with);
-    all.back().first_stages = stages;
-  }
-  for (const std::uint32_t shared : {118u, 130u, 190u, 226u}) {
-    all.push_back(with);
-    all.back().residual_shared_bytes = shared * 1024;
-  }
+    all.back().*what = value;
+  };
+  for (const std::uint32_t stages : {2u, 3u}) add(&single_tuning::stages_ahead, stages);
+  for (const std::uint32_t stages : {1u, 2u, 5u}) add(&single_tuning::stages_later, stages);
+  for (const std::uint32_t units : {8u, 16u, 64u}) add(&single_tuning::units_ahead, units);
+  for (const std::uint32_t shared : {118u, 190u, 226u})
+    add(&single_tuning::residual_shared_bytes, shared * 1024);
   for (const single_tuning& tuning : all) {
     tuning_of_single() = tuning;
-    std::printf("\n%s, %u and %u KiB a block, %u stages first",
+    std::printf("\n%s, %u and %u KiB a block, %u then %u stages and %u units on their way",
                 tuning.used ? "kernels of one row" : "kernels of any rows",
                 tuning.residual_shared_bytes >> 10, tuning.ring_shared_bytes >> 10,
-                tuning.first_stages);
+                tuning.stages_ahead, tuning.stages_later, tuning.units_ahead);
     llama(false, 512, ":q4").decode(1, 1024);
     std::fflush(stdout);
   }

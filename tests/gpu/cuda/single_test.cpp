@@ -120,7 +120,8 @@ TEST_F(single_test, single_rows_are_multiplied_in_integers) {
         std::vector<float> first;
         for (const auto& [ring, stages] : {std::pair{20u, 1u}, {56u, 3u}, {112u, 16u}}) {
           tuning_of_single().ring_shared_bytes = ring * 1024;
-          tuning_of_single().first_stages = stages;
+          tuning_of_single().stages_ahead = stages;
+          tuning_of_single().stages_later = 2 * stages;
           device_array<float> partial(splits * features);
           partial.poison();
           require(multiply_single(x.data(), w.packed, {partial.data()}, options, stream));
@@ -213,6 +214,7 @@ TEST_F(single_test, products_add_to_the_residual_and_leave_what_its_norm_needs) 
         std::vector<float> first;
         for (const std::uint32_t shared : {150u, 226u, 90u}) {
           tuning_of_single().residual_shared_bytes = shared * 1024;
+          tuning_of_single().units_ahead = shared == 90 ? 1 : shared;
           const std::string what =
               std::to_string(columns) + " columns on " + std::to_string(multiprocessors);
           const device_array<float> residual(before), weight(weights);
