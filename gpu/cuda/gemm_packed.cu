@@ -179,11 +179,11 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
   with_format(
       source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
         const packed_ring_memory ring = ring_of(kFormat);
-        if (threadIdx.x < 32 && elect_lane()) {
-          wait_for_previous_kernel();
-          for (std::uint32_t s = 0; s < min(part.template turns<kFormat, kWidth>(), ring.stages);
-               ++s)
-            load_inputs<kWidth, kFormat>(ring, activations, p, part, s, s);
+        // The first activations: a warp a stage, as one would be busy for long.
+        const std::uint32_t ahead = min(part.template turns<kFormat, kWidth>(), ring.stages);
+        wait_for_previous_kernel();
+        for (std::uint32_t s = threadIdx.x / 32; s < ahead; s += 4 * kGroups) {
+          if (elect_lane()) load_inputs<kWidth, kFormat>(ring, activations, p, part, s, s);
         }
         __syncwarp();
         consume_packed<kGroups, kWidth, kFormat>(sum, ring, part.steps);

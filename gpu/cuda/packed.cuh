@@ -232,8 +232,10 @@ __device__ __forceinline__ void unpack_f8(const std::uint8_t* tile, std::uint32_
 #pragma unroll
     for (int pair = 0; pair < 4; ++pair) {
       const std::uint32_t word = words[pair % 2 * 128 + step * 32];
-      const std::uint32_t high = __byte_perm(word, 0, pair / 2 == 0 ? 0x1404 : 0x3424);
-      const std::uint32_t bits = (high & 0x80008000) | (high >> 4 & 0x07F007F0);
+      // Two bytes, each with its sign eight times above it; __byte_perm would ignore what says so.
+      std::uint32_t two;
+      asm("prmt.b32 %0, %1, 0, %2;" : "=r"(two) : "r"(word), "r"(pair / 2 == 0 ? 0x9180 : 0xB3A2));
+      const std::uint32_t bits = two << 4 & 0x87F087F0;
       out[4 * step + pair] = bits_of(__hmul2(as_bf162(bits), bias));
     }
   }
