@@ -167,13 +167,6 @@ struct single_tuning {
 };
 single_tuning& tuning_of_single();
 
-// How many bytes of weights multiply_narrow has on their way to a multiprocessor, until the activations are there and then. Memory is
-// busy with 30 to 40 KB; the more, the longer all else waits that a kernel loads or stores: 1 us with 55 KB, 5 us with 180 (H200).
-struct stream_tuning {
-  std::uint32_t bytes_ahead = 37 * 1024, bytes_later = 96 * 1024;
-};
-stream_tuning& tuning_of_stream();
-
 // How packed weights are multiplied; no bit of a product depends on the ring. The values here are the product's; figures
 // change them, before anything runs.
 struct packed_tuning {

@@ -16,6 +16,11 @@ __host__ __device__ constexpr int stages_for(int groups, int width) {
   return (104 * 1024) /
          (groups * static_cast<int>(group_bytes) + width * 128);  // two blocks a multiprocessor
 }
+// Stages on their way while the kernel before runs. More of them would not come sooner, and what that one asks for queues
+// behind them.
+__host__ __device__ constexpr std::uint32_t stages_ahead(int width) {
+  return width <= 16 ? 2 : 4;
+}
 __host__ __device__ constexpr std::size_t shared_bytes_for(int groups, int width) {
   return static_cast<std::size_t>(stages_for(groups, width)) *
              (groups * group_bytes + width * 128) +
@@ -32,9 +37,9 @@ __global__ void __launch_bounds__(kGroups * 128 + 64)
                           kStageBytes = kWeightBytes + kWidth * 128;
   extern __shared__ __align__(1024) std::uint8_t shared[];
   std::uint8_t* tiles = shared;
-  auto* landed_weights = reinterpret_cast<std::uint64_t*>(tiles + kStages * kStageBytes);
-  auto* landed_inputs = landed_weights + kStages;
-  auto* empty = landed_inputs + kStages;
+  auto* full = reinterpret_cast<std::uint64_t*>(tiles + kStages * kStageBytes);
+  auto* empty = full + kStages;
+  auto* landed = empty + kStages;  // the weights of a stage, at the ring's first turn
 
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const tile_position tile = locate(blockIdx.x, p, feature_tiles);
@@ -44,9 +49,9 @@ __global__ void __launch_bounds__(kGroups * 128 + 64)
 
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
-      barrier_init(landed_weights + s, 1);
-      barrier_init(landed_inputs + s, 1);
+      barrier_init(full + s, 2);  // weights, activations
       barrier_init(empty + s, kGroups);
+      barrier_init(landed + s, 1);
     }
     barrier_init_fence();
   }
@@ -54,40 +59,53 @@ __global__ void __launch_bounds__(kGroups * 128 + 64)
   let_next_kernel_start();
 
   const int warp = static_cast<int>(threadIdx.x) / 32;
+  const std::uint32_t ahead = min(steps, static_cast<std::uint32_t>(kStages));
   if (warp == kGroups * 4) {  // feeds weights
     if (threadIdx.x % 32 != 0) return;
     const std::uint64_t policy = evict_first_policy();
     const std::uint8_t* from[kGroups];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) from[g] = weights.at(feature0 + g * 64, first_step);
-    // Weights do not depend on the kernel before: they come while it still runs.
-    pacer pace(p, kWeightBytes, kStages);
-    ring_position<kStages> at;
-    for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
-      pace.wait(s, landed_weights, landed_inputs);
-      if (s >= kStages) barrier_wait(empty + at.stage, at.phase ^ 1);
-      std::uint64_t* bar = landed_weights + at.stage;
+    const auto load = [&](std::uint32_t step, std::uint32_t stage, std::uint64_t* bar) {
       barrier_expect(bar, kWeightBytes);
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        copy_bulk(tiles + at.stage * kStageBytes + g * group_bytes,
-                  from[g] + std::size_t{s} * bf16_tile_bytes, group_bytes, bar, policy);
+        copy_bulk(tiles + stage * kStageBytes + g * group_bytes,
+                  from[g] + std::size_t{step} * bf16_tile_bytes, group_bytes, bar, policy);
       }
+    };
+    // Weights do not depend on the kernel before: they fill the ring while it still runs.
+    const std::uint32_t at_once = min(ahead, stages_ahead(kWidth));
+    for (std::uint32_t s = 0; s < ahead + at_once; ++s) {
+      if (s >= at_once) {
+        barrier_wait(landed + s - at_once, 0);
+        barrier_arrive(full + s - at_once);
+      }
+      if (s < ahead) load(s, s, landed + s);
+    }
+    ring_position<kStages> at;
+    for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
+      barrier_wait(empty + at.stage, at.phase);
+      load(s, at.stage, full + at.stage);
     }
     return;
   }
   if (warp == kGroups * 4 + 1) {  // feeds activations
     if (threadIdx.x % 32 != 0) return;
-    wait_for_previous_kernel();
-    ring_position<kStages> at;
-    for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
-      if (s >= kStages) barrier_wait(empty + at.stage, at.phase ^ 1);
-      std::uint64_t* bar = landed_inputs + at.stage;
-      barrier_expect(bar, (kWidth > 8 ? kWidth : p.box_rows) * 128);
+    const auto load = [&](std::uint32_t step, std::uint32_t stage) {
+      barrier_expect(full + stage, (kWidth > 8 ? kWidth : p.box_rows) * 128);
       for (int r = 0; r < kWidth; r += kBoxRows) {
-        copy_tile_2d(tiles + at.stage * kStageBytes + kWeightBytes + r * 128, &activations, bar,
-                     static_cast<int>((first_step + s) * depth_step), static_cast<int>(row0 + r));
+        copy_tile_2d(tiles + stage * kStageBytes + kWeightBytes + r * 128, &activations,
+                     full + stage, static_cast<int>((first_step + step) * depth_step),
+                     static_cast<int>(row0 + r));
       }
+    };
+    wait_for_previous_kernel();
+    for (std::uint32_t s = 0; s < ahead; ++s) load(s, s);
+    ring_position<kStages> at;
+    for (std::uint32_t s = kStages; s < steps; ++s, at.advance()) {
+      barrier_wait(empty + at.stage, at.phase);
+      load(s, at.stage);
     }
     return;
   }
@@ -95,9 +113,7 @@ __global__ void __launch_bounds__(kGroups * 128 + 64)
   const int group = warp / 4;
   float sum[kWidth / 2];
   ring_position<kStages> at;
-  consume_bf16<kWidth>(sum, at,
-                       {tiles, kStageBytes, kWeightBytes, landed_weights, landed_inputs, empty},
-                       group, steps);
+  consume_bf16<kWidth>(sum, at, {tiles, kStageBytes, kWeightBytes, full, empty}, group, steps);
   store_tile<kWidth>(p, tile.split, feature0 + group * 64, row0, sum);
 }
 
@@ -106,9 +122,6 @@ result<void> run(const activation_matrix& x, const weight_matrix& w, narrow_para
                  bool early, cudaStream_t stream) {
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
-  constexpr std::uint32_t kBlocks = kWidth == 256 ? 1 : 2;  // a multiprocessor
-  p.bytes_ahead = tuning_of_stream().bytes_ahead / kBlocks;
-  p.bytes_later = tuning_of_stream().bytes_later / kBlocks;
   const std::uint32_t feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles), dim3(kGroups * 128 + 64),
                            shared_bytes_for(kGroups, kWidth)};
@@ -139,11 +152,6 @@ result<void> prepare_widths() {
 }
 
 }  // namespace
-
-stream_tuning& tuning_of_stream() {
-  static stream_tuning tuning;
-  return tuning;
-}
 
 result<void> prepare_packed();
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "gpu/cuda/gemm.hpp"
-#include "gpu/cuda/hopper.cuh"
 
 namespace troupe::gpu::cuda {
 
@@ -20,32 +19,6 @@ struct narrow_parameters {
   __nv_bfloat16* gated;
   std::uint32_t box_rows;  // of the activations that one copy brings
   const float* scales;     // [features] that the sums are multiplied with, or nullptr
-  std::uint32_t bytes_ahead, bytes_later;  // of weights on their way to a block (stream_tuning)
-};
-
-// Whether a block may ask for more weights: at most so many stages are on their way at a time, fewer until the activations are there.
-// By the one thread that asks.
-class pacer {
- public:
-  __device__ pacer(std::uint32_t ahead, std::uint32_t later, std::uint32_t stages)
-      : most_(max(1u, min(ahead, stages))), later_(max(1u, min(later, stages))), stages_(stages) {}
-  __device__ pacer(const narrow_parameters& p, std::uint32_t stage_bytes, std::uint32_t stages)
-      : pacer(p.bytes_ahead / stage_bytes, p.bytes_later / stage_bytes, stages) {}
-  // Before stage number `step` is asked for, in the order of steps. landed: of the ring's weights; inputs: of the first activations.
-  __device__ void wait(std::uint32_t step, std::uint64_t* landed, std::uint64_t* inputs) {
-    // Not seen if the barrier is two phases on: then the ring has turned.
-    if (most_ != later_ && (step >= stages_ || barrier_passed(inputs, 0))) most_ = later_;
-    for (; seen_ + most_ <= step; ++seen_) {
-      barrier_wait(landed + stage_, phase_);
-      if (++stage_ == stages_) {
-        stage_ = 0;
-        phase_ ^= 1;
-      }
-    }
-  }
-
- private:
-  std::uint32_t most_, later_, stages_, seen_ = 0, stage_ = 0, phase_ = 0;
 };
 
 __device__ inline float silu(float x) {

@@ -42,7 +42,7 @@ __host__ __device__ constexpr std::uint32_t stages_of(packed_format f, int group
   return fit < most_stages ? fit : most_stages;
 }
 
-// What a block multiplies: `steps` tiles from first_step on, rows from row0 on.
+// What a block multiplies: `steps` tiles from first_step on, rows from row0 on. A turn: of a stage.
 struct packed_part {
   std::uint32_t first_step, steps;
   int row0;
@@ -51,29 +51,41 @@ struct packed_part {
     constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
     return (steps + kTiles - 1) / kTiles;
   }
+  template <packed_format kFormat, int kWidth>
+  __device__ __forceinline__ std::uint32_t tiles(std::uint32_t turn) const {
+    constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth);
+    return min(kTiles, steps - turn * kTiles);
+  }
+  // Of its activations.
+  template <packed_format kFormat, int kWidth>
+  __device__ __forceinline__ std::uint32_t input_bytes(std::uint32_t turn,
+                                                       const narrow_parameters& p) const {
+    return tiles<kFormat, kWidth>(turn) * (kWidth > 8 ? kWidth : p.box_rows) * 128;
+  }
 };
 
-// The activations of turn s.
 template <int kWidth, packed_format kFormat>
 __device__ __forceinline__ void load_inputs(const packed_ring_memory& ring,
-                                            const CUtensorMap& activations,
-                                            const narrow_parameters& p, const packed_part& part,
+                                            const CUtensorMap& activations, const packed_part& part,
                                             std::uint32_t s, std::uint32_t stage) {
   constexpr std::uint32_t kTiles = packed_stage_tiles(kFormat, kWidth), kInputBytes = kWidth * 128;
   constexpr int kBoxRows = kWidth < 64 ? kWidth : 64;
-  const std::uint32_t tiles = min(kTiles, part.steps - s * kTiles);
-  std::uint64_t* bar = ring.landed_inputs + stage;
-  barrier_expect(bar, tiles * (kWidth > 8 ? kWidth : p.box_rows) * 128);
-  for (std::uint32_t t = 0; t < tiles; ++t) {
+  for (std::uint32_t t = 0; t < part.tiles<kFormat, kWidth>(s); ++t) {
     std::uint8_t* to = ring.inputs + (stage * kTiles + t) * kInputBytes;
     const int x = static_cast<int>((part.first_step + s * kTiles + t) * depth_step);
     for (int r = 0; r < kWidth; r += kBoxRows)
-      copy_tile_2d(to + r * 128, &activations, bar, x, part.row0 + r);
+      copy_tile_2d(to + r * 128, &activations, ring.full + stage, x, part.row0 + r);
   }
 }
 
-// By one thread: weights into the ring, and activations but for those of the ring's first turn, which wait for the kernel before. The rows
-// of tiles of its warpgroups follow each other.
+// Whether few stages of weights are on their way at a time, one until the activations are there and then two, and the warps that multiply
+// ask for the first activations themselves. E4M3 of few rows gains 3 %, for which memory is all that counts; nothing else does. A kernel
+// of its own: together with other formats, their products got fewer registers and took 2 % longer.
+__host__ __device__ constexpr bool is_paced(packed_format f, int width) {
+  return f == packed_format::f8 && width <= 16;
+}
+
+// By one thread: weights and activations into the ring. The rows of tiles of its warpgroups follow each other.
 template <int kGroups, int kWidth, packed_format kFormat>
 __device__ __forceinline__ void produce(const packed_ring_memory& ring, const std::uint8_t* weights,
                                         const CUtensorMap& activations, const narrow_parameters& p,
@@ -83,16 +95,17 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
                           kSlotBytes = packed_slot_bytes(kFormat, kWidth);
   const std::uint64_t policy = evict_first_policy();
   const std::size_t row_bytes = std::size_t{p.depth_steps} * packed_tile_bytes(kFormat);
-  const auto load_weights = [&](std::uint32_t s, std::uint32_t stage) {
+  // more: bytes that `bar` waits for besides.
+  const auto load_weights = [&](std::uint32_t s, std::uint32_t stage, std::uint64_t* bar,
+                                std::uint32_t more) {
     const std::uint32_t step = part.first_step + s * kTiles,
-                        tiles = min(kTiles, part.steps - s * kTiles);
+                        tiles = part.template tiles<kFormat, kWidth>(s);
     std::uint8_t* slot = ring.weights + stage * kGroups * kSlotBytes;
-    std::uint64_t* bar = ring.landed_weights + stage;
     if constexpr (packed_group(kFormat) > kTiles) {
       constexpr std::uint32_t kScaleBytes = packed_scale_bytes(kFormat);
       const packed_tile from = tile_of(weights, kFormat, step, 0);
       const bool scales = s % 2 == 0;  // a group's come with the first of its two stages
-      barrier_expect(bar, kGroups * (kTiles * kQuantBytes + (scales ? kScaleBytes : 0)));
+      barrier_expect(bar, kGroups * (kTiles * kQuantBytes + (scales ? kScaleBytes : 0)) + more);
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
         copy_bulk(slot + g * kSlotBytes, from.quants + g * row_bytes, kTiles * kQuantBytes, bar,
@@ -104,20 +117,42 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
     } else {
       const std::uint32_t bytes = tiles * packed_tile_bytes(kFormat);
       const std::uint8_t* from = weights + std::size_t{step} * packed_tile_bytes(kFormat);
-      barrier_expect(bar, kGroups * bytes);
+      barrier_expect(bar, kGroups * bytes + more);
 #pragma unroll
       for (int g = 0; g < kGroups; ++g)
         copy_bulk(slot + g * kSlotBytes, from + g * row_bytes, bytes, bar, policy);
     }
   };
-  pacer pace(p, kGroups * kTiles * packed_tile_bytes(kFormat), ring.stages);
+  const auto input_bytes = [&](std::uint32_t s) {
+    return part.template input_bytes<kFormat, kWidth>(s, p);
+  };
+  const std::uint32_t turns = part.template turns<kFormat, kWidth>(),
+                      ahead = min(turns, ring.stages);
   packed_ring_position at;
-  for (std::uint32_t s = 0; s < part.template turns<kFormat, kWidth>();
-       ++s, at.advance(ring.stages)) {
-    pace.wait(s, ring.landed_weights, ring.landed_inputs);
-    if (s >= ring.stages) barrier_wait(ring.empty + at.stage, at.phase ^ 1);
-    load_weights(s, at.stage);
-    if (s >= ring.stages) load_inputs<kWidth, kFormat>(ring, activations, p, part, s, at.stage);
+  if constexpr (is_paced(kFormat, kWidth)) {
+    pacer pace(1, 2, ring.stages, ring.landed, ring.full, ring.full);
+    for (std::uint32_t s = 0; s < ahead; ++s) {
+      pace.wait(s);
+      load_weights(s, s, ring.landed + s, 0);
+    }
+    pace.finish_turn(turns);
+    for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
+      pace.wait(s);
+      barrier_wait(ring.empty + at.stage, at.phase);
+      load_weights(s, at.stage, ring.full + at.stage, input_bytes(s));
+      load_inputs<kWidth, kFormat>(ring, activations, part, s, at.stage);
+      barrier_arrive(ring.full + at.stage);
+    }
+  } else {
+    for (std::uint32_t s = 0; s < ahead; ++s) load_weights(s, s, ring.full + s, input_bytes(s));
+    wait_for_previous_kernel();
+    for (std::uint32_t s = 0; s < ahead; ++s)
+      load_inputs<kWidth, kFormat>(ring, activations, part, s, s);
+    for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
+      barrier_wait(ring.empty + at.stage, at.phase);
+      load_weights(s, at.stage, ring.full + at.stage, input_bytes(s));
+      load_inputs<kWidth, kFormat>(ring, activations, part, s, at.stage);
+    }
   }
 }
 
@@ -132,16 +167,16 @@ __host__ __device__ constexpr std::uint32_t threads_of(int groups, int width) {
 
 // kGroups: warpgroups of a block, each of 64 features; tiles that share activations, which then come from L2 once for all of
 // them. All are of one run of the matrix. ring_bytes: a multiple of 128; as many stages as fit are used.
-template <int kGroups, int kWidth>
+template <int kGroups, int kWidth, bool kPaced>
 __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     packed_kernel(const packed_matrix weights, const __grid_constant__ CUtensorMap activations,
                   const narrow_parameters p, std::uint32_t ring_bytes) {
   extern __shared__ __align__(1024) std::uint8_t shared[];
-  auto* landed = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
+  auto* full = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
   if (threadIdx.x < most_stages) {
-    barrier_init(landed + threadIdx.x, 1);
-    barrier_init(landed + most_stages + threadIdx.x, 1);
-    barrier_init(landed + 2 * most_stages + threadIdx.x, kGroups * 4);
+    barrier_init(full + threadIdx.x, kPaced ? 2 : 1);  // weights, activations
+    barrier_init(full + most_stages + threadIdx.x, kGroups * 4);
+    barrier_init(full + 2 * most_stages + threadIdx.x, 1);
     barrier_init_fence();
   }
   if (threadIdx.x == kGroups * 128) prefetch_map(&activations);
@@ -160,9 +195,9 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     const std::uint32_t stages = stages_of(format, kGroups, kWidth, ring_bytes);
     return packed_ring_memory{shared,
                               shared + stages * packed_stage_tiles(format, kWidth) * kWidth * 128,
-                              landed,
-                              landed + most_stages,
-                              landed + 2 * most_stages,
+                              full,
+                              full + most_stages,
+                              full + 2 * most_stages,
                               stages};
   };
   if (threadIdx.x >= kGroups * 128) {
@@ -170,7 +205,8 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
     if (threadIdx.x >= kGroups * 128 + 32 || !elect_lane()) return;
     with_format(
         source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-          produce<kGroups, kWidth, kFormat>(ring_of(kFormat), row, activations, p, part);
+          if constexpr (kPaced == is_paced(kFormat, kWidth))
+            produce<kGroups, kWidth, kFormat>(ring_of(kFormat), row, activations, p, part);
         });
     return;
   }
@@ -178,15 +214,21 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
   float sum[kWidth / 2];
   with_format(
       source.format, [&]<packed_format kFormat>() __attribute__((always_inline)) {
-        const packed_ring_memory ring = ring_of(kFormat);
-        // The first activations: a warp a stage, as one would be busy for long.
-        const std::uint32_t ahead = min(part.template turns<kFormat, kWidth>(), ring.stages);
-        wait_for_previous_kernel();
-        for (std::uint32_t s = threadIdx.x / 32; s < ahead; s += 4 * kGroups) {
-          if (elect_lane()) load_inputs<kWidth, kFormat>(ring, activations, p, part, s, s);
+        if constexpr (kPaced == is_paced(kFormat, kWidth)) {
+          const packed_ring_memory ring = ring_of(kFormat);
+          if constexpr (kPaced) {
+            // A warp a stage: one would be busy for long.
+            const std::uint32_t ahead = min(part.template turns<kFormat, kWidth>(), ring.stages);
+            wait_for_previous_kernel();
+            for (std::uint32_t s = threadIdx.x / 32; s < ahead; s += 4 * kGroups) {
+              if (!elect_lane()) continue;
+              barrier_expect(ring.full + s, part.template input_bytes<kFormat, kWidth>(s, p));
+              load_inputs<kWidth, kFormat>(ring, activations, part, s, s);
+            }
+            __syncwarp();
+          }
+          consume_packed<kGroups, kWidth, kFormat>(sum, ring, part.steps);
         }
-        __syncwarp();
-        consume_packed<kGroups, kWidth, kFormat>(sum, ring, part.steps);
       });
   store_tile<kWidth>(p, tile.split, (first_tile + threadIdx.x / 128) * 64,
                      static_cast<std::uint32_t>(part.row0), sum, packed_gain(source.format));
@@ -212,20 +254,17 @@ std::uint32_t ring_bytes_of(const packed_matrix& w, const narrow_parameters& p, 
   return bytes;
 }
 
-template <int kGroups, int kWidth>
+template <int kGroups, int kWidth, bool kPaced = false>
 result<void> run(const activation_matrix& x, const packed_matrix& w, narrow_parameters p,
                  bool early, cudaStream_t stream) {
   p.box_rows = activation_matrix::box_rows(p.rows, kWidth);
   p.row_tiles = (p.rows + kWidth - 1) / kWidth;
   const std::uint32_t ring_bytes = ring_bytes_of(w, p, kGroups, kWidth),
                       feature_tiles = (p.features + kGroups * 64 - 1) / (kGroups * 64);
-  const std::uint32_t blocks = kWidth <= 16 ? 4 : shape_of(kWidth, kGroups).blocks;
-  p.bytes_ahead = tuning_of_stream().bytes_ahead / blocks;
-  p.bytes_later = tuning_of_stream().bytes_later / blocks;
   const launch_shape shape{dim3(feature_tiles * p.splits * p.row_tiles),
                            dim3(threads_of(kGroups, kWidth)), ring_bytes + barrier_bytes};
-  return launch("multiply_narrow (packed)", packed_kernel<kGroups, kWidth>, shape, stream, early, w,
-                x.box(p.box_rows), p, ring_bytes);
+  return launch("multiply_narrow (packed)", packed_kernel<kGroups, kWidth, kPaced>, shape, stream,
+                early, w, x.box(p.box_rows), p, ring_bytes);
 }
 
 // Whether so many rows of tiles from any multiple of their number on are of one run.
@@ -258,11 +297,11 @@ int packed_width(std::uint32_t rows) {
   return static_cast<int>(std::clamp(std::bit_ceil(rows), 8u, 256u));
 }
 
-template <int kGroups, int... kWidths>
+template <int kGroups, bool kPaced, int... kWidths>
 result<void> prepare_widths() {
   result<void> done;
-  ((done = done ? allow_shared_memory(packed_kernel<kGroups, kWidths>, 226 * 1024 + barrier_bytes,
-                                      "preparing multiply_narrow")
+  ((done = done ? allow_shared_memory(packed_kernel<kGroups, kWidths, kPaced>,
+                                      226 * 1024 + barrier_bytes, "preparing multiply_narrow")
                 : done),
    ...);
   return done;
@@ -276,9 +315,10 @@ packed_tuning& tuning_of_packed() {
 }
 
 result<void> prepare_packed() {
-  TROUPE_CHECK(prepare_widths<1, 8, 16, 32, 64, 128, 256>());
-  TROUPE_CHECK(prepare_widths<2, 32, 64, 128, 256>());
-  return prepare_widths<4, 64>();
+  TROUPE_CHECK(prepare_widths<1, true, 8, 16>());
+  TROUPE_CHECK(prepare_widths<1, false, 8, 16, 32, 64, 128, 256>());
+  TROUPE_CHECK(prepare_widths<2, false, 32, 64, 128, 256>());
+  return prepare_widths<4, false, 64>();
 }
 
 std::uint32_t packed_splits(const weight_matrix& w, std::uint32_t rows,
@@ -292,11 +332,12 @@ std::uint32_t packed_splits(const weight_matrix& w, std::uint32_t rows,
 
 result<void> multiply_packed(const activation_matrix& x, const packed_matrix& w,
                              const narrow_parameters& p, bool early, cudaStream_t stream) {
+  const bool paced = is_paced(w.format[0], packed_width(p.rows));  // E4M3 is of all runs
   switch (packed_width(p.rows)) {
     case 8:
-      return run<1, 8>(x, w, p, early, stream);
+      return paced ? run<1, 8, true>(x, w, p, early, stream) : run<1, 8>(x, w, p, early, stream);
     case 16:
-      return run<1, 16>(x, w, p, early, stream);
+      return paced ? run<1, 16, true>(x, w, p, early, stream) : run<1, 16>(x, w, p, early, stream);
     case 32:
       return run_groups<32>(x, w, p, early, stream);
     case 64:

@@ -88,10 +88,10 @@ __device__ __forceinline__ void produce(const single_ring& ring, const std::uint
                                         std::uint32_t first, std::uint32_t groups) {
   constexpr std::uint32_t kBytes = stage_bytes(kFormat);
   const std::uint64_t policy = evict_first_policy();
-  pacer pace(p.stages_ahead, p.stages_later, ring.count);
+  pacer pace(p.stages_ahead, p.stages_later, ring.count, nullptr, ring.full, inputs.landed);
   packed_ring_position at;
   for (std::uint32_t g = 0; g < groups; ++g, at.advance(ring.count)) {
-    pace.wait(g, ring.full, inputs.landed);
+    pace.wait(g);
     if (g >= ring.count) barrier_wait(ring.empty + at.stage, at.phase ^ 1);
     barrier_expect(ring.full + at.stage, kBytes);
     copy_bulk(ring.stages + at.stage * kBytes, weights + std::size_t{first + g} * kBytes, kBytes,

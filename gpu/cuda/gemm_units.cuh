@@ -10,11 +10,53 @@
 
 namespace troupe::gpu::cuda {
 
+// Whether a block may ask for more weights: at most so many stages are on their way at a time, fewer until the activations are there.
+// By the one thread that asks.
+class pacer {
+ public:
+  // full: a stage's weights are there, and what else its barrier counts. landed: of the ring's first turn the weights alone are, which
+  // then arrive at `full` when this thread sees them; nullptr: they are all that `full` counts. there: the first activations are.
+  __device__ pacer(std::uint32_t ahead, std::uint32_t later, std::uint32_t stages,
+                   std::uint64_t* landed, std::uint64_t* full, std::uint64_t* there)
+      : most_(max(1u, min(ahead, stages))),
+        later_(max(1u, min(later, stages))),
+        stages_(stages),
+        landed_(landed),
+        full_(full),
+        there_(there) {}
+  // Before stage number `step` is asked for, in the order of steps.
+  __device__ void wait(std::uint32_t step) {
+    // Not seen if the barrier is two phases on: then the ring has turned.
+    if (most_ != later_ && (step >= stages_ || barrier_passed(there_, 0))) most_ = later_;
+    see(step + 1 - min(most_, step + 1));
+  }
+  // All of the ring's first turn, of which `steps` have been asked for.
+  __device__ void finish_turn(std::uint32_t steps) { see(min(steps, stages_)); }
+
+ private:
+  __device__ void see(std::uint32_t count) {
+    for (; seen_ < count; ++seen_) {
+      if (landed_ != nullptr && seen_ < stages_) {
+        barrier_wait(landed_ + stage_, 0);
+        barrier_arrive(full_ + stage_);
+      } else {
+        barrier_wait(full_ + stage_, phase_);
+      }
+      if (++stage_ == stages_) {
+        stage_ = 0;
+        phase_ ^= 1;
+      }
+    }
+  }
+  std::uint32_t most_, later_, stages_, seen_ = 0, stage_ = 0, phase_ = 0;
+  std::uint64_t *landed_, *full_, *there_;
+};
+
 // A ring of stages in shared memory: first weights, `slot_bytes`, then activations.
 struct ring_memory {
   std::uint8_t* stages;
   std::uint32_t stage_bytes, slot_bytes;
-  std::uint64_t *weights, *inputs, *empty;  // landed, landed, free
+  std::uint64_t *full, *empty;
 };
 
 // One tile: 64 columns in four steps.
@@ -54,8 +96,8 @@ __host__ __device__ constexpr std::uint32_t packed_stage_bytes(packed_format f, 
 }
 struct packed_ring_memory {
   std::uint8_t *inputs, *weights;
-  // `empty` counts warps: each reads its own part of a tile at its own time.
-  std::uint64_t *landed_inputs, *landed_weights, *empty;
+  // `empty` counts warps: each reads its own part of a tile at its own time. landed: as of a pacer.
+  std::uint64_t *full, *empty, *landed;
   std::uint32_t stages;
 };
 // As ring_position, of a ring whose size is known when it runs.
@@ -103,8 +145,7 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
   for (std::uint32_t done = 0; done < steps; done += kTiles, at.advance(ring.stages)) {
     const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
     const std::uint8_t* inputs = ring.inputs + at.stage * kTiles * kInputBytes;
-    barrier_wait(ring.landed_weights + at.stage, at.phase);
-    barrier_wait(ring.landed_inputs + at.stage, at.phase);
+    barrier_wait(ring.full + at.stage, at.phase);
 #pragma unroll
     for (std::uint32_t t = 0; t < kTiles; ++t) {
       if (packed_group(kFormat) == 1 && done + t >= steps) break;
@@ -142,7 +183,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
     std::uint32_t previous = 0;
     packed_ring_position at;
     for (std::uint32_t done = 0; done < steps; done += 2 * kTurns) {
-      barrier_wait(ring.landed_weights + at.stage, at.phase);
+      barrier_wait(ring.full + at.stage, at.phase);
       // Of all tiles of a group: making what registers hold takes as long as unpacking half a tile.
       const lane_scales<kFormat> group(
           tile_in_stage<kFormat, kWidth>(own_slot<kGroups, kWidth, kFormat>(ring, at.stage), 0,
@@ -151,7 +192,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
           lane);
 #pragma unroll
       for (std::uint32_t turn = 0; turn < kTurns; ++turn, at.advance(ring.stages)) {
-        if (turn > 0) barrier_wait(ring.landed_weights + at.stage, at.phase);
+        if (turn > 0) barrier_wait(ring.full + at.stage, at.phase);
         const std::uint8_t* slot = own_slot<kGroups, kWidth, kFormat>(ring, at.stage);
         const std::uint64_t input = k_major_tile(ring.inputs + at.stage * 2 * kInputBytes);
         const auto unpack_tile = [&](std::uint32_t t, std::uint32_t(&values)[16])
@@ -165,7 +206,6 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         };
         const bool both = kTurns == 2 || done + 1 < steps;
         unpack_tile(0, first);
-        barrier_wait(ring.landed_inputs + at.stage, at.phase);
         wgmma_fence();
         start_tile(sum, first, input, turn > 0 || done > 0);
         wgmma_commit();
@@ -205,8 +245,7 @@ __device__ inline void consume_bf16(float (&sum)[kWidth / 2], Ring& at, const ri
                                     int group, std::uint32_t steps) {
   std::uint32_t previous = 0;
   for (std::uint32_t s = 0; s < steps; ++s, at.advance()) {
-    barrier_wait(ring.weights + at.stage, at.phase);
-    barrier_wait(ring.inputs + at.stage, at.phase);
+    barrier_wait(ring.full + at.stage, at.phase);
     const std::uint8_t* stage = ring.stages + at.stage * ring.stage_bytes;
     const std::uint64_t a = k_major_tile(stage + group * (64 * 128));
     const std::uint64_t b = k_major_tile(stage + ring.slot_bytes);

@@ -182,7 +182,7 @@ TEST_F(fp8_test, scales_of_blocks_become_bf16_or_scales_of_rows) {
     relative_error error;
     for (std::size_t i = 0; i < got.size(); ++i) error.add(got[i], wanted[i]);
     std::printf("blocks, '%s': relative error %.4f\n", quantization, error.value());
-    EXPECT_LT(error.value(), again ? 0.1 : 1.5e-2);
+    EXPECT_LT(error.value(), again ? 0.15 : 1.5e-2);
   }
 }
 
