@@ -13,27 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "actors/engine_settings.hpp"
 #include "actors/service.hpp"
 #include "base/result.hpp"
-#include "engine/speculation.hpp"
 #include "gpu/model_runner.hpp"
 #include "model/model.hpp"
 
 namespace troupe::actors {
-
-struct engine_settings {
-  std::uint32_t max_model_len = 0;  // 0: the model's context
-  std::uint32_t max_num_seqs = 64;
-  std::uint32_t max_num_batched_tokens = 512;
-  std::uint32_t max_prefill_chunk = 256;  // rounded to blocks
-  std::uint64_t kv_memory_bytes = 0;      // 0: a fifth of the free memory, at most 1 GiB
-  std::uint32_t num_kv_blocks = 0;        // 0: from kv_memory_bytes
-  std::uint32_t max_waiting = 256;
-  std::chrono::milliseconds inter_token_target{50};
-  std::chrono::milliseconds lease{30'000};
-  bool prefix_caching = true;
-  engine::speculation_options speculation;
-};
 
 struct store_settings {                   // of a KV store
   std::uint64_t memory_bytes = 0;         // 0: a fifth of the free memory, at most 1 GiB

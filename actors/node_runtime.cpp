@@ -71,10 +71,12 @@ void fit_context(node_info& info) {
 }  // namespace
 
 result<std::unique_ptr<node_runtime>> node_runtime::start(
-    caf::actor_system& system, node_platform platform, const node_options& options,
+    caf::actor_system& system, node_platform platform, const node_options& given,
     std::shared_ptr<const model::loaded_model> model, const join_target& target,
     std::shared_ptr<local_nodes> neighbours) {
   const auto begin = std::chrono::steady_clock::now();
+  node_options options = given;
+  options.engine = sized_for(given.engine, gpu::takes_gpu(given.runner), given.runner.block_tokens);
   auto node = std::unique_ptr<node_runtime>(new node_runtime(system, std::move(platform)));
   auto& info = node->services_->info;
   TROUPE_TRY(info.kind, parse_role(options.role));

@@ -107,6 +107,10 @@ result<device_profile> parse_profile(std::string_view text) {
   device_profile p;
   p.name = text_of(object, "name"), p.source = text_of(object, "source");
   p.model = text_of(object, "model"), p.device = text_of(object, "device");
+  if (const auto gpu = object.find("gpu"); gpu != object.end()) {
+    if (!gpu->is_boolean()) return bad("gpu is neither true nor false");
+    p.on_gpu = gpu->get<bool>();
+  }
   TROUPE_TRY(p.prompt, table(object, "prompt"));
   TROUPE_TRY(p.decode, table(object, "decode"));
   TROUPE_TRY(p.prompt_context_seconds, number(object, "prompt_context_seconds", 0, 1));
@@ -146,6 +150,7 @@ nlohmann::ordered_json to_json(const device_profile& p) {
           {"source", p.source},
           {"model", p.model},
           {"device", p.device},
+          {"gpu", p.on_gpu},
           {"prompt", pairs(p.prompt)},
           {"decode", pairs(p.decode)},
           {"prompt_context_seconds", p.prompt_context_seconds},

@@ -1,6 +1,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "actors/engine_settings.hpp"
 #include "api/commands.hpp"
 #include "api/engine_bench.hpp"
 #include "api/profile_bench.hpp"
@@ -106,7 +107,8 @@ int run_command(const bench_engine_config& c) {
                          described->architecture + " " +
                              (described->types.empty() ? "" : described->types.front().type));
   auto options = c.runner;
-  options.max_batch_tokens = 512;
+  options.max_batch_tokens =
+      (gpu::takes_gpu(options) ? actors::gpu_steps : actors::host_steps).batched_tokens;
   auto runner = gpu::make_runner(*loaded, options);
   if (!runner) return complain(runner.error(), exit_device);
   if (c.speculation) return compare_speculation(c, **runner, **loaded);

@@ -3,6 +3,7 @@
 #include <ctime>
 #include <fstream>
 
+#include "actors/engine_settings.hpp"
 #include "api/capacity_files.hpp"
 #include "api/commands.hpp"
 #include "api/profile_bench.hpp"
@@ -40,7 +41,13 @@ std::string today() {
 int write_profile(const bench_engine_config& c, std::shared_ptr<const model::loaded_model> m,
                   const std::string& model_name) {
   auto options = c.runner;
-  options.max_batch_tokens = 512;
+  profile_bench_options steps{.repetitions = c.repetitions};
+  if (gpu::takes_gpu(options)) {
+    steps.max_batch_tokens = actors::gpu_steps.batched_tokens;
+    steps.max_decodes = actors::gpu_steps.seqs;
+    steps.context = 2 * steps.max_batch_tokens;  // of two passes at least
+  }
+  options.max_batch_tokens = steps.max_batch_tokens;
   const gpu::kv_layout layout{m->config.num_hidden_layers, m->config.num_key_value_heads,
                               m->config.head_dim, options.block_tokens, gpu::kv_dtype::f16};
   double bytes_per_second = 0, latency = 0;
@@ -48,7 +55,7 @@ int write_profile(const bench_engine_config& c, std::shared_ptr<const model::loa
     return complain(ok.error(), exit_device);
   auto runner = gpu::make_runner(m, options);
   if (!runner) return complain(runner.error(), exit_device);
-  auto p = bench_profile(**runner, m->config, {.repetitions = c.repetitions});
+  auto p = bench_profile(**runner, m->config, steps);
   if (!p) return complain(p.error(), exit_device);
   p->name = c.profile.stem().string();
   p->source = "troupe bench engine --profile, " + today() +

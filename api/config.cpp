@@ -117,12 +117,6 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
                                  s.runner.isa,
                                  "--cluster-host",
                                  s.network.host,
-                                 "--max-num-seqs",
-                                 std::to_string(e.max_num_seqs),
-                                 "--max-num-batched-tokens",
-                                 std::to_string(e.max_num_batched_tokens),
-                                 "--max-prefill-chunk",
-                                 std::to_string(e.max_prefill_chunk),
                                  "--max-waiting",
                                  std::to_string(e.max_waiting),
                                  "--inter-token-target-ms",
@@ -140,6 +134,9 @@ std::vector<std::string> node_flags(const node_settings& s, const log_options& l
   };
   add("--threads", s.runner.num_threads);
   add("--max-model-len", e.max_model_len);
+  add("--max-num-seqs", e.max_num_seqs);
+  add("--max-num-batched-tokens", e.max_num_batched_tokens);
+  add("--max-prefill-chunk", e.max_prefill_chunk);
   add("--kv-blocks", e.num_kv_blocks);
   add("--kv-memory", e.kv_memory_bytes);
   add("--kv-store-memory", s.store.memory_bytes);

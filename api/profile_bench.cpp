@@ -165,6 +165,7 @@ result<actors::device_profile> bench_profile(gpu::model_runner& runner,
   TROUPE_TRY(auto watch, stopwatch::make(runner, model, options));
   actors::device_profile p;
   p.device = runner.description();
+  p.on_gpu = runner.kv_memory() != gpu::memory_kind::host;
   p.block_tokens = runner.layout().block_tokens;
   p.block_bytes = runner.layout().block_bytes();
   p.max_model_len = model.max_position_embeddings;

@@ -10,13 +10,17 @@ bool wants_cuda(const runner_options& options) {
   return options.device == "cuda" || options.device.starts_with("cuda:");
 }
 
-bool takes_cuda(const runner_options& options) {
+}  // namespace
+
+bool takes_gpu(const runner_options& options) {
 #ifdef TROUPE_HAVE_CUDA
   return wants_cuda(options) || (options.device == "auto" && cuda_available());
 #else
   return wants_cuda(options);
 #endif
 }
+
+namespace {
 
 result<void> check_names(const runner_options& options) {
   if (!options.quantization.empty() && options.quantization != "fp8") {
@@ -52,7 +56,7 @@ result<void> check_device(const runner_options& options) {
 #ifdef TROUPE_HAVE_CUDA
   if (wants_cuda(options)) return check_cuda_device(options.device);
 #endif
-  return takes_cuda(options) ? result<void>() : check_host(options);
+  return takes_gpu(options) ? result<void>() : check_host(options);
 }
 
 result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::loaded_model> model,
@@ -66,7 +70,7 @@ result<std::unique_ptr<model_runner>> make_runner(std::shared_ptr<const model::l
                 "the model's output is of some tokens only, which GPUs do not run: use --device "
                 "cpu, or a draft without --vocab");
 #ifdef TROUPE_HAVE_CUDA
-  if (takes_cuda(options) && !trimmed) {
+  if (takes_gpu(options) && !trimmed) {
     runner_options chosen = options;
     if (options.device == "auto") chosen.device = "cuda";
     return make_cuda_runner(std::move(model), chosen);

@@ -80,6 +80,9 @@ class model_runner {
   }
 };
 
+// Whether the options' device is a GPU, or would be: a model that GPUs do not run stays on the host under "auto".
+bool takes_gpu(const runner_options& options);
+
 // Whether this build, on this machine, has the device that the options name. ec::unsupported, ec::device_lost: why not.
 result<void> check_device(const runner_options& options);
 

@@ -22,7 +22,7 @@ result<void> planner::make_node(node& n, role kind, const device_profile& profil
   n.kind = kind;
   n.profile = &profile;
   n.runner = std::make_unique<timed_runner>(profile);
-  const auto& s = options_.engine;
+  const auto s = sized_for(options_.engine, profile.on_gpu, profile.block_tokens);
   engine::engine_options e;
   e.num_blocks = profile.num_blocks;
   e.vocab_size = timed_runner::vocab_size;

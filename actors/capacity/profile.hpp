@@ -26,6 +26,7 @@ struct rows_seconds {
 struct device_profile {
   std::string name, source;   // what was measured, and by whom
   std::string model, device;  // for people
+  bool on_gpu = false;        // which steps are as large as a node's would be (engine_settings)
   std::vector<rows_seconds> prompt,
       decode;  // by rows, ascending; between and beyond: straight lines
   double prompt_context_seconds = 0, decode_context_seconds = 0;
