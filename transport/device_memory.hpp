@@ -2,8 +2,8 @@
 // work, sums over blocks, fences, and a name by which another process on the host opens the memory. The seam that keeps
 // CUDA out of these rooms: gpu/cuda implements it, tests with host memory.
 //
-// Threads: `invalidate`, `copy_here` and `seal` from the engine's thread; everything else from the fabric's progress thread; each may
-// run beside the other. `done` comes on any thread, must return within microseconds and may call nothing of the device.
+// Threads: `invalidate`, `copy_here` and `seal` from the engine's thread; `open` and `close` from one thread, for which they may take
+// seconds; everything else from the fabric's progress thread; each may run beside the others. `done` comes on any thread, must return within microseconds and may call nothing of the device.
 #pragma once
 
 #include <cstddef>

@@ -4,6 +4,8 @@
 
 #include <signal.h>
 
+#include <thread>
+
 #include "tests/transport/child.hpp"
 #include "tests/transport/end.hpp"
 #include "transport/fence.hpp"
@@ -115,6 +117,62 @@ TEST(device_pull, a_node_reads_its_own_device_memory) {
   ASSERT_TRUE(done.outcome.has_value());
   EXPECT_EQ(done.via, path::local);
   EXPECT_TRUE(verify_fence(done.fences[0], tag_of_block(0), done.checksums[0]).has_value());
+}
+
+// CUDA takes half a second for 60 GB.
+TEST(device_pull, pulls_go_on_while_the_memory_of_another_peer_is_opened) {
+  constexpr incarnation other_id{0xCAFE};
+  end owner(owner_id, std::make_shared<fake_device>()),
+      other(other_id, std::make_shared<fake_device>()),
+      reader(reader_id, std::make_shared<fake_device>());
+  owner.fill_and_seal();
+  other.fill_and_seal();
+  ASSERT_TRUE(reader.link->connect(owner_id, owner.link->local_address().value()).has_value());
+  ASSERT_TRUE(reader.events.wait([&] { return reader.events.up().size() == 1; }, 10s));
+  reader.device->hold_opening();
+  ASSERT_TRUE(reader.link->connect(other_id, other.link->local_address().value()).has_value());
+  auto waits = whole_arena(reader);
+  waits.op = op_id{2}, waits.peer = other_id;
+  ASSERT_TRUE(reader.link->pull(std::move(waits)).has_value());
+  ASSERT_TRUE(reader.link->pull(whole_arena(reader)).has_value());
+  const bool went_on = reader.events.wait([&] { return reader.events.any_done(); }, 10s);
+  const auto first = reader.events.done();
+  const auto up = reader.events.up().size();
+  reader.device->release_opening();
+  ASSERT_TRUE(went_on);
+  EXPECT_EQ(up, 1u);
+  ASSERT_EQ(first.size(), 1u);
+  EXPECT_EQ(first[0].peer, owner_id);
+  EXPECT_TRUE(first[0].outcome.has_value());
+  ASSERT_TRUE(reader.events.wait([&] { return reader.events.done().size() == 2; }, 20s));
+  const auto second = reader.events.done()[1];
+  ASSERT_TRUE(second.outcome.has_value()) << to_string(second.outcome.error());
+  EXPECT_EQ(to_string(second.via), to_string(path::cuda_ipc));
+}
+
+TEST(device_pull, memory_of_a_peer_that_went_is_not_kept_open) {
+  end owner(owner_id, std::make_shared<fake_device>()),
+      reader(reader_id, std::make_shared<fake_device>());
+  owner.fill_and_seal();
+  const auto address = owner.link->local_address().value();
+  reader.device->hold_opening();
+  ASSERT_TRUE(reader.link->connect(owner_id, address).has_value());
+  ASSERT_TRUE(reader.link->pull(whole_arena(reader)).has_value());
+  reader.link->disconnect(owner_id);
+  const bool ended = reader.events.wait([&] { return reader.events.down().size() == 1; }, 10s);
+  reader.device->release_opening();
+  ASSERT_TRUE(ended);
+  ASSERT_EQ(reader.events.done().size(), 1u);
+  EXPECT_FALSE(reader.events.done()[0].outcome.has_value());
+  // It is asked for once more, behind what was under way.
+  ASSERT_TRUE(reader.link->connect(owner_id, address).has_value());
+  ASSERT_TRUE(reader.events.wait([&] { return reader.events.up().size() == 1; }, 10s));
+  reader.link->disconnect(owner_id);
+  ASSERT_TRUE(reader.events.wait([&] { return reader.events.down().size() == 2; }, 10s));
+  const auto closed = [&] { return reader.device->opened() == 0; };
+  for (const auto end = clock::now() + 10s; !closed() && clock::now() < end;)
+    std::this_thread::sleep_for(1ms);
+  EXPECT_TRUE(closed());
 }
 
 TEST(device_pull, device_memory_without_its_device_is_refused) {

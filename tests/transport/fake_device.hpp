@@ -46,6 +46,16 @@ class fake_device final : public device_memory {
   void lose() { lost_ = true; }
   std::size_t pinned() const { return pinned_; }
   std::size_t batches() const { return batches_; }
+  // Opening waits from here on, as CUDA does for large memory.
+  void hold_opening() { holds_ = true; }
+  void release_opening() {
+    {
+      std::lock_guard lock(mutex_);
+      holds_ = false;
+    }
+    wake_.notify_all();
+  }
+  std::size_t opened() const { return num_opened_; }
 
   std::string description() const override { return "a fake device"; }
   std::size_t max_copies() const override { return 6; }
@@ -61,12 +71,20 @@ class fake_device final : public device_memory {
     shared_name name;
     if (text.size() != sizeof name) return fail(ec::invalid_argument, "no name");
     std::memcpy(&name, text.data(), sizeof name);
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return !holds_; });
+    }
     TROUPE_TRY(auto opened, shared_memory::open(name, bytes));
     const std::byte* data = opened.data();
     opened_.emplace(data, std::move(opened));
+    num_opened_ = opened_.size();
     return data;
   }
-  void close(const std::byte* opened) override { opened_.erase(opened); }
+  void close(const std::byte* opened) override {
+    opened_.erase(opened);
+    num_opened_ = opened_.size();
+  }
   result<std::span<std::byte>> allocate_pinned(std::size_t bytes) override {
     pinned_ += bytes;
     return std::span<std::byte>(new std::byte[bytes], bytes);
@@ -82,7 +100,7 @@ class fake_device final : public device_memory {
       return fail(ec::queue_full, "every lane is taken");
     ++batches_;
     (lost_ ? lost_batches_ : queue_).push_back(std::move(batch));
-    wake_.notify_one();
+    wake_.notify_all();
     return {};
   }
   void poll() override {
@@ -140,7 +158,8 @@ class fake_device final : public device_memory {
   shared_memory memory_;
   std::map<const std::byte*, shared_memory> opened_;
   std::atomic<std::size_t> pinned_{0}, batches_{0};
-  std::atomic<bool> lost_{false};
+  std::atomic<std::size_t> num_opened_{0};
+  std::atomic<bool> lost_{false}, holds_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<device_batch> queue_, lost_batches_;

@@ -23,10 +23,10 @@ std::size_t pull_op::summed_bytes(const piece& p) const {
   return request.checksum ? p.bytes - fence_bytes : p.bytes;
 }
 
-peer::peer(worker& on, device_memory* device, node_address address, std::uint64_t connection,
+peer::peer(worker& on, memory_opener* opener, node_address address, std::uint64_t connection,
            time_point give_up_at, get_ended on_get_ended)
     : worker_(on),
-      device_(device),
+      opener_(opener),
       address_(std::move(address)),
       connection_(connection),
       give_up_at_(give_up_at),
@@ -35,9 +35,9 @@ peer::peer(worker& on, device_memory* device, node_address address, std::uint64_
 peer::~peer() {
   TROUPE_ASSERT(gone());
   drop_keys();
-  if (is_local_ || device_ == nullptr) return;
+  if (is_local_ || opener_ == nullptr) return;
   for (const remote_region& r : regions_)
-    if (r.opened != nullptr) device_->close(r.opened);
+    if (r.opened != nullptr) opener_->close(r.opened);
 }
 
 void peer::open_local(std::vector<remote_region> own) {
@@ -57,7 +57,8 @@ bool peer::map_ahead() {
   return false;
 }
 
-result<void> peer::add_region(const published_region& published, bool may_map) {
+result<void> peer::add_region(const published_region& published, bool may_map,
+                              const memory_opened& on_opened) {
   remote_region& made = regions_.emplace_back();
   made.base = published.base;
   made.bytes = published.bytes;
@@ -71,29 +72,38 @@ result<void> peer::add_region(const published_region& published, bool may_map) {
     }
     not_mapped_ = mapping.error().detail;
   }
-  if (published.kind == memory_kind::cuda) open_for_device(published, made);
+  if (published.kind == memory_kind::cuda) open_for_device(published, on_opened);
   if (published.key.empty() || !worker_.serves_gets(published.kind)) return {};
   auto status = ucp_ep_rkey_unpack(endpoint_.handle(), published.key.data(), &made.key);
   if (status != UCS_OK) return tl::unexpected(to_error(status, "unpacking a peer's memory key"));
   return {};
 }
 
-void peer::open_for_device(const published_region& published, remote_region& made) {
+void peer::open_for_device(const published_region& published, const memory_opened& on_opened) {
   if (forced_ && *forced_ != path::cuda_ipc) return;
-  if (device_ == nullptr) {
+  if (opener_ == nullptr) {
     not_opened_ = "this node's KV is in host memory, the peer's on a GPU";
   } else if (published.device_share.empty()) {
     not_opened_ = "the peer's GPU does not share its memory";
   } else if (address_.host != host_identity()) {
     not_opened_ = "the peer's GPU is in another host or container";
-  } else if (auto opened = device_->open(published.device_share, published.bytes)) {
-    made.opened = *opened;
   } else {
-    not_opened_ = opened.error().detail;
+    ++opening_;
+    opener_->open(published.device_share, published.bytes,
+                  [on_opened, region = static_cast<std::uint32_t>(regions_.size() - 1)](
+                      result<const std::byte*> opened) { on_opened(region, std::move(opened)); });
   }
 }
 
-result<void> peer::open(const ucx_options& options) {
+void peer::take_opened(std::uint32_t region, result<const std::byte*> opened) {
+  --opening_;
+  if (opened)
+    regions_.at(region).opened = *opened;
+  else
+    not_opened_ = std::move(opened.error().detail);
+}
+
+result<void> peer::open(const ucx_options& options, const memory_opened& on_opened) {
   forced_ = options.force_path;
   TROUPE_CHECK(endpoint_.open(worker_, address_.worker));
   const bool same_host = address_.host == host_identity();
@@ -102,7 +112,7 @@ result<void> peer::open(const ucx_options& options) {
       std::ranges::any_of(address_.regions, [](const auto& r) { return r.share.process != 0; }))
     not_mapped_ = "it is in another container, with PID and IPC namespaces of its own";
   for (const published_region& published : address_.regions)
-    TROUPE_CHECK(add_region(published, may_map));
+    TROUPE_CHECK(add_region(published, may_map, on_opened));
   endpoint_.post(message::hello,
                  hello_header{key_of(address_, options.secret), raw(options.self), connection_},
                  worker_.address());

@@ -1,7 +1,7 @@
 // One peer that this node reads from: its endpoint, the keys to its regions and what was asked of it. Private to
 // transport/ucx; progress thread.
 //
-//   connecting --welcome--> up --failure, deadline of a get, disconnect--> closing --endpoint closed, no get
+//   connecting --welcome, memory open--> up --failure, deadline of a get, disconnect--> closing --endpoint closed, no get
 //        |                                                                    ^     outstanding--> gone
 //        +--timeout, failure, disconnect--------------------------------------+
 #pragma once
@@ -13,6 +13,7 @@
 
 #include "transport/address.hpp"
 #include "transport/ucx/endpoint.hpp"
+#include "transport/ucx/memory_opener.hpp"
 #include "transport/ucx/pull_op.hpp"
 
 namespace troupe::transport::ucx {
@@ -32,7 +33,11 @@ class peer {
   // Called when a get ended, whatever its outcome; outstanding counts are already lowered.
   using get_ended = std::function<void(ticket&, ucs_status_t)>;
 
-  peer(worker& on, device_memory* device, node_address address, std::uint64_t connection,
+  // Called for each region that open() leaves to the opener, on its thread.
+  using memory_opened = std::function<void(std::uint32_t region, result<const std::byte*>)>;
+
+  // opener: null where this node has no device.
+  peer(worker& on, memory_opener* opener, node_address address, std::uint64_t connection,
        time_point give_up_at, get_ended on_get_ended);
   peer(const peer&) = delete;
   peer& operator=(const peer&) = delete;
@@ -41,7 +46,10 @@ class peer {
   // Our own process: memory is read where it is, there is no endpoint.
   void open_local(std::vector<remote_region> own);
   // Makes the endpoint, maps what may be mapped, unpacks keys, says hello.
-  result<void> open(const ucx_options& options);
+  result<void> open(const ucx_options& options, const memory_opened& on_opened);
+  // On the progress thread, what `on_opened` told.
+  void take_opened(std::uint32_t region, result<const std::byte*> opened);
+  bool opening() const { return opening_ > 0; }
   // The owner answered, so it is who was meant: no other start of it has that key. Chooses the paths to local memory of
   // that kind. Error: no path is left.
   result<path> greet(memory_kind to);
@@ -86,13 +94,14 @@ class peer {
 
  private:
   static void on_get(void* request, ucs_status_t status, void* ticket);
-  result<void> add_region(const published_region& published, bool may_map);
-  void open_for_device(const published_region& published, remote_region& made);
+  result<void> add_region(const published_region& published, bool may_map,
+                          const memory_opened& on_opened);
+  void open_for_device(const published_region& published, const memory_opened& on_opened);
   void learn_paths();
   void drop_keys();
 
   worker& worker_;
-  device_memory* const device_;
+  memory_opener* const opener_;
   node_address address_;
   const std::uint64_t connection_;
   const time_point give_up_at_;
@@ -105,7 +114,7 @@ class peer {
   std::string not_opened_, not_mapped_;
   std::optional<path> forced_;
   error reason_;
-  std::size_t gets_ = 0;
+  std::size_t gets_ = 0, opening_ = 0;
 };
 
 }  // namespace troupe::transport::ucx

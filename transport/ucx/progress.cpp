@@ -19,6 +19,12 @@ constexpr std::chrono::milliseconds closing_tick{10};
 constexpr std::chrono::milliseconds blocked_tick{1};
 // Pages that a peer has made in its arena are mapped here so long after, if nothing else is to do.
 constexpr std::chrono::milliseconds mapping_tick{1000};
+// A peer that answered is waited for so much longer while its device memory is opened, behind that of others.
+constexpr std::chrono::seconds longest_opening{60};
+
+time_point give_up_at(const peer& p) {
+  return p.give_up_at() + (p.welcomed() && p.opening() ? longest_opening : std::chrono::seconds(0));
+}
 
 }  // namespace
 
@@ -30,7 +36,8 @@ progress::progress(const ucx_options& options, const hello_key& key, worker& on,
       sink_(sink),
       ends_(std::move(ends)),
       landing_(options.device.get(), options.staging_bytes, options.staging_rest),
-      server_(on, book, options, key, ends_) {}
+      server_(on, book, options, key, ends_),
+      opener_(options.device ? std::make_unique<memory_opener>(options.device) : nullptr) {}
 
 result<void> progress::listen() {
   struct handlers {
@@ -96,10 +103,9 @@ result<void> progress::listen() {
 
 void progress::connect(node_address address, time_point now) {
   incarnation id = address.owner;
-  auto made =
-      std::make_unique<peer>(worker_, options_.device.get(), std::move(address), numbers_.next(),
-                             now + options_.connect_timeout,
-                             [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
+  auto made = std::make_unique<peer>(
+      worker_, opener_.get(), std::move(address), numbers_.next(), now + options_.connect_timeout,
+      [this](ticket& t, ucs_status_t status) { on_get_ended(t, status); });
   peer& p = *made;
   peers_[id] = std::move(made);
   if (id == options_.self && !options_.force_path) {
@@ -110,9 +116,25 @@ void progress::connect(node_address address, time_point now) {
                      is_host ? r->data : nullptr, shared_memory{}, is_host ? nullptr : r->data});
     }
     p.open_local(std::move(own));
-  } else if (auto opened = p.open(options_); !opened) {
-    take_down(p, std::move(opened.error()), false);
+    return;
   }
+  const auto on_opened = [this, ends = ends_, id, connection = p.connection()](
+                             std::uint32_t region, result<const std::byte*> opened) {
+    ends->put([this, id, connection, region, opened = std::move(opened)] {
+      memory_opened(id, connection, region, opened);
+    });
+  };
+  if (auto opened = p.open(options_, on_opened); !opened)
+    take_down(p, std::move(opened.error()), false);
+}
+
+void progress::memory_opened(incarnation id, std::uint64_t connection, std::uint32_t region,
+                             result<const std::byte*> opened) {
+  const auto entry = peers_.find(id);
+  if (entry != peers_.end() && entry->second->connection() == connection)
+    entry->second->take_opened(region, std::move(opened));
+  else if (opened)
+    opener_->close(*opened);  // the peer went meanwhile
 }
 
 void progress::disconnect(incarnation id) {
@@ -184,7 +206,7 @@ std::optional<time_point> progress::next_deadline() const {
   auto consider = [&](time_point t) { next = next ? std::min(*next, t) : t; };
   if (!deadlines_.empty()) consider(deadlines_.begin()->first);
   for (const auto& [id, p] : peers_) {
-    if (p->now() == peer::state::connecting) consider(p->give_up_at());
+    if (p->now() == peer::state::connecting) consider(give_up_at(*p));
     if (p->now() == peer::state::closing) consider(clock::now() + closing_tick);
     if (p->now() == peer::state::up && p->maps() && pulls_.empty()) consider(map_next_);
   }
@@ -251,17 +273,18 @@ void progress::watch_peers(time_point now) {
   for (auto next = peers_.begin(); next != peers_.end();) {
     auto entry = next++;
     peer& p = *entry->second;
-    if (p.now() == peer::state::connecting && p.welcomed()) bring_up(p);
+    if (p.now() == peer::state::connecting && p.welcomed() && !p.opening()) bring_up(p);
     if (p.now() != peer::state::closing && p.failure() != UCS_OK) {
       error reason = to_error(p.failure(), "connected to the peer");
       reason.code = ec::peer_lost;
       take_down(p, std::move(reason), false);
-    } else if (p.now() == peer::state::connecting && now >= p.give_up_at()) {
-      take_down(
-          p,
-          {ec::deadline_exceeded,
-           "the peer did not answer in time (it answers nobody who lacks the cluster's secret)"},
-          false);
+    } else if (p.now() == peer::state::connecting && now >= give_up_at(p)) {
+      take_down(p,
+                {ec::deadline_exceeded,
+                 p.welcomed() ? "the peer's GPU memory could not be opened in time"
+                              : "the peer did not answer in time (it answers nobody who lacks the "
+                                "cluster's secret)"},
+                false);
     }
     if (p.now() != peer::state::closing || !p.gone()) continue;
     settle_all(now);

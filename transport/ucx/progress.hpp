@@ -46,6 +46,8 @@ class progress {
   void place(pull_op& op);  // into the queue of the way it will take
   void begin_pieces(peer& p);
   void hear_welcome(const welcome_header& welcome);
+  void memory_opened(incarnation id, std::uint64_t connection, std::uint32_t region,
+                     result<const std::byte*> opened);
   void hear_data(const data_header& header, const std::byte* bytes, std::size_t size);
   void end_reads(const pull_op& op);
   void forget_tickets(pull_op& op);
@@ -75,6 +77,7 @@ class progress {
   const std::shared_ptr<inbox> ends_;
   staging landing_;  // slots for what comes in
   server server_;
+  const std::unique_ptr<memory_opener> opener_;  // null without a device; outlives peers
   std::map<incarnation, std::unique_ptr<peer>> peers_;
   std::set<incarnation> closed_by_us_;
   std::unordered_map<std::uint64_t, std::unique_ptr<pull_op>> pulls_;
