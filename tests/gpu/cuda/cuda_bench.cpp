@@ -1,4 +1,4 @@
-// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [gemm] [parts] [attention] [decode] [prefill] [exact]
+// Figures of the CUDA device, beside the card's own limits: `bench_gpu_cuda [memory] [gemm] [parts] [attention] [decode] [prefill] [exact]
 // [quantized] [fourbit] [onerow] [fp8] [[:fp8|:q4] decode:SEQUENCESxCONTEXT prefill:TOKENS]`, each a table or a line; without
 // arguments all of them. Runs on synthetic Llama-3-8B shapes in bf16.
 #include <cuda_fp16.h>
@@ -24,6 +24,7 @@
 #include "tests/gpu/cuda/bench_tools.hpp"
 #include "tests/gpu/cuda/fourbit_bench.hpp"
 #include "tests/gpu/cuda/llama_bench.hpp"
+#include "tests/gpu/cuda/memory_pace.hpp"
 #include "tests/gpu/cuda/need.hpp"
 #include "tests/gpu/cuda/read_bandwidth.hpp"
 
@@ -33,6 +34,19 @@ namespace {
 void bench_limits() {
   read_bandwidth = need(measure_read_bandwidth());
   std::printf("read bandwidth: %.2f TB/s\n", read_bandwidth / 1e12);
+}
+
+void bench_memory(std::uint32_t multiprocessors) {
+  std::printf(
+      "\nwhile so much is on its way to each multiprocessor: clocks of a load from L2, of 9 KB by "
+      "128 threads, of a "
+      "store, fence and atomic\n");
+  for (const std::uint32_t pieces : {0u, 1u, 2u, 3u, 4u, 5u, 6u, 8u, 12u, 20u}) {
+    const auto pace = need(measure_memory_pace(pieces, multiprocessors));
+    std::printf("%6.1f KB %6.2f TB/s %6.0f %6.0f %6.0f\n", pieces * piece_bytes * 1e-3,
+                pace.bytes_per_second * 1e-12, pace.load_clocks, pace.row_clocks,
+                pace.fence_clocks);
+  }
 }
 
 void bench_gemm() {
@@ -302,6 +316,7 @@ int main(int argc, char** argv) {
   std::printf("card: %s, %u multiprocessors, %.1f GB\n", device.name.c_str(),
               device.multiprocessors, device.memory_bytes / 1e9);
   bench_limits();
+  if (wants("memory")) bench_memory(device.multiprocessors);
   if (wants("gemm")) bench_gemm();
   if (wants("parts")) bench_parts();
   if (wants("attention")) bench_attention();
