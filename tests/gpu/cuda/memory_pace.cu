@@ -29,15 +29,13 @@ __device__ std::uint64_t nanoseconds() {
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
   return t;
 }
-// What a value was needed for lies before the second look at the clock.
-__device__ void need_value(std::uint32_t v) {
-  asm volatile("" ::"r"(v) : "memory");
-}
 
 __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t pieces) {
   extern __shared__ __align__(128) std::uint8_t ring[];
   __shared__ std::uint64_t full[most_pieces];
   __shared__ volatile bool ends;
+  __shared__ volatile std::uint32_t
+      sink[128];  // a store waits for its value, and the clock for the store
   if (threadIdx.x == 0) {
     for (std::uint64_t& bar : full) barrier_init(&bar, 1);
     barrier_init_fence();
@@ -49,24 +47,31 @@ __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t 
     if (threadIdx.x > 128 || pieces == 0) return;
     const std::uint8_t* own = m.stream + std::size_t{blockIdx.x} * own_pieces * piece_bytes;
     const std::uint64_t policy = evict_first_policy();
-    std::uint32_t asked = 0;
-    const auto ask = [&] {
-      const std::uint32_t at = asked % pieces;
+    std::uint32_t asked = 0, landed = 0, stage = 0, phase = 0;
+    const auto ask = [&](std::uint32_t at) {
       barrier_expect(full + at, piece_bytes);
-      copy_bulk(ring + at * piece_bytes, own + std::size_t{asked % own_pieces} * piece_bytes,
-                piece_bytes, full + at, policy);
+      copy_bulk(ring + at * piece_bytes, own + std::size_t{asked} * piece_bytes, piece_bytes,
+                full + at, policy);
       ++asked;
     };
-    while (asked < pieces) ask();
+    const auto see = [&] {
+      barrier_wait(full + stage, phase);
+      ++landed;
+    };
+    const auto advance = [&] {
+      if (++stage < pieces) return;
+      stage = 0;
+      phase ^= 1;
+    };
+    while (asked < pieces) ask(asked);
     const std::uint64_t begin = nanoseconds();
-    std::uint32_t landed = 0;
-    for (; !ends; ++landed) {
-      barrier_wait(full + landed % pieces, landed / pieces & 1);
-      ask();
+    for (; !ends && asked < own_pieces; advance()) {
+      see();
+      ask(stage);
     }
     clocks.gigabytes_per_second = static_cast<std::uint32_t>(
         std::uint64_t{landed} * piece_bytes * 1000 / (nanoseconds() - begin));  // thousandths
-    for (; landed < asked; ++landed) barrier_wait(full + landed % pieces, landed / pieces & 1);
+    for (; landed < asked; advance()) see();
     return;
   }
   for (const long long begin = clock64(); clock64() - begin < settled;) {
@@ -75,7 +80,7 @@ __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t 
   for (std::uint32_t i = 0; i < rounds; ++i) {
     sync_threads(1, 128);
     long long begin = clock64();
-    need_value(__ldcg(m.row + (i * 131 + blockIdx.x * 17) % row_words));
+    sink[threadIdx.x] = __ldcg(m.row + (i * 131 + blockIdx.x * 17) % row_words);
     of_load += clock64() - begin;
     sync_threads(1, 128);
     begin = clock64();
@@ -85,8 +90,10 @@ __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t 
       values[k] = __ldcg(reinterpret_cast<const uint4*>(m.row) +
                          (threadIdx.x + k * 128 + blockIdx.x * 41) % (row_words / 4));
     }
+    std::uint32_t all = 0;
 #pragma unroll
-    for (const uint4& v : values) need_value(v.x ^ v.y ^ v.z ^ v.w);
+    for (const uint4& v : values) all += v.x ^ v.y ^ v.z ^ v.w;
+    sink[threadIdx.x] = all;
     sync_threads(1, 128);
     of_row += clock64() - begin;
     if (threadIdx.x != 0) continue;
@@ -94,7 +101,7 @@ __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t 
     std::uint32_t* own = m.words + blockIdx.x * 32;
     own[1] = i;
     __threadfence();
-    need_value(atomicAdd(own, 1));
+    sink[0] = atomicAdd(own, 1);
     of_fence += clock64() - begin;
   }
   if (threadIdx.x != 0) return;
