@@ -39,8 +39,7 @@ void bench_limits() {
 void bench_memory(std::uint32_t multiprocessors) {
   std::printf(
       "\nwhile so much is on its way to each multiprocessor: clocks of a load from L2, of 9 KB by "
-      "128 threads, of a "
-      "store, fence and atomic\n");
+      "128 threads, of a store, fence and atomic\n");
   for (const std::uint32_t pieces : {0u, 1u, 2u, 3u, 4u, 5u, 6u, 8u, 12u, 20u}) {
     const auto pace = need(measure_memory_pace(pieces, multiprocessors));
     std::printf("%6.1f KB %6.2f TB/s %6.0f %6.0f %6.0f\n", pieces * piece_bytes * 1e-3,
