@@ -53,6 +53,10 @@ transport::path block_puller::path_to(incarnation peer) const {
   return it == paths_.end() ? transport::path::none : it->second;
 }
 
+bool block_puller::would_wait_for(incarnation peer) const {
+  return arena_.kind == transport::memory_kind::cuda && path_to(peer) == transport::path::none;
+}
+
 std::span<const std::byte> block_puller::block(block_id id) const {
   return arena_.span().subspan(id * layout_.block_bytes(),
                                layout_.payload_bytes() + gpu::fence_bytes);

@@ -48,6 +48,8 @@ class block_puller {
   void disconnect(incarnation peer) { fabric_->disconnect(peer); }
   transport::fabric_stats stats() const { return fabric_->stats(); }
   transport::path path_to(incarnation peer) const;
+  // Whether a pull would first wait for the peer's memory to be opened: of GPUs that takes up to a second (transport/README.md).
+  bool would_wait_for(incarnation peer) const;
   std::uint64_t bytes_per_second() const {
     return bytes_per_second_;
   }  // smoothed; 0 before the first pull

@@ -41,7 +41,10 @@ void decode_state::generate(const generate_request& r) {
     return on_refused(
         {r.id, r.try_number, false, error{ec::draining, node->info.name + " is draining"}});
   }
-  if (r.has_prefill) {
+  // Until the prefill node's memory is open, computing here is sooner.
+  const bool asks_prefill =
+      r.has_prefill && !node->puller->would_wait_for(incarnation{r.prefill.start});
+  if (asks_prefill) {
     remote_part part;
     part.peer = r.prefill.start;
     part.message = {r.id,       r.try_number, r.prompt,     r.output,
@@ -54,10 +57,8 @@ void decode_state::generate(const generate_request& r) {
   node->requests = static_cast<std::uint32_t>(entries.size());
 
   // The prefill node starts while the engine reserves: blocks announced early wait in the engine's queue behind it.
-  if (r.has_prefill) {
-    peers.connect(r.prefill);
-    ask_prefill(r.id);
-  }
+  if (r.has_prefill) peers.connect(r.prefill);
+  if (asks_prefill) ask_prefill(r.id);
   auto request = to_engine(r, node->now());
   // Connecting may have failed at once, and then the request is a local one.
   const bool remote = entries.count(r.id) != 0 && entries.at(r.id).remote.has_value();
