@@ -64,6 +64,7 @@ struct packed_part {
   }
 };
 
+// The activations of turn s.
 template <int kWidth, packed_format kFormat>
 __device__ __forceinline__ void load_inputs(const packed_ring_memory& ring,
                                             const CUtensorMap& activations, const packed_part& part,
@@ -129,6 +130,11 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
   const std::uint32_t turns = part.template turns<kFormat, kWidth>(),
                       ahead = min(turns, ring.stages);
   packed_ring_position at;
+  const auto refill = [&](std::uint32_t s) {
+    barrier_wait(ring.empty + at.stage, at.phase);
+    load_weights(s, at.stage, ring.full + at.stage, input_bytes(s));
+    load_inputs<kWidth, kFormat>(ring, activations, part, s, at.stage);
+  };
   if constexpr (is_paced(kFormat, kWidth)) {
     pacer pace(1, 2, ring.stages, ring.landed, ring.full, ring.full);
     for (std::uint32_t s = 0; s < ahead; ++s) {
@@ -138,9 +144,7 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
     pace.finish_turn(turns);
     for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
       pace.wait(s);
-      barrier_wait(ring.empty + at.stage, at.phase);
-      load_weights(s, at.stage, ring.full + at.stage, input_bytes(s));
-      load_inputs<kWidth, kFormat>(ring, activations, part, s, at.stage);
+      refill(s);
       barrier_arrive(ring.full + at.stage);
     }
   } else {
@@ -148,11 +152,7 @@ __device__ __forceinline__ void produce(const packed_ring_memory& ring, const st
     wait_for_previous_kernel();
     for (std::uint32_t s = 0; s < ahead; ++s)
       load_inputs<kWidth, kFormat>(ring, activations, part, s, s);
-    for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) {
-      barrier_wait(ring.empty + at.stage, at.phase);
-      load_weights(s, at.stage, ring.full + at.stage, input_bytes(s));
-      load_inputs<kWidth, kFormat>(ring, activations, part, s, at.stage);
-    }
+    for (std::uint32_t s = ahead; s < turns; ++s, at.advance(ring.stages)) refill(s);
   }
 }
 

@@ -10,6 +10,17 @@
 
 namespace troupe::gpu::cuda {
 
+// As ring_position, of a ring whose size is known when it runs.
+struct packed_ring_position {
+  std::uint32_t stage = 0, phase = 0;
+  __device__ void advance(std::uint32_t stages) {
+    if (++stage == stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
 // Whether a block may ask for more weights: at most so many stages are on their way at a time, fewer until the activations are there.
 // By the one thread that asks.
 class pacer {
@@ -37,18 +48,16 @@ class pacer {
   __device__ void see(std::uint32_t count) {
     for (; seen_ < count; ++seen_) {
       if (landed_ != nullptr && seen_ < stages_) {
-        barrier_wait(landed_ + stage_, 0);
-        barrier_arrive(full_ + stage_);
+        barrier_wait(landed_ + at_.stage, 0);
+        barrier_arrive(full_ + at_.stage);
       } else {
-        barrier_wait(full_ + stage_, phase_);
+        barrier_wait(full_ + at_.stage, at_.phase);
       }
-      if (++stage_ == stages_) {
-        stage_ = 0;
-        phase_ ^= 1;
-      }
+      at_.advance(stages_);
     }
   }
-  std::uint32_t most_, later_, stages_, seen_ = 0, stage_ = 0, phase_ = 0;
+  std::uint32_t most_, later_, stages_, seen_ = 0;
+  packed_ring_position at_;  // of the next one to be seen
   std::uint64_t *landed_, *full_, *there_;
 };
 
@@ -99,16 +108,6 @@ struct packed_ring_memory {
   // `empty` counts warps: each reads its own part of a tile at its own time. landed: as of a pacer.
   std::uint64_t *full, *empty, *landed;
   std::uint32_t stages;
-};
-// As ring_position, of a ring whose size is known when it runs.
-struct packed_ring_position {
-  std::uint32_t stage = 0, phase = 0;
-  __device__ void advance(std::uint32_t stages) {
-    if (++stage == stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
 };
 // A band of tile t of a stage. Its group's scales are in a stage of two tiles only if it is the group's first.
 template <packed_format kFormat, int kWidth>
