@@ -15,7 +15,7 @@ constexpr std::uint32_t row_words = 2176;   // of 16 bytes: 544
 constexpr long long settled = 60'000;       // clocks until the pace is even
 
 struct pace_clocks {
-  std::uint32_t load, row, fence, gigabytes_per_second;
+  std::uint32_t load, row, fence, megabytes_per_second;
 };
 struct pace_memory {
   const std::uint8_t* stream;
@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(160) pace_kernel(pace_memory m, std::uint32_t 
       see();
       ask(stage);
     }
-    clocks.gigabytes_per_second = static_cast<std::uint32_t>(
-        std::uint64_t{landed} * piece_bytes * 1000 / (nanoseconds() - begin));  // thousandths
+    clocks.megabytes_per_second = static_cast<std::uint32_t>(std::uint64_t{landed} * piece_bytes *
+                                                             1000 / (nanoseconds() - begin));
     for (; landed < asked; advance()) see();
     return;
   }
@@ -137,7 +137,7 @@ result<memory_pace> measure_memory_pace(std::uint32_t pieces, std::uint32_t mult
         cudaMemcpy(all.data(), clocks.data(), blocks * sizeof(pace_clocks), cudaMemcpyDeviceToHost),
         doing));
     for (const pace_clocks& c : all) {
-      sum.bytes_per_second += c.gigabytes_per_second * 1e6 / runs;
+      sum.bytes_per_second += c.megabytes_per_second * 1e6 / runs;
       sum.load_clocks += c.load / double(runs * blocks);
       sum.row_clocks += c.row / double(runs * blocks);
       sum.fence_clocks += c.fence / double(runs * blocks);
