@@ -10,6 +10,7 @@ struct end_options {
   std::size_t arena_bytes = 0;
   std::size_t staging_bytes = 0;
   std::optional<path> forced;
+  event_sink sink = nullptr;  // who hears instead of `events`
 };
 
 struct fabric_end {
@@ -20,7 +21,7 @@ struct fabric_end {
     options.device = device;
     options.staging_bytes = o.staging_bytes;
     options.force_path = o.forced;
-    link = std::move(make_ucx_fabric(options, events.sink()).value());
+    link = std::move(make_ucx_fabric(options, o.sink ? o.sink : events.sink()).value());
     if (device == nullptr) {
       arena = link->allocate(o.arena_bytes).value();
     } else {
