@@ -5,7 +5,7 @@
 namespace troupe::actors {
 
 engine_settings sized_for(engine_settings settings, bool on_gpu, std::uint32_t block_tokens) {
-  const step_sizes& usual = on_gpu ? gpu_steps : host_steps;
+  const step_sizes& usual = usual_steps(on_gpu);
   auto &seqs = settings.max_num_seqs, &tokens = settings.max_num_batched_tokens,
        &chunk = settings.max_prefill_chunk;
   if (seqs == 0) {

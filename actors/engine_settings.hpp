@@ -27,6 +27,9 @@ struct step_sizes {
 };
 // A GPU needs some thousand tokens a step to be busy; on a host's cores a step of as many would take seconds.
 inline constexpr step_sizes host_steps{64, 512, 256}, gpu_steps{256, 2048, 2048};
+constexpr const step_sizes& usual_steps(bool on_gpu) {
+  return on_gpu ? gpu_steps : host_steps;
+}
 
 // The same with no step's size left open. One that is given bounds those that are not.
 engine_settings sized_for(engine_settings settings, bool on_gpu, std::uint32_t block_tokens);

@@ -107,8 +107,7 @@ int run_command(const bench_engine_config& c) {
                          described->architecture + " " +
                              (described->types.empty() ? "" : described->types.front().type));
   auto options = c.runner;
-  options.max_batch_tokens =
-      (gpu::takes_gpu(options) ? actors::gpu_steps : actors::host_steps).batched_tokens;
+  options.max_batch_tokens = actors::usual_steps(gpu::takes_gpu(options)).batched_tokens;
   auto runner = gpu::make_runner(*loaded, options);
   if (!runner) return complain(runner.error(), exit_device);
   if (c.speculation) return compare_speculation(c, **runner, **loaded);

@@ -1,4 +1,5 @@
 // `troupe bench engine --profile`: a device, a model and a link, measured for `troupe simulate`.
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <fstream>
@@ -41,13 +42,8 @@ std::string today() {
 int write_profile(const bench_engine_config& c, std::shared_ptr<const model::loaded_model> m,
                   const std::string& model_name) {
   auto options = c.runner;
-  profile_bench_options steps{.repetitions = c.repetitions};
-  if (gpu::takes_gpu(options)) {
-    steps.max_batch_tokens = actors::gpu_steps.batched_tokens;
-    steps.max_decodes = actors::gpu_steps.seqs;
-    steps.context = 2 * steps.max_batch_tokens;  // of two passes at least
-  }
-  options.max_batch_tokens = steps.max_batch_tokens;
+  const actors::step_sizes& steps = actors::usual_steps(gpu::takes_gpu(options));
+  options.max_batch_tokens = steps.batched_tokens;
   const gpu::kv_layout layout{m->config.num_hidden_layers, m->config.num_key_value_heads,
                               m->config.head_dim, options.block_tokens, gpu::kv_dtype::f16};
   double bytes_per_second = 0, latency = 0;
@@ -55,7 +51,11 @@ int write_profile(const bench_engine_config& c, std::shared_ptr<const model::loa
     return complain(ok.error(), exit_device);
   auto runner = gpu::make_runner(m, options);
   if (!runner) return complain(runner.error(), exit_device);
-  auto p = bench_profile(**runner, m->config, steps);
+  auto p = bench_profile(**runner, m->config,
+                         {.repetitions = c.repetitions,
+                          .max_batch_tokens = steps.batched_tokens,
+                          .max_decodes = steps.seqs,
+                          .context = std::max(1536u, 2 * steps.batched_tokens)});
   if (!p) return complain(p.error(), exit_device);
   p->name = c.profile.stem().string();
   p->source = "troupe bench engine --profile, " + today() +

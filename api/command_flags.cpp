@@ -54,6 +54,24 @@ void add_runner(CLI::App& a, gpu::runner_options& r) {
       ->group("Device");
 }
 
+void add_step_sizes(CLI::App& a, actors::engine_settings& e, int most_seqs, const char* group) {
+  using actors::gpu_steps, actors::host_steps;
+  const auto add = [&](const char* flag, std::uint32_t& value, const std::string& help, int least,
+                       int most, std::uint32_t on_host, std::uint32_t on_gpu) {
+    a.add_option(flag, value,
+                 help + " (default: " + std::to_string(on_host) + ", on a GPU " +
+                     std::to_string(on_gpu) + ")")
+        ->check(within(least, most))
+        ->group(group);
+  };
+  add("--max-num-seqs", e.max_num_seqs, "Sequences that run at once on a node", 1, most_seqs,
+      host_steps.seqs, gpu_steps.seqs);
+  add("--max-num-batched-tokens", e.max_num_batched_tokens, "Tokens of one step", 16, 1 << 16,
+      host_steps.batched_tokens, gpu_steps.batched_tokens);
+  add("--max-prefill-chunk", e.max_prefill_chunk, "Tokens of one prompt in one step", 16, 1 << 16,
+      host_steps.prefill_chunk, gpu_steps.prefill_chunk);
+}
+
 void add_url(CLI::App& a, std::string& url, std::string& key, const char* help) {
   a.add_option("--url", url, help)->group("Server");
   a.add_option("--api-key", key, "Key of the server")->group("Server");
@@ -81,18 +99,7 @@ void add_engine(CLI::App& a, actors::engine_settings& e, std::string& kv_memory)
   a.add_option("--kv-blocks", e.num_kv_blocks, "Number of KV blocks, instead of --kv-memory")
       ->check(within(4, 1 << 24))
       ->group("Engine");
-  a.add_option("--max-num-seqs", e.max_num_seqs,
-               "Sequences that run at once on a node (default: 64, on a GPU 256)")
-      ->check(within(1, 256))
-      ->group("Engine");
-  a.add_option("--max-num-batched-tokens", e.max_num_batched_tokens,
-               "Tokens of one step (default: 512, on a GPU 2048)")
-      ->check(within(16, 1 << 16))
-      ->group("Engine");
-  a.add_option("--max-prefill-chunk", e.max_prefill_chunk,
-               "Tokens of one prompt in one step (default: 256, on a GPU 2048)")
-      ->check(within(16, 1 << 16))
-      ->group("Engine");
+  add_step_sizes(a, e, 256, "Engine");
   a.add_option("--max-waiting", e.max_waiting,
                "Waiting requests of a node; one more is refused with 503")
       ->check(within(0, 1 << 20))

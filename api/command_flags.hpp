@@ -40,6 +40,7 @@ CLI::App* add_command(CLI::App& parent, const char* name, const char* help);
 void add_model(CLI::App& a, model_choice& m, bool names);
 void add_model_name(CLI::App& a, std::string& name);  // of a server's models
 void add_runner(CLI::App& a, gpu::runner_options& r);
+void add_step_sizes(CLI::App& a, actors::engine_settings& e, int most_seqs, const char* group);
 void add_url(CLI::App& a, std::string& url, std::string& key, const char* help);
 
 void add_simulate(builder& b);  // command_flags_simulate.cpp

@@ -69,18 +69,7 @@ void add_limits(CLI::App& a, simulate_config& c) {
   a.add_option("--kv-blocks", e.num_kv_blocks, "KV blocks of a node (default: the profile's)")
       ->check(within(4, 1 << 24))
       ->group("Limits");
-  a.add_option("--max-num-seqs", e.max_num_seqs,
-               "Sequences that run at once on a node (default: 64, on a GPU 256)")
-      ->check(within(1, 1024))
-      ->group("Limits");
-  a.add_option("--max-num-batched-tokens", e.max_num_batched_tokens,
-               "Tokens of one step (default: 512, on a GPU 2048)")
-      ->check(within(16, 1 << 16))
-      ->group("Limits");
-  a.add_option("--max-prefill-chunk", e.max_prefill_chunk,
-               "Tokens of one prompt in one step (default: 256, on a GPU 2048)")
-      ->check(within(16, 1 << 16))
-      ->group("Limits");
+  add_step_sizes(a, e, 1024, "Limits");
   a.add_option("--max-waiting", e.max_waiting, "Waiting requests of a node")
       ->check(within(0, 1 << 20))
       ->group("Limits");

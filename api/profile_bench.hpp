@@ -13,9 +13,9 @@ namespace troupe::api {
 
 struct profile_bench_options {
   std::uint32_t repetitions = 5;
-  std::uint32_t max_batch_tokens = 512;  // rows of one pass; the runner's
-  std::uint32_t max_decodes = 64;
-  std::uint32_t context = 1536;  // at which the cost of context is measured
+  std::uint32_t max_batch_tokens = 0;  // rows of one pass; the runner's
+  std::uint32_t max_decodes = 0;
+  std::uint32_t context = 0;  // at which the cost of context is measured
 };
 
 // All but the link's figures and names.

@@ -80,10 +80,7 @@ void planner::arrive(flight_index f) {
 }
 
 std::size_t planner::room() const {
-  const auto sized =
-      sized_for(options_.engine, options_.decode.on_gpu, options_.decode.block_tokens);
-  const std::size_t seqs = std::size_t{options_.num_decode} * sized.max_num_seqs;
-  return seqs + (seqs + 3) / 4;
+  return decode_seqs_ + (decode_seqs_ + 3) / 4;
 }
 
 void planner::admit() {
@@ -201,8 +198,8 @@ result<void> planner::build() {
     m.info.block_tokens = profile.block_tokens;
     m.info.block_bytes = profile.block_bytes;
     m.info.kv_identity = to_hex(kv_identity);
-    m.info.max_num_seqs =
-        sized_for(options_.engine, profile.on_gpu, profile.block_tokens).max_num_seqs;
+    m.info.max_num_seqs = nodes_[i].max_num_seqs;
+    if (decodes) decode_seqs_ += nodes_[i].max_num_seqs;
   }
   make_flights();
   return {};

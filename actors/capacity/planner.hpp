@@ -38,6 +38,7 @@ class planner {
     std::shared_ptr<engine::prefix_journal> journal;  // null: it keeps no prefixes
     std::unique_ptr<engine::engine> engine;
     std::vector<command> queue;
+    std::uint32_t max_num_seqs = 0;
     bool busy = false;
     std::optional<time_point> scheduled;
     std::chrono::nanoseconds computed{0};
@@ -112,6 +113,7 @@ class planner {
   std::chrono::nanoseconds message_{0}, door_{0};
   std::vector<std::byte> arena_;  // of every node: nobody writes into it
   std::vector<node> nodes_;       // decode nodes, then prefill nodes
+  std::size_t decode_seqs_ = 0;   // that run at once on all decode nodes
   std::vector<flight> flights_;
   admission_queue admission_;
   route_policy policy_;

@@ -28,7 +28,7 @@ result<void> planner::make_node(node& n, role kind, const device_profile& profil
   e.vocab_size = timed_runner::vocab_size;
   e.max_model_len = s.max_model_len > 0 ? std::min(s.max_model_len, profile.max_model_len)
                                         : profile.max_model_len;
-  e.max_num_seqs = s.max_num_seqs;
+  e.max_num_seqs = n.max_num_seqs = s.max_num_seqs;
   e.max_num_batched_tokens = s.max_num_batched_tokens;
   e.max_prefill_chunk =
       std::max(s.max_prefill_chunk / profile.block_tokens, 1u) * profile.block_tokens;
