@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(threads_for(kGroups), 1)
     for (std::uint32_t i = threadIdx.x; i < shape::query_bytes / 16; i += 128)
       reinterpret_cast<uint4*>(my_queries)[i] = make_uint4(0, 0, 0, 0);
     sync_threads(1 + group, 128);
-    rotate_token<kHead, 64>(p, item, kv_head, my_queries, fresh);
+    rotate_token<kHead, 64>(p, item, kv_head, my_queries, fresh, &barriers.rotated);
   } else {
     wait_for_previous_kernel();
     load_queries<kHead, 64>(p, item, kv_head, first_row, my_queries);

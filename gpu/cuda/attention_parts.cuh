@@ -16,8 +16,6 @@ namespace troupe::gpu::cuda {
 
 constexpr std::uint32_t copy_rows = 16;  // KV rows a copy moves: they lie in one block
 
-constexpr int new_token_barrier = 3;  // its K and V are in shared memory
-
 struct attention_parameters {
   attention_arguments a;
   std::uint32_t num_heads, num_kv_heads, group, block_tokens;
@@ -25,11 +23,6 @@ struct attention_parameters {
   bool rotates;      // with:
   rotary_arguments rotary;
 };
-
-// sync_threads of those who need not wait for the others.
-__device__ inline void arrive_threads(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
 
 __device__ inline float exp2_fast(float x) {
   float y;
@@ -93,7 +86,7 @@ __device__ inline std::uint8_t* swizzled(std::uint8_t* tile, std::uint32_t rows,
   return tile + chunk / 8 * (rows * 128) + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
 }
 
-// One of a token's K and V to its row of a tile; a warp.
+// One of a token's K and V to its row of a tile, before warp_arrive there; a warp.
 template <int kHead, int kKeys>
 __device__ inline void put_row(const __half* from, std::uint32_t row, std::uint8_t* tile) {
   const std::uint32_t c = threadIdx.x % 32;
@@ -102,22 +95,23 @@ __device__ inline void put_row(const __half* from, std::uint32_t row, std::uint8
         reinterpret_cast<const uint4*>(from)[c];
   }
   fence_async_proxy();
-  __syncwarp();
 }
 
 // In shared memory, behind the ring. Of K's stages, then of V's.
 template <int kStages>
 struct ring_barriers {
   std::uint64_t full[2 * kStages], empty[2 * kStages];
-  std::uint64_t landed[2];   // all of a tile but the new token's K, V
+  std::uint64_t rotated;     // the new token's K and V are in shared memory
+  std::uint64_t landed[2];   // all of a tile but those
   std::uint32_t is_last[2];  // of a warpgroup: it merges the parts
 
   // By one thread, before the block's threads meet. readers: who says that a stage may be filled again.
   __device__ void init(std::uint32_t readers) {
-    barrier_init(landed, 1);
-    barrier_init(landed + 1, 1);
+    barrier_init(&rotated, 4 * arrivals_of_warp);
+    barrier_init(landed, arrivals_of_warp);
+    barrier_init(landed + 1, arrivals_of_warp);
     for (int s = 0; s < 2 * kStages; ++s) {
-      barrier_init(full + s, 1);
+      barrier_init(full + s, arrivals_of_warp);
       barrier_init(empty + s, readers);
     }
     barrier_init_fence();
@@ -155,8 +149,7 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
       std::uint8_t* to =
           ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
       barrier_wait(barriers.empty + value * kStages + at.stage, at.phase ^ 1);
-      if (lane == 0) barrier_expect(bar, Shape::kv_bytes);
-      __syncwarp();
+      warp_expect(bar, Shape::kv_bytes);
       if (lane < kKeys / copy_rows) {
         const std::uint32_t row = (value == 0 ? k_row : v_row) + token % p.block_tokens;
         for (int panel = 0; panel < Shape::panels; ++panel) {
@@ -168,13 +161,13 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
   }
   if (completes) {
     const std::uint32_t last = (tiles - 1) % kStages;
-    sync_threads(new_token_barrier, 160);
+    barrier_wait(&barriers.rotated, 0);
     for (int value = 0; value < 2; ++value) {
       barrier_wait(barriers.landed + value, 0);
       put_row<kHead, kKeys>(fresh + value * kHead,
                             item.position - item.kv_begin - (tiles - 1) * kKeys,
                             ring + (value * kStages + last) * Shape::kv_bytes);
-      if (lane == 0) barrier_arrive(barriers.full + value * kStages + last);
+      warp_arrive(barriers.full + value * kStages + last);
     }
   }
   if (!waited) wait_for_previous_kernel();
@@ -203,7 +196,8 @@ __device__ inline void load_queries(const attention_parameters& p, const attenti
 // block that reads them the token's K and V to the arena and to `fresh`, [2][kHead].
 template <int kHead, int kRows>
 __device__ inline void rotate_token(const attention_parameters& p, const attention_item& item,
-                                    std::uint32_t kv_head, std::uint8_t* to, __half* fresh) {
+                                    std::uint32_t kv_head, std::uint8_t* to, __half* fresh,
+                                    std::uint64_t* rotated) {
   constexpr std::uint32_t chunks = kHead / 8;
   const rotary_arguments& r = p.rotary;
   const bool stores = item.kv_end > item.first_new;
@@ -246,7 +240,7 @@ __device__ inline void rotate_token(const attention_parameters& p, const attenti
       });
     }
   }
-  if (stores) arrive_threads(new_token_barrier, 160);  // and go on
+  if (stores) warp_arrive(rotated);
 }
 
 // Where the parts of a row of an item are; row: token * group + head of the group.

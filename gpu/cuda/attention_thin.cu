@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
   auto* fresh = reinterpret_cast<__half*>(queries + shape::query_bytes);
   auto& barriers =
       *reinterpret_cast<ring_barriers<stages>*>(queries + shape::query_bytes + shape::new_bytes);
-  if (threadIdx.x == 0) barriers.init(warps);
+  if (threadIdx.x == 0) barriers.init(warps * arrivals_of_warp);
   __syncthreads();
   let_next_kernel_start();
 
@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
     for (std::uint32_t i = threadIdx.x; i < shape::query_bytes / 16; i += warps * 32)
       reinterpret_cast<uint4*>(queries)[i] = make_uint4(0, 0, 0, 0);
     sync_threads(1, warps * 32);
-    rotate_token<kHead, rows>(p, item, kv_head, queries, fresh);
+    rotate_token<kHead, rows>(p, item, kv_head, queries, fresh, &barriers.rotated);
   } else {
     wait_for_previous_kernel();
     load_queries<kHead, rows>(p, item, kv_head, 0, queries);
@@ -183,8 +183,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
     float scores[4], rescale[2];
     barrier_wait(barriers.full + at.stage, at.phase);
     results.multiply_keys(ring + at.stage * shape::kv_bytes, first_key, scores);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(barriers.empty + at.stage);
+    warp_arrive(barriers.empty + at.stage);
     const std::uint32_t first = item.kv_begin + t * keys + first_key;
     if (first + keys_a_warp > unmasked) {
 #pragma unroll
@@ -196,8 +195,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
     results.rescale(rescale);
     barrier_wait(barriers.full + stages + at.stage, at.phase);
     results.multiply_values(ring + (stages + at.stage) * shape::kv_bytes, first_key, scores, keep);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(barriers.empty + stages + at.stage);
+    warp_arrive(barriers.empty + stages + at.stage);
   }
   results.softmax.finish();
 

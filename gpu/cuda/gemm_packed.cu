@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(threads_of(kGroups, kWidth))
   auto* full = reinterpret_cast<std::uint64_t*>(shared + ring_bytes);
   if (threadIdx.x < most_stages) {
     barrier_init(full + threadIdx.x, kPaced ? 2 : 1);  // weights, activations
-    barrier_init(full + most_stages + threadIdx.x, kGroups * 4);
+    barrier_init(full + most_stages + threadIdx.x, kGroups * 4 * arrivals_of_warp);
     barrier_init(full + 2 * most_stages + threadIdx.x, 1);
     barrier_init_fence();
   }

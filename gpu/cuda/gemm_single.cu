@@ -112,8 +112,7 @@ __device__ __forceinline__ void consume(float (&sum)[2], const single_ring& ring
     multiply_unit<kFormat, kPairStep>(sum, stage + band_quants_at(kFormat, 0, band),
                                       stage + band_scales_at(kFormat, band),
                                       group_operands(row, g, scales), scales);
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + at.stage);
+    warp_arrive(ring.empty + at.stage);
   }
   add_lanes_of_row(sum);
 }
@@ -142,8 +141,8 @@ __global__ void __launch_bounds__(160)
   const single_inputs inputs(shared, p, groups);
   if (threadIdx.x < most_stages) {
     barrier_init(full + threadIdx.x, 1);
-    barrier_init(full + most_stages + threadIdx.x, 4);
-    if (threadIdx.x == 0) barrier_init(inputs.landed, 4);
+    barrier_init(full + most_stages + threadIdx.x, 4 * arrivals_of_warp);
+    if (threadIdx.x == 0) barrier_init(inputs.landed, 4 * arrivals_of_warp);
     barrier_init_fence();
   }
   const packed_row source = find_row(weights, tile, p.groups * 4);
@@ -171,8 +170,7 @@ __global__ void __launch_bounds__(160)
   float squares = 0.0f;
   for (std::uint32_t i = threadIdx.x; i < p.norm.parts; i += 128) squares += p.norm.squares[i];
   load_row(p, inputs.row, first, groups, threadIdx.x, 128);
-  __syncwarp();
-  if (threadIdx.x % 32 == 0) barrier_arrive(inputs.landed);
+  warp_arrive(inputs.landed);
   sync_threads(1, 128);
   float sum[2] = {};
   with_k_quant([&]<packed_format kFormat>() {

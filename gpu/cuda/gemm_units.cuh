@@ -162,8 +162,7 @@ __device__ __forceinline__ void consume_packed_by_warps(float (&sum)[kWidth / 2]
         }
       }
     }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(ring.empty + at.stage);
+    warp_arrive(ring.empty + at.stage);
   }
 }
 
@@ -211,8 +210,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
         wgmma_wait<1>();  // the tile before: `second`, and its stage, are free
         const bool reads_previous = turn > 0 && !lane_scales<kFormat>::in_registers;
         const auto free_previous = [&] {
-          __syncwarp();
-          if ((turn > 0 || done > 0) && lane == 0) barrier_arrive(ring.empty + previous);
+          warp_arrive(ring.empty + previous, turn > 0 || done > 0);
         };
         if (!reads_previous) free_previous();
         // An odd last tile is multiplied with zeros behind it: that changes no bit of the sum.
@@ -232,8 +230,7 @@ __device__ __forceinline__ void consume_packed(float (&sum)[kWidth / 2],
     }
     wgmma_wait<0>();
     hold(sum);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(ring.empty + previous);
+    warp_arrive(ring.empty + previous);
   }
 }
 

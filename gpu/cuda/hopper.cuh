@@ -28,7 +28,19 @@ __device__ inline void barrier_init_fence() {
 __device__ inline void barrier_arrive(std::uint64_t* bar) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(bar)) : "memory");
 }
-// The same barrier of block `block` of the cluster.
+// A warp is done with what `bar` guards, which counts arrivals_of_warp for each: one lane arrives, behind the others' accesses, which
+// __syncwarp orders before it (PTX ISA, "Memory Consistency Model": causality is transitive). compute-sanitizer's racecheck follows
+// arriving threads only: for it (TROUPE_CUDA_RACECHECK) all of them do.
+#ifdef TROUPE_CUDA_RACECHECK
+constexpr std::uint32_t arrivals_of_warp = 32;
+#else
+constexpr std::uint32_t arrivals_of_warp = 1;
+#endif
+__device__ __forceinline__ void warp_arrive(std::uint64_t* bar, bool at_all = true) {
+  __syncwarp();
+  if (at_all && threadIdx.x % 32 < arrivals_of_warp) barrier_arrive(bar);
+}
+// barrier_arrive at the same barrier of block `block` of the cluster.
 __device__ inline void barrier_arrive_at(std::uint64_t* bar, std::uint32_t block) {
   asm volatile(
       "{\n.reg .b32 there;\n"
@@ -41,6 +53,15 @@ __device__ inline void barrier_expect(std::uint64_t* bar, std::uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(bar)),
                "r"(bytes)
                : "memory");
+}
+// barrier_expect by a warp, at a barrier that counts arrivals_of_warp for it; what it then copies comes behind it.
+__device__ __forceinline__ void warp_expect(std::uint64_t* bar, std::uint32_t bytes) {
+  const std::uint32_t lane = threadIdx.x % 32;
+  if (lane == 0)
+    barrier_expect(bar, bytes);
+  else if (lane < arrivals_of_warp)
+    barrier_arrive(bar);
+  __syncwarp();
 }
 __device__ inline void barrier_wait(std::uint64_t* bar, std::uint32_t phase) {
   asm volatile(
