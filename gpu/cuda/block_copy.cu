@@ -215,6 +215,11 @@ result<void> run_summed(std::span<const block_copy> blocks, std::size_t bytes, c
 
 }  // namespace
 
+result<void> prepare_block_copy() {
+  return load_kernels("preparing copies of blocks", copy_kernel<true, false>,
+                      copy_kernel<true, true>, copy_kernel<false, true>);
+}
+
 result<copy_scratch> copy_scratch::make() {
   copy_scratch made;
   TROUPE_TRY(made.parts, device_buffer<std::uint64_t>::make(scratch_units * parts_per_unit * 8,

@@ -41,6 +41,9 @@ struct copy_scratch {
   std::uint32_t turn = 0, started = 0;
 };
 
+// Once a device.
+result<void> prepare_block_copy();
+
 // Whole blocks of `bytes` each, fence included. REQUIRES: addresses and bytes multiples of 16, at most max_summed_blocks.
 result<void> copy_blocks(std::span<const block_copy> blocks, std::size_t bytes, copy_grid grid,
                          cudaStream_t stream);

@@ -104,6 +104,10 @@ void check_payload(std::size_t bytes) {
 
 }  // namespace
 
+result<void> prepare_block_sums() {
+  return load_kernels("preparing sums of blocks", sum_kernel, seal_kernel, mark_kernel);
+}
+
 result<void> sum_blocks(std::span<const std::byte* const> blocks, std::size_t payload_bytes,
                         block_sum* out, cudaStream_t stream) {
   check_payload(payload_bytes);

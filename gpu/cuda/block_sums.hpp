@@ -18,6 +18,9 @@ namespace troupe::gpu::cuda {
 inline constexpr std::size_t max_summed_blocks = 48;  // of one launch
 inline constexpr std::size_t max_invalidated_blocks = 256;
 
+// Once a device.
+result<void> prepare_block_sums();
+
 // What a block's payload sums up to, and the 64 bytes after it.
 struct block_sum {
   std::uint64_t sum;

@@ -80,6 +80,7 @@ class gpu_memory_impl final : public gpu_memory {
   result<void> seal(std::span<const transport::seal_order> orders) override;
   result<std::span<std::byte>> allocate(std::size_t bytes, const char* purpose) override;
   result<void> wait_for_fences(cudaStream_t stream) override;
+  bool is_mapping() const override { return mapping_ > 0; }
 
  private:
   result<void> use() const { return checked(cudaSetDevice(device_.index), "choosing the GPU"); }
@@ -101,6 +102,7 @@ class gpu_memory_impl final : public gpu_memory {
   std::vector<owned_memory> owned_;
   std::map<const std::byte*, owned_memory> opened_own_;  // keeps it while it is read
   std::vector<const std::byte*> opened_;                 // by IPC
+  std::atomic<int> mapping_ = 0;
   std::vector<std::span<std::byte>> pinned_;
   std::chrono::steady_clock::time_point last_poll_;
   std::vector<std::byte*> marks_;
@@ -109,6 +111,8 @@ class gpu_memory_impl final : public gpu_memory {
 
 result<void> gpu_memory_impl::start() {
   TROUPE_CHECK(use());
+  TROUPE_CHECK(prepare_block_sums());
+  TROUPE_CHECK(prepare_block_copy());
   cudaDeviceProp properties{};
   TROUPE_CHECK(
       checked(cudaGetDeviceProperties(&properties, device_.index), "asking for the GPU's name"));
@@ -201,8 +205,10 @@ result<const std::byte*> gpu_memory_impl::open(std::string_view name, std::size_
   TROUPE_CHECK(use());
   if (form.process == static_cast<std::int32_t>(::getpid())) return open_own(form);
   void* opened = nullptr;
-  if (auto code = cudaIpcOpenMemHandle(&opened, form.handle, cudaIpcMemLazyEnablePeerAccess);
-      code != cudaSuccess) {
+  ++mapping_;
+  const auto code = cudaIpcOpenMemHandle(&opened, form.handle, cudaIpcMemLazyEnablePeerAccess);
+  --mapping_;
+  if (code != cudaSuccess) {
     cudaGetLastError();
     return fail(ec::unsupported,
                 std::string("cannot open the peer's GPU memory (a GPU that this process does not "
@@ -220,7 +226,10 @@ void gpu_memory_impl::close(const std::byte* opened) {
   const auto at = std::find(opened_.begin(), opened_.end(), opened);
   if (at == opened_.end()) return;
   opened_.erase(at);
-  if (auto code = cudaIpcCloseMemHandle(const_cast<std::byte*>(opened)); code != cudaSuccess) {
+  ++mapping_;
+  const auto code = cudaIpcCloseMemHandle(const_cast<std::byte*>(opened));
+  --mapping_;
+  if (code != cudaSuccess) {
     cudaGetLastError();
     spdlog::debug("closing a peer's GPU memory: {}", cudaGetErrorString(code));
   }

@@ -41,6 +41,9 @@ class gpu_memory : public transport::device_memory {
   virtual result<std::span<std::byte>> allocate(std::size_t bytes, const char* purpose) = 0;
   // What the stream does from here on comes after every invalidation and copy_here asked for so far.
   virtual result<void> wait_for_fences(cudaStream_t stream) = 0;
+  // Another thread opens or closes a peer's memory now, for as long as 7 ms a GB: what allocates, a graph's making too, waits for it.
+  // Any thread.
+  virtual bool is_mapping() const = 0;
 };
 
 }  // namespace troupe::gpu::cuda

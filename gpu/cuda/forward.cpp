@@ -40,6 +40,8 @@ result<forward_pass> forward_pass::make(const model::model_config& config, devic
   pass.planning_.exact = limits.exact;
   TROUPE_CHECK(prepare_gemm());
   TROUPE_CHECK(prepare_attention());
+  TROUPE_CHECK(prepare_rows());
+  TROUPE_CHECK(prepare_unpack());
   // Where no batch has so many rows, the memory is better spent on KV.
   const auto unpacks = [&](const weight_matrix& w) { return pass.unpacks(w, limits.rows); };
   if (std::none_of(pass.weights_.layers.begin(), pass.weights_.layers.end(), [&](const auto& l) {
@@ -199,9 +201,7 @@ result<void> forward_pass::upload(const step_plan& plan, const forward_shape& sh
   copy_to(plan.gather, host.gather, 0, 0u);
   std::copy(plan.items.begin(), plan.items.end(), host.items);
   std::copy(plan.block_tables.begin(), plan.block_tables.end(), host.block_tables);
-  return checked(
-      cudaMemcpyAsync(step_.data(), step_host_.data(), bytes, cudaMemcpyHostToDevice, stream),
-      "sending a batch");
+  return take_from_host(step_host_.data(), step_.data(), bytes, stream);
 }
 
 // Parts of the reduced dimension: enough blocks to keep every multiprocessor's copy engine busy. Exactness wants one

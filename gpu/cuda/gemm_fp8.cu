@@ -277,6 +277,8 @@ result<void> prepare_fp8() {
   TROUPE_CHECK((prepare<256, 1>()));
   TROUPE_CHECK((prepare<256, 2>()));
   TROUPE_CHECK((prepare<128, 1>()));
+  TROUPE_CHECK(load_kernels("preparing quantize_rows", quantize_rows_kernel<1>,
+                            quantize_rows_kernel<4>, quantize_rows_kernel<8>));
   return prepare<128, 2>();
 }
 

@@ -41,7 +41,17 @@ result<void> launch(const char* name, void (*kernel)(Parameters...), const launc
   return checked(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), name);
 }
 
-// Kernels that take more than 48 KiB must say so once a device.
+// CUDA loads a kernel when it is first used, and then waits for what else it does for the process: for 0.2 s while a peer's memory is
+// opened (60 GB). So a device loads what requests need when it starts.
+template <class... Kernels>
+result<void> load_kernels(const char* name, Kernels*... kernels) {
+  cudaFuncAttributes ignored{};
+  result<void> done;
+  ((done = done ? checked(cudaFuncGetAttributes(&ignored, kernels), name) : done), ...);
+  return done;
+}
+
+// Kernels that take more than 48 KiB must say so once a device; it loads them, too.
 template <class Kernel>
 result<void> allow_shared_memory(Kernel* kernel, std::size_t bytes, const char* name) {
   return checked(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

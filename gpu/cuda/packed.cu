@@ -274,6 +274,10 @@ result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t co
                 placement);
 }
 
+result<void> prepare_unpack() {
+  return load_kernels("preparing unpack", unpack_kernel);
+}
+
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
                     __nv_bfloat16* to, bool early, cudaStream_t stream) {
   return launch("unpack", unpack_kernel, {dim3(columns / 64, (rows + 63) / 64), dim3(128), 0},

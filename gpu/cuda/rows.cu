@@ -1,5 +1,7 @@
 #include "gpu/cuda/rows.hpp"
 
+#include <algorithm>
+
 #include "gpu/cuda/bf16_tiles.hpp"
 #include "gpu/cuda/f8.cuh"
 #include "gpu/cuda/hopper.cuh"
@@ -248,7 +250,24 @@ __global__ void __launch_bounds__(leave_threads)
   if (i < count) to[i] = from[i];
 }
 
+constexpr std::uint32_t take_threads = 256, most_take_blocks = 128;
+
+__global__ void __launch_bounds__(take_threads)
+    take_kernel(const std::uint8_t* from, std::uint8_t* to, std::uint64_t bytes) {
+  const std::uint64_t first = blockIdx.x * take_threads + threadIdx.x, pieces = bytes / 16;
+  for (std::uint64_t i = first; i < pieces; i += gridDim.x * take_threads)
+    reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(from)[i];
+  if (first < bytes % 16) to[16 * pieces + first] = from[16 * pieces + first];
+}
+
 }  // namespace
+
+result<void> prepare_rows() {
+  return load_kernels("preparing rows", embed_row_kernel, embed_kernel, norm_kernel<1, true>,
+                      norm_kernel<1, false>, norm_kernel<norm_chunks / 2, true>,
+                      norm_kernel<norm_chunks / 2, false>, rotary_interleaved_kernel, rotary_kernel,
+                      argmax_kernel, leave_kernel, take_kernel);
+}
 
 result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream) {
   if (a.normed != nullptr) {
@@ -304,6 +323,18 @@ result<void> leave_to_host(const unsigned long long* from, unsigned long long* t
   return launch("leave_to_host", leave_kernel,
                 {dim3((count + leave_threads - 1) / leave_threads), dim3(leave_threads), 0}, stream,
                 true, from, to, count);
+}
+
+result<void> take_from_host(const void* from, void* to, std::size_t bytes, cudaStream_t stream) {
+  if (bytes == 0) return {};
+  TROUPE_ASSERT(reinterpret_cast<std::uintptr_t>(from) % 16 == 0 &&
+                reinterpret_cast<std::uintptr_t>(to) % 16 == 0);
+  const std::size_t blocks = (bytes / 16 + take_threads - 1) / take_threads;
+  return launch("take_from_host", take_kernel,
+                {dim3(static_cast<unsigned>(std::clamp<std::size_t>(blocks, 1, most_take_blocks))),
+                 dim3(take_threads), 0},
+                stream, false, static_cast<const std::uint8_t*>(from),
+                static_cast<std::uint8_t*>(to), std::uint64_t{bytes});
 }
 
 }  // namespace troupe::gpu::cuda

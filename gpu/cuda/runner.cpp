@@ -212,6 +212,7 @@ result<void> cuda_runner::run_graph(const forward_shape& shape) {
   const graph_key key{shape.rows, round.items, shape.single, round.tile};
   auto found = graphs_.find(key);
   if (found == graphs_.end()) {
+    if (memory_->is_mapping()) return pass_->enqueue(shape, stream_);
     if (graphs_.size() >= max_graphs) drop_graphs();
     TROUPE_TRY(const cudaGraphExec_t graph, capture(shape));
     found = graphs_.emplace(key, graph).first;

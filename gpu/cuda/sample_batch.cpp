@@ -34,6 +34,7 @@ sampling_task make_task(const row_sampling& r) {
 
 result<sample_batch> sample_batch::make(std::uint32_t most_rows, std::uint32_t vocab,
                                         std::uint32_t multiprocessors) {
+  TROUPE_CHECK(prepare_sampling());
   sample_batch b;
   b.vocab_ = vocab;
   b.multiprocessors_ = multiprocessors;
@@ -105,15 +106,12 @@ result<void> sample_batch::upload(std::span<const row_sampling> rows, cudaStream
     tasks_host_.data()[num_tasks_++] = t;
     task_rows_.push_back(i);
   }
-  const auto send = [&](void* to, const void* from, std::size_t bytes) -> result<void> {
-    if (bytes == 0) return {};
-    return checked(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream),
-                   "sending what to sample");
-  };
-  TROUPE_CHECK(send(tasks_.data(), tasks_host_.data(), num_tasks_ * sizeof(sampling_task)));
-  TROUPE_CHECK(send(masks_.data(), masks_host_.data(),
-                    known_masks_.size() * mask_words(vocab_) * sizeof(std::uint64_t)));
-  return send(edits_.data(), edits_host_.data(), first_edit * sizeof(logit_edit));
+  TROUPE_CHECK(take_from_host(tasks_host_.data(), tasks_.data(), num_tasks_ * sizeof(sampling_task),
+                              stream));
+  TROUPE_CHECK(take_from_host(masks_host_.data(), masks_.data(),
+                              known_masks_.size() * mask_words(vocab_) * sizeof(std::uint64_t),
+                              stream));
+  return take_from_host(edits_host_.data(), edits_.data(), first_edit * sizeof(logit_edit), stream);
 }
 
 result<void> sample_batch::enqueue(std::uint32_t first, std::uint32_t count, float* logits,

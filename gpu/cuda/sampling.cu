@@ -457,6 +457,10 @@ __global__ void __launch_bounds__(threads) sample_kernel(const sampling_argument
 
 }  // namespace
 
+result<void> prepare_sampling() {
+  return load_kernels("preparing sampling", sample_kernel);
+}
+
 result<void> sample_rows(const sampling_arguments& a, cudaStream_t stream) {
   // As many blocks a row as fill the card once.
   u32 blocks = most_blocks;

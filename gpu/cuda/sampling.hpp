@@ -45,5 +45,7 @@ struct sampling_arguments {
   row_sample* samples;
 };
 result<void> sample_rows(const sampling_arguments& a, cudaStream_t stream);
+// Once a device.
+result<void> prepare_sampling();
 
 }  // namespace troupe::gpu::cuda

@@ -256,5 +256,20 @@ TEST_F(rows_test, keys_are_left_in_the_hosts_memory) {
   }
 }
 
+TEST_F(rows_test, plans_are_taken_from_the_hosts_memory) {
+  constexpr std::size_t most = (2u << 20) + 13;
+  const auto from = std::move(pinned_buffer<std::uint8_t>::make(most, "a test").value());
+  for (std::size_t i = 0; i < most; ++i) from.data()[i] = static_cast<std::uint8_t>(i % 251 + 1);
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{4}, std::size_t{16},
+                                  std::size_t{4095}, std::size_t{70000}, most}) {
+    const device_array<std::uint8_t> to(std::vector<std::uint8_t>(most + 1));
+    require(take_from_host(from.data(), to.data(), bytes, stream));
+    ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
+    const auto got = to.fetch();
+    for (std::size_t i = 0; i <= most; ++i)
+      ASSERT_EQ(got[i], i < bytes ? from.data()[i] : 0) << i << " of " << bytes;
+  }
+}
+
 }  // namespace
 }  // namespace troupe::gpu::cuda
