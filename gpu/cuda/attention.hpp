@@ -62,6 +62,7 @@ struct attention_arguments {
   float2* partial_softmax;            // [partial rows][num_heads]: maximum (base 2 exponent), sum
   std::uint32_t* counters;            // zero before and after
   std::uint32_t layer = 0;
+  bool has_parts = true;  // whether some item may have parts > 1
   // If every item is one token: its q, k and v are taken from here, and K and V stored, instead of from `queries` and the
   // arena. A row's slot must be there. The wide tile does not do it.
   const rotary_arguments* rotary = nullptr;

@@ -46,6 +46,7 @@ void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& 
   }
   round.items += parts;
   if (parts == 1) return;
+  round.has_parts = true;
   ++counters;
   partial_row += parts * p.tokens;
 }
@@ -84,7 +85,7 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
   }
   std::uint32_t partial_row = 0;
   const auto open = [&] {
-    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0});
+    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0, false});
     partial_row = 0;
   };
   const auto close = [&] {

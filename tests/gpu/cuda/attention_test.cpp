@@ -94,6 +94,7 @@ class attention_test : public gpu_test {
       a.partial_softmax = softmax.data();
       a.counters = counters.data();
       a.layer = 1;
+      a.has_parts = round.has_parts;
       require(attend(s.shape, s.layout, map, round.tile, round.items + (with_padding ? 3 : 0), a,
                      false, stream));
       ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));

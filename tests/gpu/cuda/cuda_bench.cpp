@@ -225,6 +225,7 @@ void bench_one_attention(const char* what,
                         counts.data(),  tables.data(),   partial.data(),
                         softmax.data(), counters.data(), 0};
   const auto& round = plan.rounds[0];
+  a.has_parts = round.has_parts;
   const double us = time_us(
       [&] {
         need(attend(options.shape, layout, map, round.tile, round.items, a, true,
