@@ -204,6 +204,7 @@ result<void> attend(const attention_shape& shape, const kv_layout& layout, const
   const std::uint32_t blocks = grid_items * shape.num_kv_heads;
   if (tile == attention_tile::thin)
     return attend_thin(shape.head_dim, arena, blocks, p, early, stream);
+  // Few tokens behind a long context are in parts; those go by the kernel here, which merges them.
   if (tile == attention_tile::wide && !arguments.has_parts)
     return attend_wide(shape.head_dim, arena, grid_items, p, early, stream);
   if (shape.head_dim == 64) {

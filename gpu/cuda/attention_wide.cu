@@ -12,7 +12,7 @@ namespace {
 constexpr int groups = 2, keys = 128, stages = 3;
 constexpr std::uint32_t pair_blocks = 2;
 constexpr std::uint32_t threads =
-    groups * 128 + 128;  // and a warpgroup that feeds, whose registers they take over
+    groups * 128 + 128;          // and a warpgroup that feeds, whose registers they take over
 constexpr int turn_barrier = 4;  // of the first warpgroup; the second's is the next
 
 template <int kHead>
@@ -66,8 +66,7 @@ struct query_registers {
 #pragma unroll
     for (std::uint32_t k = 0; k < count; ++k) {
       const std::uint32_t i = threadIdx.x % 128 + 128 * k;
-      values[k] =
-          query_chunk<kHead>(p, w.item, w.kv_head, first_row + i / chunks, i % chunks);
+      values[k] = query_chunk<kHead>(p, w.item, w.kv_head, first_row + i / chunks, i % chunks);
     }
   }
   __device__ void store(std::uint8_t* to) const {

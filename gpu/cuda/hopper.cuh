@@ -30,7 +30,7 @@ __device__ inline void barrier_arrive(std::uint64_t* bar) {
 }
 // A warp is done with what `bar` guards, which counts arrivals_of_warp for each: one lane arrives, behind the others' accesses, which
 // __syncwarp orders before it (PTX ISA, "Memory Consistency Model": causality is transitive). compute-sanitizer's racecheck follows
-// arriving threads only: for it (TROUPE_CUDA_RACECHECK) all of them do.
+// arriving threads only: for it (TROUPE_CUDA_RACECHECK) all of them do. Not at all without at_all, but the warp meets.
 #ifdef TROUPE_CUDA_RACECHECK
 constexpr std::uint32_t arrivals_of_warp = 32;
 #else
