@@ -66,6 +66,8 @@ class attention_test : public gpu_test {
     step_plan plan;
     plan.build({rows}, options);
     tile = plan.rounds.back().tile;
+    has_parts = plan.rounds.back().has_parts;
+    num_items = plan.items.size();
     const device_array<__half> arena(s.arena), queries(s.queries);
     const device_array<attention_item> items(plan.items);
     const device_array<std::uint32_t> tables(plan.block_tables);
@@ -105,6 +107,8 @@ class attention_test : public gpu_test {
   }
 
   attention_tile tile{};  // of the last run's last round
+  bool has_parts = false;
+  std::size_t num_items = 0;
 
   static std::vector<double> reference(const scene& s, std::size_t row, std::uint32_t head) {
     const auto [sequence, position] = s.rows[row];
@@ -182,6 +186,25 @@ TEST_F(attention_test, long_contexts_are_split_and_merged) {
   scene s = make_scene(options.shape, sequences);
   run(s, sequences, options, true);
   EXPECT_LT(error_of(s, 48), 4e-3);
+}
+
+TEST_F(attention_test, prompts_of_many_items_and_parts_equal_double_reference) {
+  plan_options options;
+  options.shape = {16, 2, 128};
+  // More pairs of items than multiprocessors, some of two sequences; then few tokens behind a long context.
+  for (const bool parts : {false, true}) {
+    const std::vector<sequence_case> sequences =
+        parts ? std::vector<sequence_case>{{3000, 100}}
+              : std::vector<sequence_case>{{0, 3000}, {700, 1490}, {0, 100}};
+    scene s = make_scene(options.shape, sequences);
+    run(s, sequences, options, true);
+    ASSERT_EQ(tile, attention_tile::wide);
+    ASSERT_EQ(has_parts, parts);
+    ASSERT_TRUE(parts || num_items > 2 * options.multiprocessors);
+    for (const auto v : s.output)
+      ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
+    EXPECT_LT(error_of(s, 150), 4e-3) << (parts ? "in parts" : "whole");
+  }
 }
 
 TEST_F(attention_test, few_rows_of_every_sequence_equal_double_reference) {
