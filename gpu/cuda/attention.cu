@@ -171,6 +171,11 @@ result<void> prepare() {
 
 }  // namespace
 
+attention_tuning& tuning_of_attention() {
+  static attention_tuning tuning;
+  return tuning;
+}
+
 result<void> prepare_attention() {
   TROUPE_CHECK(prepare_thin_attention());
   TROUPE_CHECK(prepare_wide_attention());
@@ -205,7 +210,7 @@ result<void> attend(const attention_shape& shape, const kv_layout& layout, const
   if (tile == attention_tile::thin)
     return attend_thin(shape.head_dim, arena, blocks, p, early, stream);
   // Few tokens behind a long context are in parts; those go by the kernel here, which merges them.
-  if (tile == attention_tile::wide && !arguments.has_parts)
+  if (tile == attention_tile::wide && !arguments.has_parts && tuning_of_attention().pairs)
     return attend_wide(shape.head_dim, arena, grid_items, p, early, stream);
   if (shape.head_dim == 64) {
     return tile == attention_tile::wide ? run<64, 2, 128, 2>(arena, blocks, p, early, stream)

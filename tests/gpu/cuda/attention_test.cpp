@@ -162,7 +162,9 @@ TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
   const std::vector<sequence_case> sequences = {{0, 300}, {0, 1},   {1, 1},    {1000, 1}, {127, 1},
                                                 {128, 1}, {500, 9}, {65, 190}, {63, 2}};
   for (const attention_shape& shape : shapes) {
-    for (const bool exact : {false, true}) {
+    for (const auto& [exact, pairs] :
+         {std::pair{false, false}, std::pair{false, true}, std::pair{true, false}}) {
+      tuning_of_attention().pairs = pairs;
       plan_options options;
       options.shape = shape;
       options.exact = exact;
@@ -174,9 +176,10 @@ TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
         ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
       EXPECT_LT(error_of(s, 150), 4e-3)
           << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
-          << shape.head_dim << (exact ? ", exact" : "");
+          << shape.head_dim << (exact ? ", exact" : "") << (pairs ? ", pairs" : "");
     }
   }
+  tuning_of_attention() = {};
 }
 
 TEST_F(attention_test, long_contexts_are_split_and_merged) {
@@ -191,8 +194,10 @@ TEST_F(attention_test, long_contexts_are_split_and_merged) {
 TEST_F(attention_test, prompts_of_many_items_and_parts_equal_double_reference) {
   plan_options options;
   options.shape = {16, 2, 128};
-  // More pairs of items than multiprocessors, some of two sequences; then few tokens behind a long context.
-  for (const bool parts : {false, true}) {
+  // More pairs of items than multiprocessors, some of two sequences, by both kernels; then few tokens behind a long context.
+  for (const auto& [parts, pairs] :
+       {std::pair{false, false}, std::pair{false, true}, std::pair{true, false}}) {
+    tuning_of_attention().pairs = pairs;
     const std::vector<sequence_case> sequences =
         parts ? std::vector<sequence_case>{{3000, 100}}
               : std::vector<sequence_case>{{0, 3000}, {700, 1490}, {0, 100}};
@@ -203,8 +208,9 @@ TEST_F(attention_test, prompts_of_many_items_and_parts_equal_double_reference) {
     ASSERT_TRUE(parts || num_items > 2 * options.multiprocessors);
     for (const auto v : s.output)
       ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
-    EXPECT_LT(error_of(s, 150), 4e-3) << (parts ? "in parts" : "whole");
+    EXPECT_LT(error_of(s, 150), 4e-3) << (parts ? "in parts" : "whole") << (pairs ? ", pairs" : "");
   }
+  tuning_of_attention() = {};
 }
 
 TEST_F(attention_test, few_rows_of_every_sequence_equal_double_reference) {
