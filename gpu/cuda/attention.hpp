@@ -62,7 +62,6 @@ struct attention_arguments {
   float2* partial_softmax;            // [partial rows][num_heads]: maximum (base 2 exponent), sum
   std::uint32_t* counters;            // zero before and after
   std::uint32_t layer = 0;
-  bool has_parts = true;  // whether some item may have parts > 1
   // If every item is one token: its q, k and v are taken from here, and K and V stored, instead of from `queries` and the
   // arena. A row's slot must be there. The wide tile does not do it.
   const rotary_arguments* rotary = nullptr;
@@ -72,13 +71,6 @@ struct attention_arguments {
 result<void> attend(const attention_shape& shape, const kv_layout& layout, const CUtensorMap& arena,
                     attention_tile tile, std::uint32_t grid_items,
                     const attention_arguments& arguments, bool early, cudaStream_t stream);
-
-// Whether prompts without parts go by pairs of blocks (attention_wide.cu), 7 to 11 % faster. Not yet the product's: of more than three
-// tiles of keys, 384, its results have not been compared with the reference. Figures and tests change it, before anything runs.
-struct attention_tuning {
-  bool pairs = false;
-};
-attention_tuning& tuning_of_attention();
 
 // Once a device.
 result<void> prepare_attention();

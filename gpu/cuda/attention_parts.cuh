@@ -118,26 +118,19 @@ struct ring_barriers {
   }
 };
 
-// Which of a tile's copies a block makes, one a lane, and for whom.
-struct kv_share {
-  std::uint32_t first_lane, lanes;
-  bool for_pair;  // also for the other block of its cluster, which makes the other copies for both
-};
-
 // KV of earlier steps is there already and is fetched while the kernels before still run. fresh: where the block's other threads
 // leave the K and V of a token that is rotated here; it comes to its row once the copy engine has brought the others.
 template <class Shape, int kHead, int kKeys, int kStages>
 __device__ inline void feed(const CUtensorMap& arena, const attention_parameters& p,
                             const attention_item& item, std::uint32_t kv_head, std::uint32_t tiles,
                             std::uint8_t* ring, const __half* fresh,
-                            ring_barriers<kStages>& barriers, ring_position<kStages>& at,
-                            const kv_share& share = {0, kKeys / copy_rows, false}) {
+                            ring_barriers<kStages>& barriers) {
   const std::uint32_t lane = threadIdx.x % 32;
   const std::uint32_t last_chunk = (item.kv_end - 1) / copy_rows;
   const std::uint32_t k_row = (p.a.layer * 2 * p.num_kv_heads + kv_head) * p.block_tokens;
   const std::uint32_t v_row = k_row + p.num_kv_heads * p.block_tokens;
-  const bool completes = p.rotates && item.kv_end > item.first_new,
-             copies = lane - share.first_lane < share.lanes;
+  ring_position<kStages> at;
+  const bool completes = p.rotates && item.kv_end > item.first_new;
   bool waited = false;
   for (std::uint32_t t = 0; t < tiles; ++t, at.advance()) {
     if (!waited && !p.rotates && item.kv_begin + (t + 1) * kKeys > item.first_new) {
@@ -147,7 +140,8 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
     // Chunks past the end repeat the last one: masked, but finite, for 0 * NaN is NaN.
     const std::uint32_t chunk = min((item.kv_begin + t * kKeys) / copy_rows + lane, last_chunk);
     const std::uint32_t token = chunk * copy_rows;
-    const std::uint32_t block = copies ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
+    const std::uint32_t block =
+        lane < kKeys / copy_rows ? p.a.block_tables[item.table + token / p.block_tokens] : 0;
 #pragma unroll
     for (int value = 0; value < 2; ++value) {
       std::uint64_t* bar = completes && t + 1 == tiles ? barriers.landed + value
@@ -156,16 +150,11 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
           ring + (value * kStages + at.stage) * Shape::kv_bytes + lane * copy_rows * 128;
       barrier_wait(barriers.empty + value * kStages + at.stage, at.phase ^ 1);
       warp_expect(bar, Shape::kv_bytes);
-      if (copies) {
+      if (lane < kKeys / copy_rows) {
         const std::uint32_t row = (value == 0 ? k_row : v_row) + token % p.block_tokens;
         for (int panel = 0; panel < Shape::panels; ++panel) {
-          if (share.for_pair) {
-            copy_tile_3d_to(3, to + panel * kKeys * 128, &arena, bar, panel * 64,
-                            static_cast<int>(row), static_cast<int>(block));
-          } else {
-            copy_tile_3d(to + panel * kKeys * 128, &arena, bar, panel * 64, static_cast<int>(row),
-                         static_cast<int>(block));
-          }
+          copy_tile_3d(to + panel * kKeys * 128, &arena, bar, panel * 64, static_cast<int>(row),
+                       static_cast<int>(block));
         }
       }
     }
@@ -184,17 +173,7 @@ __device__ inline void feed(const CUtensorMap& arena, const attention_parameters
   if (!waited) wait_for_previous_kernel();
 }
 
-// 16 bytes of a packed row of queries, zero past the item's end.
-template <int kHead>
-__device__ inline uint4 query_chunk(const attention_parameters& p, const attention_item& item,
-                                    std::uint32_t kv_head, std::uint32_t row, std::uint32_t c) {
-  const std::uint32_t token = row / p.group, head = kv_head * p.group + row % p.group;
-  if (token >= item.tokens) return make_uint4(0, 0, 0, 0);
-  return *reinterpret_cast<const uint4*>(
-      p.a.queries + (std::size_t{item.row + token} * p.num_heads + head) * kHead + c * 8);
-}
-
-// Packed rows [first_row, + kRows) of the queries, under the swizzle. By 128 threads.
+// Packed rows [first_row, + kRows) of the queries, under the swizzle; rows past the end are zero. By 128 threads.
 template <int kHead, int kRows>
 __device__ inline void load_queries(const attention_parameters& p, const attention_item& item,
                                     std::uint32_t kv_head, std::uint32_t first_row,
@@ -202,8 +181,14 @@ __device__ inline void load_queries(const attention_parameters& p, const attenti
   constexpr std::uint32_t chunks = kHead / 8;  // 16 bytes each
   for (std::uint32_t i = threadIdx.x % 128; i < kRows * chunks; i += 128) {
     const std::uint32_t r = i / chunks, c = i % chunks;
-    *reinterpret_cast<uint4*>(swizzled(to, kRows, r, c)) =
-        query_chunk<kHead>(p, item, kv_head, first_row + r, c);
+    const std::uint32_t token = (first_row + r) / p.group,
+                        head = kv_head * p.group + (first_row + r) % p.group;
+    uint4 value = make_uint4(0, 0, 0, 0);
+    if (token < item.tokens) {
+      value = *reinterpret_cast<const uint4*>(
+          p.a.queries + (std::size_t{item.row + token} * p.num_heads + head) * kHead + c * 8);
+    }
+    *reinterpret_cast<uint4*>(swizzled(to, kRows, r, c)) = value;
   }
 }
 
@@ -400,10 +385,6 @@ __device__ inline void merge_parts(const attention_parameters& p, const attentio
 
 // attention_thin.cu: items of tile_rows(attention_tile::thin) rows.
 result<void> prepare_thin_attention();
-// attention_wide.cu: items of tile_rows(attention_tile::wide) rows. REQUIRES: !has_parts.
-result<void> prepare_wide_attention();
-result<void> attend_wide(std::uint32_t head_dim, const CUtensorMap& arena, std::uint32_t items,
-                         const attention_parameters& p, bool early, cudaStream_t stream);
 result<void> attend_thin(std::uint32_t head_dim, const CUtensorMap& arena, std::uint32_t blocks,
                          const attention_parameters& p, bool early, cudaStream_t stream);
 

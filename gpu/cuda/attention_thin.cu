@@ -150,8 +150,7 @@ __global__ void __launch_bounds__(fed_threads, 2)
   const std::uint32_t tiles = (item.kv_end - item.kv_begin + keys - 1) / keys;
   const std::uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == warps) {
-    ring_position<stages> at;
-    feed<shape, kHead, keys, stages>(arena, p, item, kv_head, tiles, ring, fresh, barriers, at);
+    feed<shape, kHead, keys, stages>(arena, p, item, kv_head, tiles, ring, fresh, barriers);
     return;
   }
 

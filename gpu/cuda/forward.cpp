@@ -324,7 +324,6 @@ result<void> forward_pass::attention(const forward_shape& shape, std::uint32_t l
     a.partial_softmax = softmax_partial_.data();
     a.counters = counters_.data();
     a.layer = layer;
-    a.has_parts = round.has_parts;
     a.rotary = shape.single ? &rotary : nullptr;
     TROUPE_CHECK(
         attend(planning_.shape, layout_, arena_map_, round.tile, round.items, a, true, stream));

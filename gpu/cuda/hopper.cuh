@@ -147,15 +147,6 @@ __device__ inline void copy_tile_3d(void* to, const CUtensorMap* map, std::uint6
       "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z)
       : "memory");
 }
-// The same into the shared memory of every block of a cluster whose bit is set, at the same place, and to the barrier there.
-__device__ inline void copy_tile_3d_to(std::uint16_t blocks, void* to, const CUtensorMap* map,
-                                       std::uint64_t* bar, int x, int y, int z) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::"
-      "cluster [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(to)),
-      "l"(map), "r"(shared_address(bar)), "r"(x), "r"(y), "r"(z), "h"(blocks)
-      : "memory");
-}
 __device__ inline void copy_tile_4d(void* to, const CUtensorMap* map, std::uint64_t* bar, int x,
                                     int y, int z, int w) {
   asm volatile(

@@ -46,7 +46,6 @@ void step_plan::add_piece(const piece& p, std::uint32_t split, attention_round& 
   }
   round.items += parts;
   if (parts == 1) return;
-  round.has_parts = true;
   ++counters;
   partial_row += parts * p.tokens;
 }
@@ -85,7 +84,7 @@ void step_plan::add_round(const std::vector<piece>& pieces, attention_tile tile,
   }
   std::uint32_t partial_row = 0;
   const auto open = [&] {
-    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0, false});
+    rounds.push_back({tile, static_cast<std::uint32_t>(items.size()), 0});
     partial_row = 0;
   };
   const auto close = [&] {

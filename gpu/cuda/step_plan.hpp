@@ -26,7 +26,6 @@ attention_tile tile_for(const plan_options& options, std::uint32_t packed_rows);
 struct attention_round {
   attention_tile tile = attention_tile::thin;
   std::uint32_t first_item = 0, items = 0;
-  bool has_parts = true;  // false: no item has parts > 1
 };
 
 struct step_plan {

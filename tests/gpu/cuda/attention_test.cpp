@@ -66,7 +66,7 @@ class attention_test : public gpu_test {
     step_plan plan;
     plan.build({rows}, options);
     tile = plan.rounds.back().tile;
-    has_parts = plan.rounds.back().has_parts;
+    partial_rows = plan.partial_rows;
     num_items = plan.items.size();
     const device_array<__half> arena(s.arena), queries(s.queries);
     const device_array<attention_item> items(plan.items);
@@ -96,7 +96,6 @@ class attention_test : public gpu_test {
       a.partial_softmax = softmax.data();
       a.counters = counters.data();
       a.layer = 1;
-      a.has_parts = round.has_parts;
       require(attend(s.shape, s.layout, map, round.tile, round.items + (with_padding ? 3 : 0), a,
                      false, stream));
       ASSERT_EQ(cudaSuccess, cudaStreamSynchronize(stream));
@@ -107,8 +106,7 @@ class attention_test : public gpu_test {
   }
 
   attention_tile tile{};  // of the last run's last round
-  bool has_parts = false;
-  std::size_t num_items = 0;
+  std::size_t partial_rows = 0, num_items = 0;
 
   static std::vector<double> reference(const scene& s, std::size_t row, std::uint32_t head) {
     const auto [sequence, position] = s.rows[row];
@@ -162,9 +160,7 @@ TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
   const std::vector<sequence_case> sequences = {{0, 300}, {0, 1},   {1, 1},    {1000, 1}, {127, 1},
                                                 {128, 1}, {500, 9}, {65, 190}, {63, 2}};
   for (const attention_shape& shape : shapes) {
-    for (const auto& [exact, pairs] :
-         {std::pair{false, false}, std::pair{false, true}, std::pair{true, false}}) {
-      tuning_of_attention().pairs = pairs;
+    for (const bool exact : {false, true}) {
       plan_options options;
       options.shape = shape;
       options.exact = exact;
@@ -176,10 +172,9 @@ TEST_F(attention_test, prefill_decode_and_chunks_equal_double_reference) {
         ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
       EXPECT_LT(error_of(s, 150), 4e-3)
           << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
-          << shape.head_dim << (exact ? ", exact" : "") << (pairs ? ", pairs" : "");
+          << shape.head_dim << (exact ? ", exact" : "");
     }
   }
-  tuning_of_attention() = {};
 }
 
 TEST_F(attention_test, long_contexts_are_split_and_merged) {
@@ -194,23 +189,20 @@ TEST_F(attention_test, long_contexts_are_split_and_merged) {
 TEST_F(attention_test, prompts_of_many_items_and_parts_equal_double_reference) {
   plan_options options;
   options.shape = {16, 2, 128};
-  // More pairs of items than multiprocessors, some of two sequences, by both kernels; then few tokens behind a long context.
-  for (const auto& [parts, pairs] :
-       {std::pair{false, false}, std::pair{false, true}, std::pair{true, false}}) {
-    tuning_of_attention().pairs = pairs;
+  // More items than twice the multiprocessors, of several sequences; then few tokens behind a long context.
+  for (const bool parts : {false, true}) {
     const std::vector<sequence_case> sequences =
         parts ? std::vector<sequence_case>{{3000, 100}}
               : std::vector<sequence_case>{{0, 3000}, {700, 1490}, {0, 100}};
     scene s = make_scene(options.shape, sequences);
     run(s, sequences, options, true);
     ASSERT_EQ(tile, attention_tile::wide);
-    ASSERT_EQ(has_parts, parts);
+    ASSERT_EQ(partial_rows > 0, parts);
     ASSERT_TRUE(parts || num_items > 2 * options.multiprocessors);
     for (const auto v : s.output)
       ASSERT_FALSE(std::isnan(to_float(v))) << "an output was not written";
-    EXPECT_LT(error_of(s, 150), 4e-3) << (parts ? "in parts" : "whole") << (pairs ? ", pairs" : "");
+    EXPECT_LT(error_of(s, 150), 4e-3) << (parts ? "in parts" : "whole");
   }
-  tuning_of_attention() = {};
 }
 
 TEST_F(attention_test, few_rows_of_every_sequence_equal_double_reference) {

@@ -225,7 +225,6 @@ void bench_one_attention(const char* what,
                         counts.data(),  tables.data(),   partial.data(),
                         softmax.data(), counters.data(), 0};
   const auto& round = plan.rounds[0];
-  a.has_parts = round.has_parts;
   const double us = time_us(
       [&] {
         need(attend(options.shape, layout, map, round.tile, round.items, a, true,
@@ -240,13 +239,9 @@ void bench_one_attention(const char* what,
 void bench_attention() {
   need(prepare_attention());
   std::printf("\nattention, one layer of 32 heads of 128 over 8 KV heads\n");
-  for (const bool pairs : {false, true}) {
-    tuning_of_attention().pairs = pairs;
-    bench_one_attention(pairs ? "prefill 512, pairs" : "prefill 512", {{0, 512}});
-    bench_one_attention(pairs ? "prefill 8192, pairs" : "prefill 8192", {{0, 8192}});
-    bench_one_attention(pairs ? "prefill 16384, pairs" : "prefill 16384", {{0, 16384}});
-  }
-  tuning_of_attention() = {};
+  bench_one_attention("prefill 512", {{0, 512}});
+  bench_one_attention("prefill 8192", {{0, 8192}});
+  bench_one_attention("prefill 16384", {{0, 16384}});
   bench_one_attention("decode 1 x 1k", {{1024, 1}});
   bench_one_attention("decode 8 x 1k",
                       std::vector<std::pair<std::uint32_t, std::uint32_t>>(8, {1024, 1}));
