@@ -134,9 +134,9 @@ result<void> quantize_to_f8(model::tensor_type type, const std::byte* raw, std::
 // The same of rows of E4M3 and then, behind the last one, a scale of each in f32: both stay as they are.
 result<void> place_f8(const std::byte* raw, std::uint64_t rows, std::uint64_t columns,
                       std::byte* to, float* scales, row_placement placement, cudaStream_t stream);
-// The whole matrix in tiles of bf16 (bf16_tiles.hpp), bit for bit what the fused kernel multiplies with: without row_scales.
 // Once a device.
 result<void> prepare_unpack();
+// The whole matrix in tiles of bf16 (bf16_tiles.hpp), bit for bit what the fused kernel multiplies with: without row_scales.
 result<void> unpack(const packed_matrix& m, std::uint32_t rows, std::uint32_t columns,
                     __nv_bfloat16* to, bool early, cudaStream_t stream);
 

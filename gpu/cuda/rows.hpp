@@ -38,9 +38,6 @@ struct embed_arguments {
 };
 result<void> embed(const embed_arguments& a, bool early, cudaStream_t stream);
 
-// Once a device: all of this file.
-result<void> prepare_rows();
-
 // residual += update; normed = residual / rms(residual) * weight. With `gather`, row i of the output comes from row
 // gather[i] and the residual is not stored.
 struct norm_arguments {
@@ -100,5 +97,8 @@ result<void> leave_to_host(const unsigned long long* from, unsigned long long* t
 // The same to the device, of any bytes; both aligned to 16. CUDA looks up whose memory a copy is of, and for that waits while another
 // thread opens a peer's memory (0.3 s for 60 GB); a kernel's launch does not.
 result<void> take_from_host(const void* from, void* to, std::size_t bytes, cudaStream_t stream);
+
+// Once a device: the kernels of this file.
+result<void> prepare_rows();
 
 }  // namespace troupe::gpu::cuda
